@@ -1,0 +1,169 @@
+//! Configuration: checked once, then immutable.
+
+pub mod limits;
+pub mod secret;
+
+use crate::auth::CredentialKind;
+use limits::Limits;
+use secret::Secret;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything `run` needs, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The upstream.
+    pub hub: HubConfig,
+    /// The device-side ports.
+    pub listeners: Vec<ListenerConfig>,
+    /// Rules files, in order.
+    pub rules_files: Vec<PathBuf>,
+    /// Every bound.
+    pub limits: Limits,
+    /// The operators' port.
+    pub admin: AdminConfig,
+    /// Logs.
+    pub log: LogConfig,
+    /// How the process stops.
+    pub shutdown: ShutdownConfig,
+}
+
+/// `[hub]`.
+#[derive(Clone, Debug)]
+pub struct HubConfig {
+    /// Host name of the hub, `name.azure-devices.net`; names the token's audience.
+    pub host: String,
+    /// Token scope before encoding; default `<host>/devices`.
+    pub audience: String,
+    /// Policy name, `skn` of the token.
+    pub policy: String,
+    /// Policy key, decoded.
+    pub key: Secret,
+    /// Second policy key, decoded.
+    pub secondary_key: Option<Secret>,
+    /// Where to connect.
+    pub endpoint: Endpoint,
+    /// Extra root certificates for the endpoint, PEM.
+    pub ca: Option<PathBuf>,
+    /// Life of a minted token.
+    pub token_ttl: Duration,
+    /// Share of the token's life after which it is renewed, 0 < x < 1.
+    pub renew_at: f64,
+    /// AMQP connections in the pool.
+    pub connections: usize,
+    /// Devices on one connection; more are refused.
+    pub max_devices_per_connection: usize,
+    /// AMQP sessions devices are spread over, per connection.
+    pub sessions_per_connection: usize,
+    /// Links attached per second, all connections together.
+    pub attach_rate_per_s: u32,
+    /// TCP, TLS and AMQP open, each at most.
+    pub connect_timeout: Duration,
+    /// A link's attach, detach or a token's put, each at most.
+    pub operation_timeout: Duration,
+    /// Time for a disposition before the link is rebuilt.
+    pub outcome_timeout: Duration,
+    /// AMQP idle time-out this side announces; a peer silent for it is dead.
+    pub idle_timeout: Duration,
+    /// First and longest pause between connection attempts; jittered.
+    pub backoff_min: Duration,
+    /// See `backoff_min`.
+    pub backoff_max: Duration,
+    /// Unsettled bytes on one connection; more waits at the devices' sockets.
+    pub connection_bytes_max: usize,
+}
+
+/// Where the hub's AMQP port is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `amqps` or, for loopback addresses only, `amqp`.
+    pub tls: bool,
+    /// Host name or address; also the TLS server name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// One `[[listener]]`.
+#[derive(Clone, Debug)]
+pub struct ListenerConfig {
+    /// Name in logs and metrics.
+    pub name: String,
+    /// Address and port.
+    pub bind: SocketAddr,
+    /// TLS; absent = plain, loopback only unless `insecure`.
+    pub tls: Option<TlsConfig>,
+    /// Plain MQTT beyond loopback was asked for in words.
+    pub insecure: bool,
+    /// Credentials taken here.
+    pub accept: Vec<CredentialKind>,
+}
+
+/// `tls = { … }` of a listener.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Server certificate chain, PEM. Absent: this listener serves PSK only.
+    pub cert: Option<PathBuf>,
+    /// Its key, PEM.
+    pub key: Option<PathBuf>,
+    /// CA bundle for client certificates, PEM.
+    pub client_ca: Option<PathBuf>,
+    /// Certificate revocation lists, PEM.
+    pub crl: Option<PathBuf>,
+    /// TLS 1.2 hellos that offer PSK and certificates: which one wins.
+    pub mixed: Mixed,
+    /// DHE-PSK suites (27 times the cost of plain PSK).
+    pub dhe_psk: bool,
+}
+
+/// Policy for TLS 1.2 hellos that offer both kinds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mixed {
+    /// Take the PSK stack.
+    #[default]
+    Psk,
+    /// Take the certificate stack.
+    Certificate,
+}
+
+/// What happens to a command the device has not acknowledged when it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDisconnect {
+    /// AMQP `released`: back in the queue at once, counted by the hub.
+    #[default]
+    Release,
+    /// AMQP `modified` with delivery-failed: as release, and marked failed.
+    Abandon,
+    /// No disposition: the hub's one-minute lock runs out, not counted.
+    LockExpiry,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    /// `/metrics`, `/live`, `/ready`.
+    pub bind: SocketAddr,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `text` or `json`.
+    pub json: bool,
+    /// Filter in `tracing` syntax, default `info`.
+    pub filter: String,
+}
+
+/// `[shutdown]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShutdownConfig {
+    /// `/ready` is 503 for this long before listeners close.
+    pub announce: Duration,
+    /// Messages in flight have this long to be settled.
+    pub settle: Duration,
+    /// Devices and hub connections have this long to close.
+    pub close: Duration,
+}

@@ -1,0 +1,1 @@
+//! The composition point: build, bind, start, drain, stop.

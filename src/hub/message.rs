@@ -1,0 +1,108 @@
+//! Messages as the hub carries them, and the address of a device; pure.
+
+use crate::auth::AuthenticatedDevice;
+use crate::auth::identity::{DeviceId, ModuleId};
+use bytes::Bytes;
+use std::fmt;
+
+/// Where a device's links lead: `/devices/{d}` or `/devices/{d}/modules/{m}`, percent-encoded.
+/// Built only from an [`AuthenticatedDevice`], so nobody can speak for a device that did not
+/// prove itself.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct DeviceAddress {
+    device: DeviceId,
+    module: Option<ModuleId>,
+}
+
+impl DeviceAddress {
+    /// The address of `device`.
+    #[must_use]
+    pub fn of(device: &AuthenticatedDevice) -> Self {
+        Self {
+            device: device.device().clone(),
+            module: device.module().cloned(),
+        }
+    }
+
+    /// The device part.
+    #[must_use]
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// The module part.
+    #[must_use]
+    pub fn module(&self) -> Option<&ModuleId> {
+        self.module.as_ref()
+    }
+}
+
+impl fmt::Debug for DeviceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.module {
+            Some(module) => write!(f, "{}/{module}", self.device),
+            None => write!(f, "{}", self.device),
+        }
+    }
+}
+
+/// System properties of a message (wire sheet §4.4, §8.2). Absent means null.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SystemProperties {
+    /// `message-id`
+    pub message_id: Option<String>,
+    /// `correlation-id`
+    pub correlation_id: Option<String>,
+    /// `user-id`
+    pub user_id: Option<String>,
+    /// `to`
+    pub to: Option<String>,
+    /// `content-type`
+    pub content_type: Option<String>,
+    /// `content-encoding`
+    pub content_encoding: Option<String>,
+    /// `absolute-expiry-time`, milliseconds since 1970-01-01 UTC.
+    pub expiry_ms: Option<i64>,
+    /// Message annotations `iothub-interface-id` and `dt-subject`, the only ones sent.
+    pub interface_id: Option<String>,
+    /// See `interface_id`.
+    pub component: Option<String>,
+}
+
+/// A message from a device to the hub.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Telemetry {
+    /// System properties.
+    pub system: SystemProperties,
+    /// Application properties: user properties and the `iothub-*` ones that travel there.
+    /// A value of `None` is a key without `=` in the property bag.
+    pub application: Vec<(String, Option<String>)>,
+    /// Payload.
+    pub body: Bytes,
+}
+
+/// A command from the hub to a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Command {
+    /// Names this delivery towards `DeviceLinks::settle`; unique within the device's links.
+    pub delivery: u64,
+    /// System properties.
+    pub system: SystemProperties,
+    /// Application properties.
+    pub application: Vec<(String, Option<String>)>,
+    /// Payload.
+    pub body: Bytes,
+    /// How often the hub delivered it before.
+    pub delivery_count: u32,
+}
+
+/// What becomes of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// The device has it: AMQP `accepted`, the hub completes it.
+    Accepted,
+    /// Back to the queue, counted by the hub: AMQP `released`.
+    Released,
+    /// Not for this device: AMQP `rejected`, the hub dead-letters it.
+    Rejected,
+}

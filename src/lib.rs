@@ -1,0 +1,35 @@
+//! A custom protocol gateway for Azure IoT Hub.
+//!
+//! ```text
+//!             ┌──────────┐   ┌──────┐   ┌───────────────┐   ┌──────┐   ┌────────┐   ┌─────────────────────┐
+//!  device ──▶ │ listener │──▶│ tls  │──▶│ mqtt          │──▶│ auth │──▶│ router │──▶│ hub                 │──▶ IoT Hub
+//!         ◀── │ admit    │◀──│ x509 │◀──│ codec+session │   │ rules│   │ topics │◀──│ pool·links·cbs token│◀── (or the
+//!             └──────────┘   │ psk  │   └───────────────┘   └──────┘   └────────┘   └─────────────────────┘   emulator)
+//!                            └──────┘        pure              pure       pure        pure decisions + drivers
+//!    beside the path:   config · telemetry · runtime · admin        entry:  main → cli → gateway
+//! ```
+//!
+//! The modules below are listed in the order a PUBLISH passes them. Pure modules take an event
+//! and a time and return a decision; drivers own sockets; `gateway` composes. `tests/tidy.rs`
+//! fails the build when a module reaches upwards.
+
+pub mod listener;
+pub mod tls;
+
+pub mod mqtt;
+
+pub mod auth;
+
+pub mod router;
+
+pub mod hub;
+
+pub mod admin;
+pub mod config;
+pub mod runtime;
+pub mod telemetry;
+
+pub mod cli;
+pub mod gateway;
+
+pub mod emulator;

@@ -1,0 +1,10 @@
+//! Which hub address, which device, which topic.
+
+pub mod properties;
+pub mod topic_map;
+
+use crate::hub::outcome::HubAccepted;
+use crate::mqtt::session::Receipt;
+
+/// The one implementor: a PUBACK needs the hub's word.
+impl Receipt for HubAccepted {}

@@ -1,0 +1,1 @@
+//! Property bag of a topic ⇄ AMQP properties; pure.

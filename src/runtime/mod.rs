@@ -1,0 +1,4 @@
+//! Process-wide plumbing: the clock, the phases of the process's life.
+
+pub mod clock;
+pub mod phase;
