@@ -1,9 +1,57 @@
 //! The command line: argument grammar and dispatch, one file per subcommand.
+//!
+//! Exit codes: 0 done, 1 failure while running, 64 wrong usage or configuration.
 
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
+
+mod demo;
+mod device;
+mod run;
+
+/// Exit code for wrong usage or configuration (`EX_USAGE`).
+pub const USAGE: u8 = 64;
+
+/// Custom protocol gateway for Azure IoT Hub: MQTT devices in, a few AMQP connections out.
+#[derive(Parser)]
+#[command(name = "iothub-gateway", version, about, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run emulator and gateway on loopback with sample devices, and show what arrives.
+    Demo(demo::Args),
+    /// Run the gateway.
+    Run(run::Args),
+    /// Check configuration and rules; print every problem.
+    Check(check::Args),
+    /// Run the IoT Hub emulator alone.
+    Emulator(emulator::Args),
+    /// Mint or read a SAS token.
+    Token(token::Args),
+    /// Generate, import or check pre-shared keys.
+    Psk(psk::Args),
+}
 
 /// Parses the arguments and runs the subcommand.
 #[must_use]
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            let _ = message.print();
+            return if message.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match arguments.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Emulator(args) => emulator::run(&args),
+        Command::Token(args) => token::run(&args),
+        Command::Psk(args) => psk::run(&args),
+    }
 }

@@ -1,0 +1,130 @@
+//! What the demo prints: coloured in a terminal, plain when piped.
+
+use super::files::{Layout, SIMULATED, Samples};
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+
+/// Decides once whether escape sequences are wanted.
+pub struct Screen {
+    colour: bool,
+}
+
+/// A command to paste: what it shows, and the text.
+pub struct Offer {
+    /// The credential it uses.
+    pub title: &'static str,
+    /// One shell command.
+    pub command: String,
+}
+
+impl Screen {
+    /// A screen for standard output. `NO_COLOR` is honoured.
+    #[must_use]
+    pub fn new() -> Self {
+        let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { colour: wanted && std::io::stdout().is_terminal() }
+    }
+
+    fn paint(&self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// The head of the demo: what runs where, and what to try.
+    #[must_use]
+    pub fn head(&self, layout: &Layout, offers: &[Offer]) -> String {
+        let mut text = String::new();
+        let rows = [
+            ("gateway", format!("mqtts://localhost:{}", layout.mqtt_port)),
+            ("metrics", format!("http://127.0.0.1:{}/metrics", layout.admin_port)),
+            ("hub emulator", format!("amqps://localhost:{}", layout.amqp_port)),
+            ("control API", format!("http://127.0.0.1:{}/messages", layout.control_port)),
+            ("files", format!("{}  (delete it to start afresh)", layout.dir.display())),
+        ];
+        let _ = writeln!(text, "\n{}\n", self.paint("1", "iothub-gateway demo"));
+        for (name, value) in rows {
+            let _ = writeln!(text, "  {}{value}", self.paint("2", &format!("{name:<14}")));
+        }
+        let hint = "Paste into another terminal, from this folder:";
+        let _ = writeln!(text, "\n{}", self.paint("1", hint));
+        for offer in offers {
+            let _ = writeln!(text, "\n  {}", self.paint("36", offer.title));
+            let _ = writeln!(text, "    {}", offer.command);
+        }
+        let last = "Messages as the hub accepts them (Ctrl-C ends the demo):";
+        let _ = writeln!(text, "\n{}\n", self.paint("1", last));
+        text
+    }
+
+    /// One accepted message.
+    #[must_use]
+    pub fn message(&self, time: &str, seq: u64, device: &str, body: &str, bag: &str) -> String {
+        let device = self.paint(if device == SIMULATED { "2" } else { "32" }, &format!("{device:<10}"));
+        let seq = self.paint("2", &format!("#{seq:<4}"));
+        format!("  {time}  {seq} {device} {body}  {}", self.paint("2", bag))
+    }
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The commands, each complete in itself.
+#[must_use]
+pub fn offers(layout: &Layout, samples: &Samples, sas_token: &str) -> Vec<Offer> {
+    let dir = layout.dir.display();
+    let server = format!("-h localhost -p {}", layout.mqtt_port);
+    let publish = |id: &str| format!("-i {id} -q 1 -t devices/{id}/messages/events/");
+    let psk = format!("--psk-identity thermo-1 --psk {}", samples.psk_hex);
+    let hub = super::files::HUB_HOST;
+    let ca = format!("--cafile {dir}/ca.pem");
+    vec![
+        Offer {
+            title: "pre-shared key, TLS 1.3",
+            command: format!("mosquitto_pub {server} {psk} {} -m 'psk over TLS 1.3'", publish("thermo-1")),
+        },
+        Offer {
+            title: "pre-shared key, TLS 1.2 only",
+            command: format!(
+                "OPENSSL_CONF={dir}/tls12.cnf mosquitto_pub {server} {psk} {} -m 'psk over TLS 1.2'",
+                publish("thermo-1")
+            ),
+        },
+        Offer {
+            title: "X.509 certificate",
+            command: format!(
+                "mosquitto_pub {server} {ca} --cert {dir}/press-7.pem --key {dir}/press-7.key {} -m 'certificate'",
+                publish("press-7")
+            ),
+        },
+        Offer {
+            title: "SAS token, as IoT Hub takes it",
+            command: format!(
+                "mosquitto_pub {server} {ca} -u '{hub}/pump-3/?api-version=2021-04-12' -P '{sas_token}' {} -m 'sas token'",
+                publish("pump-3")
+            ),
+        },
+        Offer {
+            title: "user name and password",
+            command: format!(
+                "mosquitto_pub {server} {ca} -u valve-9 -P {} {} -m 'password'",
+                samples.password,
+                publish("valve-9")
+            ),
+        },
+        Offer {
+            title: "receive commands (leave it running) …",
+            command: format!(
+                "mosquitto_sub {server} {psk} -i thermo-1 -q 1 -t 'devices/thermo-1/messages/devicebound/#' -v"
+            ),
+        },
+        Offer {
+            title: "… and send one through the hub's control API",
+            command: format!(
+                "curl -sS -X POST --data 'open the valve' 'http://127.0.0.1:{}/devices/thermo-1/commands?unit=percent'",
+                layout.control_port
+            ),
+        },
+    ]
+}

@@ -1,0 +1,75 @@
+//! `run`: the gateway in the foreground until SIGTERM or SIGINT.
+
+use super::USAGE;
+use crate::gateway::{Gateway, load};
+use crate::telemetry::log;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Arguments of `run`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// Runs the gateway; 0 after a clean stop, 64 when the configuration is wrong.
+pub fn run(args: &Args) -> ExitCode {
+    let loaded = match load(&args.config) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in &problems {
+                eprintln!("{problem}");
+            }
+            eprintln!("{} problems; nothing was started", problems.len());
+            return ExitCode::from(USAGE);
+        }
+    };
+    log::init(&loaded.config.log);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start the runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        let gateway = match Gateway::start(loaded.config, loaded.rules).await {
+            Ok(gateway) => gateway,
+            Err(error) => {
+                eprintln!("{error}");
+                return ExitCode::FAILURE;
+            }
+        };
+        if let Err(error) = stop_signal().await {
+            tracing::error!(%error, "signals cannot be received; stopping");
+        }
+        tracing::info!("stopping; a second signal ends at once");
+        tokio::select! {
+            clean = gateway.stop() => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            _ = stop_signal() => {
+                tracing::error!("second signal: ended without waiting");
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+/// Resolves at the next SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the handlers cannot be installed.
+pub async fn stop_signal() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

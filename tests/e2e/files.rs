@@ -1,0 +1,39 @@
+//! The files of the repository and what `check` says of bad ones.
+
+use crate::support::{Options, gateway_toml, scratch};
+use std::process::Command;
+
+fn check(config: &std::path::Path) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
+        .args(["check", "-c"])
+        .arg(config)
+        .output()
+        .expect("the binary starts");
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+}
+
+#[tokio::test]
+async fn check_reports_five_planted_mistakes_in_one_run() {
+    let dir = scratch("mistakes");
+    let hub = crate::support::hub_in(&dir, &Options::default()).await;
+    let good = gateway_toml(&Options::default(), 5671, 8883, 1883, 9464);
+    let path = dir.join("gateway.toml");
+    std::fs::write(&path, &good).expect("written");
+    let (code, text) = check(&path);
+    assert_eq!(code, Some(0), "{text}");
+
+    let bad = good
+        .replace("token_ttl = \"1h\"", "token_ttl = \"soon\"\nrenew_att = 0.5")
+        .replace("cert = \"server.pem\"", "cert = \"absent.pem\"")
+        .replace("accept = [\"sas\", \"password\"]", "accept = [\"sas\", \"passwort\"]");
+    std::fs::write(&path, bad).expect("written");
+    let rules = std::fs::read_to_string(dir.join("rules.toml")).expect("rules");
+    crate::support::secret(&dir.join("rules.toml"), &rules.replacen("id = \"sas-1\"", "id = \"a/b\"", 1));
+    let (code, text) = check(&path);
+    assert_eq!(code, Some(64), "{text}");
+    for part in ["token_ttl", "renew_at", "absent.pem", "passwort", "a/b"] {
+        assert!(text.contains(part), "{part} in:\n{text}");
+    }
+    hub.stop().await;
+}

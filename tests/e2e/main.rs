@@ -1,0 +1,12 @@
+//! The user's stories, through real sockets: devices, the gateway, and a strict hub.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod files;
+mod outage;
+mod process;
+mod refusals;
+mod renewal;
+mod secrets;
+mod story;

@@ -1,0 +1,94 @@
+//! Marked secrets are searched for in everything the gateway says.
+
+use crate::support::device::{Device, Transport, Who};
+use crate::support::{
+    DEVICE_KEY, HUB, Options, PASSWORD, POLICY_KEY, PSK, gateway_toml, http, hub_in, now, sas,
+    scratch,
+};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("bound").port()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
+    let options = Options::default();
+    let dir = scratch("secrets");
+    let emulator = hub_in(&dir, &options).await;
+    let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
+    let config = dir.join("gateway.toml");
+    let text = gateway_toml(&options, emulator.amqp_address().port(), mqtt, plain, admin);
+    std::fs::write(&config, format!("{text}[log]\nfilter = \"trace\"\n")).expect("written");
+    let log = dir.join("log");
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
+        .args(["run", "-c"])
+        .arg(&config)
+        .stderr(Stdio::from(std::fs::File::create(&log).expect("log file")))
+        .spawn()
+        .expect("the binary starts");
+    let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+    let ready = || std::net::TcpStream::connect(admin).is_ok() && http::request(admin, "GET", "/ready", "").0 == 200;
+    for _ in 0..400 {
+        if ready() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    let address = SocketAddr::from(([127, 0, 0, 1], mqtt));
+    let tls = Transport::Tls { ca: dir.join("ca.pem"), certificate: None };
+    let psk = |key: &[u8]| Transport::Psk {
+        identity: "psk-1".to_owned(),
+        key: key.to_vec(),
+        tls13: true,
+    };
+    let scope = format!("{HUB}/devices/sas-1");
+    let good = sas(DEVICE_KEY, &scope, now() + 3600);
+    let expired = sas(DEVICE_KEY, &scope, now() - 3600);
+    let user = format!("{HUB}/sas-1/?api-version=2021-04-12");
+    let mut said = vec![good.clone(), expired.clone()];
+    for (transport, who) in [
+        (psk(PSK), Who::id("psk-1")),
+        (psk(b"MARKER-WRONG-PSK"), Who::id("psk-1")),
+        (tls.clone(), Who::login("sas-1", &user, &good)),
+        (tls.clone(), Who::login("sas-1", &user, &expired)),
+        (tls.clone(), Who::login("pass-1", "pass-1", PASSWORD)),
+        (tls, Who::login("pass-1", "pass-1", "MARKER-WRONG-PASSWORD")),
+    ] {
+        if let Ok(Ok(mut device)) = Device::try_connect(address, &transport, &who).await {
+            let topic = format!("devices/{}/messages/events/", who.client_id);
+            device.publish(&topic, b"x").await.expect("PUBACK");
+            device.goodbye().await.expect("closed");
+        }
+    }
+    let metrics = tokio::task::spawn_blocking(move || {
+        http::get(admin, "/metrics") + &http::request(admin, "GET", "/ready", "").1
+    });
+    let metrics = metrics.await.expect("scraped");
+    let arguments = std::fs::read(format!("/proc/{}/cmdline", gateway.id())).expect("cmdline");
+    let _ = Command::new("kill").args(["-TERM", &gateway.id().to_string()]).status();
+    tokio::task::spawn_blocking(move || gateway.wait()).await.expect("joined").expect("reaped");
+
+    let log = std::fs::read_to_string(&log).expect("log");
+    assert!(log.contains("TRACE") && log.contains("psk-1"), "the log was at trace level:\n{log}");
+    assert!(metrics.contains("iothub_gateway_connects_total{result=\"accepted\"} 3"), "{metrics}");
+    let everything = format!("{log}\n{metrics}\n{}", String::from_utf8_lossy(&arguments));
+    said.push("MARKER".to_owned());
+    for key in [POLICY_KEY, DEVICE_KEY, PSK] {
+        said.push(BASE64.encode(key));
+        said.push(key.iter().map(|b| format!("{b:02x}")).collect());
+    }
+    let signature = |token: &str| token.split("sig=").nth(1).and_then(|s| s.split('&').next().map(str::to_owned));
+    said.extend(signature(&good));
+    said.extend(signature(&expired));
+    for secret in said {
+        let found = everything.lines().find(|line| line.contains(&secret));
+        assert!(found.is_none(), "a secret stands in: {found:?}");
+    }
+}

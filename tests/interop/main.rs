@@ -1,0 +1,174 @@
+//! Outside clients: the official device SDK, and every command the demo prints, run as printed.
+//! Built only with `--features interop`, since the clients must be installed; `tests/run` does.
+#![cfg(feature = "interop")]
+
+#[path = "../support/http.rs"]
+mod http;
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn free_port() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket.local_addr().expect("bound").port()
+}
+
+/// A running demo and the lines it prints.
+struct Demo {
+    process: Child,
+    lines: Receiver<String>,
+    control: SocketAddr,
+    admin: SocketAddr,
+    dir: PathBuf,
+}
+
+impl Demo {
+    fn start(name: &str, mqtt_port: u16) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&dir);
+        let (control, admin) = (free_port(), free_port());
+        let mut process = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
+            .arg("demo")
+            .arg(format!("--dir={}", dir.display()))
+            .arg(format!("--mqtt-port={mqtt_port}"))
+            .arg(format!("--amqp-port={}", free_port()))
+            .arg(format!("--control-port={control}"))
+            .arg(format!("--admin-port={admin}"))
+            .current_dir(root())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the demo starts");
+        let output = process.stdout.take().expect("piped");
+        let (sender, lines) = sync_channel(10_000);
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { process, lines, control: local(control), admin: local(admin), dir }
+    }
+
+    /// The printed lines up to the first that contains `text`.
+    fn until(&self, text: &str) -> Vec<String> {
+        let mut seen = Vec::new();
+        loop {
+            let line = self.lines.recv_timeout(PATIENCE);
+            let line = line.unwrap_or_else(|_| panic!("no {text:?} after:\n{}", seen.join("\n")));
+            seen.push(line);
+            if seen.last().is_some_and(|line| line.contains(text)) {
+                return seen;
+            }
+        }
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn shell(command: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec timeout 30 {}", env_first(command))]).current_dir(root());
+    shell
+}
+
+/// `VAR=x cmd` under `timeout` needs `env`.
+fn env_first(command: &str) -> String {
+    if command.starts_with("OPENSSL_CONF=") { format!("env {command}") } else { command.to_owned() }
+}
+
+#[test]
+fn every_command_the_demo_prints_works_as_printed() {
+    let demo = Demo::start("demo-commands", free_port());
+    let mut head = demo.until("Messages as the hub accepts them");
+    head.extend(demo.until("sim-1"));
+    let commands: Vec<String> = head
+        .iter()
+        .map(|line| line.trim().to_owned())
+        .filter(|line| ["mosquitto_", "OPENSSL_CONF=", "curl "].iter().any(|c| line.starts_with(c)))
+        .collect();
+    assert_eq!(commands.len(), 7, "{commands:#?}");
+
+    let publishes = commands.iter().filter(|c| c.contains("mosquitto_pub"));
+    let mut bodies = 0;
+    for command in publishes {
+        let output = shell(command).output().expect("sh runs");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{command}\n{errors}");
+        let body = command.rsplit("-m '").next().and_then(|b| b.strip_suffix('\'')).expect("-m");
+        demo.until(body);
+        bodies += 1;
+    }
+    assert_eq!(bodies, 5);
+    let metrics = http::get(demo.admin, "/metrics");
+    for version in ["tls_version=\"1.2\"", "tls_version=\"1.3\""] {
+        let labels = ["credential=\"psk\"", version, "result=\"ok\""];
+        let count = http::metric(&metrics, "iothub_gateway_handshakes_total", &labels);
+        assert_eq!(count, 1.0, "{version}:\n{metrics}");
+    }
+
+    let subscribe = commands.iter().find(|c| c.contains("mosquitto_sub")).expect("offered");
+    let command = format!("{subscribe} -C 1");
+    let mut subscriber = shell(&command).stdout(Stdio::piped()).spawn().expect("sh runs");
+    let send = commands.iter().find(|c| c.starts_with("curl ")).expect("offered");
+    let sent = shell(send).output().expect("sh runs");
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    let status = subscriber.wait().expect("ended");
+    let mut text = String::new();
+    let mut output = subscriber.stdout.take().expect("piped");
+    std::io::Read::read_to_string(&mut output, &mut text).expect("text");
+    assert!(status.success() && text.contains("open the valve"), "{text}");
+    assert!(text.contains("unit=percent"), "{text}");
+}
+
+#[test]
+fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
+    let demo = Demo::start("demo-sdk", 8883); // the SDK knows no other port
+    demo.until("sim-1");
+    let devices = std::fs::read_to_string(demo.dir.join("devices.toml")).expect("samples");
+    let devices: toml::Table = devices.parse().expect("TOML");
+    let mut sdk = Command::new(root().join("target/interop/bin/python"))
+        .arg(root().join("tests/interop/sdk.py"))
+        .args(["demo.azure-devices.net", "pump-3"])
+        .arg(demo.dir.join("ca.pem"))
+        .env("DEVICE_KEY", devices["sas_key"].as_str().expect("a key"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("python runs; tests/run installs it");
+    let mut lines = BufReader::new(sdk.stdout.take().expect("piped")).lines();
+    assert_eq!(lines.next().expect("a line").expect("text"), "sent");
+
+    let path = "/messages?device=pump-3&after=0&limit=1000";
+    let ledger: Value = serde_json::from_str(&http::get(demo.control, path)).expect("JSON");
+    let messages = ledger["messages"].as_array().expect("messages");
+    assert_eq!(messages.len(), 100);
+    for (number, message) in messages.iter().enumerate() {
+        assert_eq!(message["properties"]["number"], number.to_string());
+        assert_eq!(message["properties"]["text"], "a b&c=d/ä");
+        assert_eq!(message["system"]["message-id"], format!("sdk-{number}"));
+        assert_eq!(message["system"]["content-type"], "application/json");
+    }
+    let path = "/devices/pump-3/commands?unit=percent";
+    let (status, answer) = http::request(demo.control, "POST", path, "open");
+    assert!((200..300).contains(&status), "{answer}");
+    assert_eq!(lines.next().expect("a line").expect("text"), "command open percent");
+    assert_eq!(lines.next().expect("a line").expect("text"), "done");
+    assert!(sdk.wait().expect("ended").success());
+}

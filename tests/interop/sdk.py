@@ -1,0 +1,44 @@
+"""The official device SDK, unmodified, through the gateway: 100 messages, one command.
+
+Arguments: hub host, device id, CA file. The device key comes from the environment. The SDK's port
+is 8883, its gateway host is localhost.
+"""
+
+import os
+import sys
+import threading
+
+from azure.iot.device import IoTHubDeviceClient, Message
+
+hub, device, ca = sys.argv[1:4]
+with open(ca, encoding="ascii") as file:
+    trusted = file.read()
+
+client = IoTHubDeviceClient.create_from_connection_string(
+    f"HostName={hub};DeviceId={device};SharedAccessKey={os.environ['DEVICE_KEY']}"
+    ";GatewayHostName=localhost",
+    server_verification_cert=trusted,
+)
+arrived = threading.Event()
+
+
+def on_command(command):
+    print("command", command.data.decode(), command.custom_properties.get("unit"), flush=True)
+    arrived.set()
+
+
+client.connect()
+client.on_message_received = on_command
+for number in range(100):
+    message = Message(f'{{"n":{number}}}')
+    message.content_type = "application/json"
+    message.content_encoding = "utf-8"
+    message.message_id = f"sdk-{number}"
+    message.custom_properties["number"] = str(number)
+    message.custom_properties["text"] = "a b&c=d/ä"
+    client.send_message(message)
+print("sent", flush=True)
+if not arrived.wait(30):
+    sys.exit("no command within 30 s")
+client.shutdown()
+print("done", flush=True)
