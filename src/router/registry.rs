@@ -352,9 +352,7 @@ impl Turn {
         self.open = false;
         let registry = &self.registry;
         let heat_of = |older: &Entry| match taken_over {
-            true => older
-                .heat
-                .after_takeover(registry.damping, clock::mono()),
+            true => older.heat.after_takeover(registry.damping, clock::mono()),
             false => older.heat,
         };
         match registry.sessions.entry(self.key.clone()) {

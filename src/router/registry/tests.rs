@@ -53,7 +53,11 @@ async fn the_older_session_has_ended_when_the_newer_is_answered() {
     let newer = claim(&registry, "a").await.unwrap();
     assert_eq!(live.load(Ordering::SeqCst), 0);
     assert_eq!(older.await.unwrap(), Order::TakenOver);
-    assert_eq!(registry.len(), 1, "the older may not remove the newer's entry");
+    assert_eq!(
+        registry.len(),
+        1,
+        "the older may not remove the newer's entry"
+    );
     drop(newer);
     assert!(registry.is_empty());
 }
@@ -94,7 +98,10 @@ async fn only_one_newcomer_waits() {
         async move { claim(&registry, "a").await }
     });
     assert_eq!(order(&older).await, Order::TakenOver);
-    assert_eq!(claim(&registry, "a").await.err(), Some(ClaimError::Contended));
+    assert_eq!(
+        claim(&registry, "a").await.err(),
+        Some(ClaimError::Contended)
+    );
     drop(older);
     let newer = waiting.await.unwrap().unwrap();
     assert_eq!(registry.len(), 1);
@@ -232,7 +239,10 @@ async fn a_drain_staggers_the_closes_and_admits_nobody() {
     for pair in places.windows(2) {
         assert_eq!(pair[1].since(pair[0]), Duration::from_secs(1));
     }
-    assert_eq!(claim(&registry, "new").await.err(), Some(ClaimError::Draining));
+    assert_eq!(
+        claim(&registry, "new").await.err(),
+        Some(ClaimError::Draining)
+    );
     assert_eq!(registry.len(), 4);
 }
 
