@@ -15,7 +15,7 @@ use crate::auth::{self, Admission, Decision, Denial, Transport};
 use crate::hub::message::DeviceAddress;
 use crate::mqtt::packet::Connect;
 use crate::mqtt::session::{ConnectRefusal, Event, Session};
-use crate::router::registry::{About, Claim, SessionKey};
+use crate::router::registry::{Claim, SessionKey};
 use crate::router::topic_map;
 use crate::runtime::clock;
 use crate::tls::{Accepted, HandshakeError, KeySlot, Peer, Stream};
@@ -234,11 +234,10 @@ async fn admit(
             text: format!("the will: {error}").into(),
         })?;
     }
-    let about = About {
-        rule: device.rule().clone(),
-        credential: device.credential(),
-    };
-    let claim = site.shared.registry.claim(SessionKey::of(device), about);
+    let claim = site
+        .shared
+        .registry
+        .claim(SessionKey::of(device), device.clone());
     let claim = claim.await.map_err(|error| Refusal {
         code: ConnectRefusal::ServerUnavailable,
         reason: error.label(),

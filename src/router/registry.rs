@@ -10,8 +10,8 @@ mod heat;
 #[cfg(test)]
 mod tests;
 
+use crate::auth::AuthenticatedDevice;
 use crate::auth::identity::{DeviceId, ModuleId};
-use crate::auth::{AuthenticatedDevice, CredentialKind};
 use crate::runtime::clock::{self, Mono};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
@@ -74,15 +74,6 @@ impl fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-/// What a reload needs to know about a session to decide whether its rights still exist.
-#[derive(Clone, Debug)]
-pub struct About {
-    /// The rule or device entry that admitted it.
-    pub rule: Arc<str>,
-    /// How it proved itself.
-    pub credential: CredentialKind,
 }
 
 /// Why a session is ended from outside.
@@ -152,18 +143,19 @@ impl ClaimError {
     }
 }
 
-/// All live sessions. Its size is bounded by the admitted connections.
-pub struct Registry {
-    sessions: DashMap<SessionKey, Entry>,
+/// All live sessions. Its size is bounded by the admitted connections. `A` is what a reload
+/// needs to know about a session to decide whether its rights still exist.
+pub struct Registry<A = AuthenticatedDevice> {
+    sessions: DashMap<SessionKey, Entry<A>>,
     generations: AtomicU64,
     draining: AtomicBool,
     damping: Duration,
     patience: Duration,
 }
 
-struct Entry {
+struct Entry<A> {
     generation: u64,
-    about: About,
+    about: A,
     slot: Arc<Slot>,
     heat: Heat,
     /// A newcomer waits for this session's end and will replace the entry in place; until then
@@ -171,7 +163,7 @@ struct Entry {
     awaited: bool,
 }
 
-impl Registry {
+impl<A> Registry<A> {
     /// An empty registry; `damping` is the base pause between take-overs of one device, doubled
     /// up to 60 s, zero for none.
     #[must_use]
@@ -197,11 +189,11 @@ impl Registry {
     pub async fn claim(
         self: &Arc<Self>,
         key: SessionKey,
-        about: About,
-    ) -> Result<Claim, ClaimError> {
-        let claim = match self.enter(key, &about)? {
+        about: A,
+    ) -> Result<Claim<A>, ClaimError> {
+        let claim = match self.enter(key, about)? {
             Entered::Claimed(claim) => claim,
-            Entered::Waiting(turn, pause) => self.take_over(turn, pause, about).await?,
+            Entered::Waiting(turn, pause, about) => self.take_over(turn, pause, about).await?,
         };
         // Asked again after the entry is in the map: a drain that began in between has either
         // seen the entry or is seen here.
@@ -211,13 +203,13 @@ impl Registry {
         Ok(claim)
     }
 
-    fn enter(self: &Arc<Self>, key: SessionKey, about: &About) -> Result<Entered, ClaimError> {
+    fn enter(self: &Arc<Self>, key: SessionKey, about: A) -> Result<Entered<A>, ClaimError> {
         if self.draining.load(Ordering::SeqCst) {
             return Err(ClaimError::Draining);
         }
         match self.sessions.entry(key.clone()) {
             Place::Vacant(vacant) => {
-                let (claim, entry) = self.fresh(key, about.clone(), Heat::default());
+                let (claim, entry) = self.fresh(key, about, Heat::default());
                 vacant.insert(entry);
                 Ok(Entered::Claimed(claim))
             }
@@ -238,17 +230,17 @@ impl Registry {
                     slot: older.slot.clone(),
                     open: true,
                 };
-                Ok(Entered::Waiting(turn, pause))
+                Ok(Entered::Waiting(turn, pause, about))
             }
         }
     }
 
     async fn take_over(
         self: &Arc<Self>,
-        turn: Turn,
+        turn: Turn<A>,
         pause: Duration,
-        about: About,
-    ) -> Result<Claim, ClaimError> {
+        about: A,
+    ) -> Result<Claim<A>, ClaimError> {
         let left = tokio::time::timeout(pause, turn.slot.ended()).await.is_ok();
         if !left {
             turn.slot.give(Order::TakenOver);
@@ -258,7 +250,7 @@ impl Registry {
         Ok(turn.replace(about, !left))
     }
 
-    fn fresh(self: &Arc<Self>, key: SessionKey, about: About, heat: Heat) -> (Claim, Entry) {
+    fn fresh(self: &Arc<Self>, key: SessionKey, about: A, heat: Heat) -> (Claim<A>, Entry<A>) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let slot = Arc::new(Slot::default());
         let claim = Claim {
@@ -288,7 +280,7 @@ impl Registry {
     pub fn kick_where(
         &self,
         why: Eviction,
-        mut unwanted: impl FnMut(&SessionKey, &About) -> bool,
+        mut unwanted: impl FnMut(&SessionKey, &A) -> bool,
     ) -> usize {
         let picked: Vec<_> = self
             .sessions
@@ -332,26 +324,26 @@ impl Registry {
     }
 }
 
-enum Entered {
-    Claimed(Claim),
-    Waiting(Turn, Duration),
+enum Entered<A> {
+    Claimed(Claim<A>),
+    Waiting(Turn<A>, Duration, A),
 }
 
 /// The right to replace an entry when its session has ended. Dropped without use (the newcomer
 /// gave up), it leaves the entry as it would be without it.
-struct Turn {
-    registry: Arc<Registry>,
+struct Turn<A> {
+    registry: Arc<Registry<A>>,
     key: SessionKey,
     generation: u64,
     slot: Arc<Slot>,
     open: bool,
 }
 
-impl Turn {
-    fn replace(mut self, about: About, taken_over: bool) -> Claim {
+impl<A> Turn<A> {
+    fn replace(mut self, about: A, taken_over: bool) -> Claim<A> {
         self.open = false;
         let registry = &self.registry;
-        let heat_of = |older: &Entry| match taken_over {
+        let heat_of = |older: &Entry<A>| match taken_over {
             true => older.heat.after_takeover(registry.damping, clock::mono()),
             false => older.heat,
         };
@@ -373,7 +365,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl<A> Drop for Turn<A> {
     fn drop(&mut self) {
         if !self.open {
             return;
@@ -392,14 +384,14 @@ impl Drop for Turn {
 
 /// The one live session of a device. Dropping it lets a waiting newcomer in, so it is dropped
 /// after the socket is closed.
-pub struct Claim {
-    registry: Arc<Registry>,
+pub struct Claim<A = AuthenticatedDevice> {
+    registry: Arc<Registry<A>>,
     key: SessionKey,
     generation: u64,
     slot: Arc<Slot>,
 }
 
-impl Claim {
+impl<A> Claim<A> {
     /// The session's key.
     #[must_use]
     pub fn key(&self) -> &SessionKey {
@@ -412,12 +404,12 @@ impl Claim {
     }
 }
 
-impl Drop for Claim {
+impl<A> Drop for Claim<A> {
     fn drop(&mut self) {
         // The end is told before the entry goes: a newcomer that finds the entry in between
         // waits for an end that has already come, and replaces it.
         self.slot.end();
-        let mine = |_: &SessionKey, e: &Entry| e.generation == self.generation && !e.awaited;
+        let mine = |_: &SessionKey, e: &Entry<A>| e.generation == self.generation && !e.awaited;
         self.registry.sessions.remove_if(&self.key, mine);
     }
 }
