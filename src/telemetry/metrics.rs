@@ -1,118 +1,168 @@
-//! Every metric, declared once: name, unit, labels, help.
+//! Every metric, declared once: name, type, labels, help.
 //!
 //! Names follow Prometheus: base units, `_total` on counters, no device id in any label. Hot
-//! paths use the held handles; label look-up happens on connection events only.
+//! paths use the held handles; label look-up happens on connection events only. A test holds the
+//! table of the README against this file.
 
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-/// All metrics of the gateway. One value per process, shared by `Arc`.
-pub struct Metrics {
-    registry: Registry,
-    /// Live device connections, `{listener, credential}`.
-    pub connections: IntGaugeVec,
-    /// Finished or failed TLS handshakes, `{credential, tls_version, result}`.
-    pub handshakes: IntCounterVec,
-    /// Time of a finished handshake, `{credential}`.
-    pub handshake_duration: HistogramVec,
-    /// CONNECTs by result: `accepted` or the reason of the refusal.
-    pub connects: IntCounterVec,
-    /// Ended connections by reason; every accepted socket ends in exactly one.
-    pub disconnects: IntCounterVec,
-    /// Messages, `{direction, qos, result}`.
-    pub messages: IntCounterVec,
-    /// Held: uplink QoS 0 accepted by the hub.
-    pub uplink_qos0_accepted: IntCounter,
-    /// Held: uplink QoS 1 accepted by the hub and acknowledged.
-    pub uplink_qos1_accepted: IntCounter,
-    /// Held: commands acknowledged by the device (QoS 1) or written (QoS 0).
-    pub downlink_qos0_accepted: IntCounter,
-    /// See `downlink_qos0_accepted`.
-    pub downlink_qos1_accepted: IntCounter,
-    /// Payload sizes, uplink.
-    pub uplink_bytes: Histogram,
-    /// Payload sizes, downlink.
-    pub downlink_bytes: Histogram,
-    /// PUBLISH read → hub accepted → PUBACK written.
-    pub uplink_duration: Histogram,
-    /// Messages not settled, uplink.
-    pub uplink_inflight: IntGauge,
-    /// Messages not settled, downlink.
-    pub downlink_inflight: IntGauge,
-    /// Connections whose socket is not read, `{cause}`.
-    pub paused_connections: IntGaugeVec,
-    /// AMQP connections, `{state}`.
-    pub hub_connections: IntGaugeVec,
-    /// Device links, `{role, state}`.
-    pub hub_links: IntGaugeVec,
-    /// Outcomes of transfers, `{outcome}`.
-    pub hub_deliveries: IntCounterVec,
-    /// Held: outcome `accepted`.
-    pub hub_accepted: IntCounter,
-    /// Lost AMQP connections, `{cause}`.
-    pub hub_reconnects: IntCounterVec,
-    /// Throttling answers of the hub.
-    pub hub_throttled: IntCounter,
-    /// Links the hub detached, `{condition}`.
-    pub hub_detaches: IntCounterVec,
-    /// End of the newest accepted token.
-    pub token_expiry: Gauge,
-    /// Token puts, `{result}`.
-    pub token_renewals: IntCounterVec,
-    /// 1 for the policy key in use, `{slot}`.
-    pub token_key_in_use: IntGaugeVec,
-    /// End of a certificate, `{file}`.
-    pub certificate_expiry: GaugeVec,
-    /// Reloads of configuration, rules, certificates, `{result}`.
-    pub config_reloads: IntCounterVec,
-    /// PSK handshakes by the key slot used, `{slot}`: `key` or `next_key`.
-    pub psk_key_used: IntCounterVec,
-    /// Tasks that ended in a panic; must be 0.
-    pub panics: IntCounter,
-}
-
 /// The common prefix of every metric name.
 pub const PREFIX: &str = "iothub_gateway";
 
-fn counter_vec(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    let made = IntCounterVec::new(Opts::new(name, help).namespace(PREFIX), labels)
-        .and_then(|c| r.register(Box::new(c.clone())).map(|()| c));
-    made.expect("metric names are constants, valid and distinct")
-}
-
-fn gauge_vec(r: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
-    let made = IntGaugeVec::new(Opts::new(name, help).namespace(PREFIX), labels)
-        .and_then(|c| r.register(Box::new(c.clone())).map(|()| c));
-    made.expect("metric names are constants, valid and distinct")
-}
-
-fn float_gauge_vec(r: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
-    let made = GaugeVec::new(Opts::new(name, help).namespace(PREFIX), labels)
-        .and_then(|c| r.register(Box::new(c.clone())).map(|()| c));
-    made.expect("metric names are constants, valid and distinct")
-}
-
-fn histogram_vec(
-    r: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: Vec<f64>,
-) -> HistogramVec {
-    let opts = HistogramOpts::new(name, help)
-        .namespace(PREFIX)
-        .buckets(buckets);
-    let made =
-        HistogramVec::new(opts, labels).and_then(|c| r.register(Box::new(c.clone())).map(|()| c));
-    made.expect("metric names are constants, valid and distinct")
-}
-
+/// Bucket bounds of `*_seconds`.
 const SECONDS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ];
+
+/// Bucket bounds of `*_bytes`.
 const BYTES: &[f64] = &[64.0, 256.0, 1024.0, 4096.0, 16_384.0, 65_536.0, 262_144.0];
+
+/// A metric family that can be made from its declaration.
+trait Family: Collector + Clone + Sized + 'static {
+    fn build(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self>;
+
+    fn declare(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Self {
+        Self::build(name, help, labels)
+            .and_then(|family| registry.register(Box::new(family.clone())).map(|()| family))
+            .expect("metric names are constants, valid and distinct")
+    }
+}
+
+impl Family for IntCounterVec {
+    fn build(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        Self::new(Opts::new(name, help).namespace(PREFIX), labels)
+    }
+}
+
+impl Family for IntGaugeVec {
+    fn build(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        Self::new(Opts::new(name, help).namespace(PREFIX), labels)
+    }
+}
+
+impl Family for GaugeVec {
+    fn build(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        Self::new(Opts::new(name, help).namespace(PREFIX), labels)
+    }
+}
+
+impl Family for HistogramVec {
+    fn build(name: &str, help: &str, labels: &[&str]) -> prometheus::Result<Self> {
+        let buckets = if name.ends_with("_bytes") {
+            BYTES
+        } else {
+            SECONDS
+        };
+        let opts = HistogramOpts::new(name, help)
+            .namespace(PREFIX)
+            .buckets(buckets.to_vec());
+        Self::new(opts, labels)
+    }
+}
+
+/// Turns the declarations into the struct, its constructor, and nothing else.
+macro_rules! metrics {
+    (
+        families { $( $field:ident: $kind:ident = $name:literal $labels:tt $help:literal; )* }
+        held { $( $handle:ident: $type:ty = $source:ident $values:tt $doc:literal; )* }
+    ) => {
+        /// All metrics of the gateway. One value per process, shared by `Arc`.
+        pub struct Metrics {
+            registry: Registry,
+            $( #[doc = concat!("`", $name, "`: ", $help)] pub $field: $kind, )*
+            $( #[doc = $doc] pub $handle: $type, )*
+        }
+
+        impl Metrics {
+            /// Declares all metrics in a registry of their own.
+            #[must_use]
+            pub fn new() -> Self {
+                let registry = Registry::new();
+                $( let $field = $kind::declare(&registry, $name, $help, &$labels); )*
+                $( let $handle = $source.with_label_values::<&str>(&$values); )*
+                let metrics = Self { registry, $( $field, )* $( $handle, )* };
+                metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                metrics
+            }
+        }
+    };
+}
+
+metrics! {
+    families {
+        build_info: IntGaugeVec = "build_info" ["version"]
+            "1, labelled with the version";
+        connections: IntGaugeVec = "connections" ["listener", "credential"]
+            "live device connections";
+        handshakes: IntCounterVec = "handshakes_total" ["credential", "tls_version", "result"]
+            "TLS handshakes by kind, version and result";
+        handshake_duration: HistogramVec = "handshake_duration_seconds" ["credential"]
+            "time of a finished TLS handshake";
+        connects: IntCounterVec = "connects_total" ["result"]
+            "CONNECTs: accepted, or the reason of the refusal";
+        disconnects: IntCounterVec = "disconnects_total" ["reason"]
+            "ended device connections by reason; every accepted socket ends in exactly one";
+        messages: IntCounterVec = "messages_total" ["direction", "qos", "result"]
+            "messages by direction, QoS and what became of them";
+        message_bytes: HistogramVec = "message_bytes" ["direction"]
+            "payload size";
+        uplink_durations: HistogramVec = "uplink_duration_seconds" []
+            "PUBLISH read, hub accepted, PUBACK written";
+        inflight: IntGaugeVec = "inflight" ["direction"]
+            "messages not yet settled";
+        paused_connections: IntGaugeVec = "paused_connections" ["cause"]
+            "device connections whose socket is not read";
+        hub_connections: IntGaugeVec = "hub_connections" ["state"]
+            "AMQP connections of the pool by state";
+        hub_links: IntGaugeVec = "hub_links" ["role", "state"]
+            "device links by role and state";
+        hub_deliveries: IntCounterVec = "hub_deliveries_total" ["outcome"]
+            "outcomes the hub gave to transfers";
+        hub_reconnects: IntCounterVec = "hub_reconnects_total" ["cause"]
+            "lost AMQP connections by cause";
+        hub_throttles: IntCounterVec = "hub_throttled_total" []
+            "throttling answers of the hub";
+        hub_detaches: IntCounterVec = "hub_detaches_total" ["condition"]
+            "links the hub detached, by AMQP condition";
+        token_expiries: GaugeVec = "token_expiry_timestamp_seconds" []
+            "when the newest accepted token ends, seconds since 1970";
+        token_renewals: IntCounterVec = "token_renewals_total" ["result"]
+            "token puts by result";
+        token_key_in_use: IntGaugeVec = "token_key_in_use" ["slot"]
+            "1 for the policy key that signs";
+        certificate_expiry: GaugeVec = "certificate_expiry_timestamp_seconds" ["file"]
+            "when a certificate ends, seconds since 1970";
+        config_reloads: IntCounterVec = "config_reloads_total" ["result"]
+            "reloads of configuration, rules and certificates";
+        psk_key_used: IntCounterVec = "psk_key_used_total" ["slot"]
+            "PSK handshakes by the key that proved the identity";
+        task_panics: IntCounterVec = "panics_total" []
+            "tasks that ended in a panic";
+    }
+    held {
+        uplink_qos0_accepted: IntCounter = messages ["uplink", "0", "accepted"]
+            "Uplink QoS 0 the hub accepted.";
+        uplink_qos1_accepted: IntCounter = messages ["uplink", "1", "accepted"]
+            "Uplink QoS 1 the hub accepted and that was acknowledged.";
+        downlink_qos0_accepted: IntCounter = messages ["downlink", "0", "accepted"]
+            "Commands written at QoS 0.";
+        downlink_qos1_accepted: IntCounter = messages ["downlink", "1", "accepted"]
+            "Commands the device acknowledged.";
+        uplink_bytes: Histogram = message_bytes ["uplink"] "Payload sizes, uplink.";
+        downlink_bytes: Histogram = message_bytes ["downlink"] "Payload sizes, downlink.";
+        uplink_duration: Histogram = uplink_durations [] "Observed once per QoS 1 PUBLISH.";
+        uplink_inflight: IntGauge = inflight ["uplink"] "Messages not settled, uplink.";
+        downlink_inflight: IntGauge = inflight ["downlink"] "Messages not settled, downlink.";
+        hub_accepted: IntCounter = hub_deliveries ["accepted"] "Outcome `accepted`.";
+        hub_throttled: IntCounter = hub_throttles [] "Throttling answers.";
+        token_expiry: Gauge = token_expiries [] "End of the newest accepted token.";
+        panics: IntCounter = task_panics [] "Must stay 0.";
+    }
+}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -121,164 +171,6 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Declares all metrics in a registry of their own.
-    #[must_use]
-    pub fn new() -> Self {
-        let registry = Registry::new();
-        let r = &registry;
-        let build = gauge_vec(
-            r,
-            "build_info",
-            "1, labelled with the version",
-            &["version"],
-        );
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        let messages = counter_vec(
-            r,
-            "messages_total",
-            "messages by direction, QoS and what became of them",
-            &["direction", "qos", "result"],
-        );
-        let message_bytes = histogram_vec(
-            r,
-            "message_bytes",
-            "payload size",
-            &["direction"],
-            BYTES.to_vec(),
-        );
-        let inflight = gauge_vec(r, "inflight", "messages not yet settled", &["direction"]);
-        let deliveries = counter_vec(
-            r,
-            "hub_deliveries_total",
-            "outcomes the hub gave to transfers",
-            &["outcome"],
-        );
-        let uplink_duration = histogram_vec(
-            r,
-            "uplink_duration_seconds",
-            "PUBLISH read, hub accepted, PUBACK written",
-            &[],
-            SECONDS.to_vec(),
-        );
-        let token_expiry = float_gauge_vec(
-            r,
-            "token_expiry_timestamp_seconds",
-            "when the newest accepted token ends, seconds since 1970",
-            &[],
-        );
-        let throttled = counter_vec(
-            r,
-            "hub_throttled_total",
-            "throttling answers of the hub",
-            &[],
-        );
-        let panics = counter_vec(r, "panics_total", "tasks that ended in a panic", &[]);
-        Self {
-            connections: gauge_vec(
-                r,
-                "connections",
-                "live device connections",
-                &["listener", "credential"],
-            ),
-            handshakes: counter_vec(
-                r,
-                "handshakes_total",
-                "TLS handshakes by kind, version and result",
-                &["credential", "tls_version", "result"],
-            ),
-            handshake_duration: histogram_vec(
-                r,
-                "handshake_duration_seconds",
-                "time of a finished TLS handshake",
-                &["credential"],
-                SECONDS.to_vec(),
-            ),
-            connects: counter_vec(r, "connects_total", "CONNECTs by result", &["result"]),
-            disconnects: counter_vec(
-                r,
-                "disconnects_total",
-                "ended device connections by reason",
-                &["reason"],
-            ),
-            uplink_qos0_accepted: messages.with_label_values(&["uplink", "0", "accepted"]),
-            uplink_qos1_accepted: messages.with_label_values(&["uplink", "1", "accepted"]),
-            downlink_qos0_accepted: messages.with_label_values(&["downlink", "0", "accepted"]),
-            downlink_qos1_accepted: messages.with_label_values(&["downlink", "1", "accepted"]),
-            messages,
-            uplink_bytes: message_bytes.with_label_values(&["uplink"]),
-            downlink_bytes: message_bytes.with_label_values(&["downlink"]),
-            uplink_duration: uplink_duration.with_label_values::<&str>(&[]),
-            uplink_inflight: inflight.with_label_values(&["uplink"]),
-            downlink_inflight: inflight.with_label_values(&["downlink"]),
-            paused_connections: gauge_vec(
-                r,
-                "paused_connections",
-                "device connections whose socket is not read",
-                &["cause"],
-            ),
-            hub_connections: gauge_vec(
-                r,
-                "hub_connections",
-                "AMQP connections of the pool by state",
-                &["state"],
-            ),
-            hub_links: gauge_vec(
-                r,
-                "hub_links",
-                "device links by role and state",
-                &["role", "state"],
-            ),
-            hub_accepted: deliveries.with_label_values(&["accepted"]),
-            hub_deliveries: deliveries,
-            hub_reconnects: counter_vec(
-                r,
-                "hub_reconnects_total",
-                "lost AMQP connections by cause",
-                &["cause"],
-            ),
-            hub_throttled: throttled.with_label_values::<&str>(&[]),
-            hub_detaches: counter_vec(
-                r,
-                "hub_detaches_total",
-                "links the hub detached, by AMQP condition",
-                &["condition"],
-            ),
-            token_expiry: token_expiry.with_label_values::<&str>(&[]),
-            token_renewals: counter_vec(
-                r,
-                "token_renewals_total",
-                "token puts by result",
-                &["result"],
-            ),
-            token_key_in_use: gauge_vec(
-                r,
-                "token_key_in_use",
-                "1 for the policy key that signs",
-                &["slot"],
-            ),
-            certificate_expiry: float_gauge_vec(
-                r,
-                "certificate_expiry_timestamp_seconds",
-                "when a certificate ends, seconds since 1970",
-                &["file"],
-            ),
-            config_reloads: counter_vec(
-                r,
-                "config_reloads_total",
-                "reloads of configuration, rules and certificates",
-                &["result"],
-            ),
-            psk_key_used: counter_vec(
-                r,
-                "psk_key_used_total",
-                "PSK handshakes by the key that proved the identity",
-                &["slot"],
-            ),
-            panics: panics.with_label_values::<&str>(&[]),
-            registry,
-        }
-    }
-
     /// The exposition in Prometheus text format, process metrics included.
     #[must_use]
     pub fn render(&self) -> String {
@@ -303,5 +195,6 @@ mod tests {
         let text = metrics.render();
         assert!(text.contains("iothub_gateway_build_info"));
         assert!(text.contains("iothub_gateway_disconnects_total{reason=\"clean\"} 1"));
+        assert!(text.contains("process_resident_memory_bytes"), "{text}");
     }
 }
