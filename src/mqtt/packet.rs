@@ -1,7 +1,8 @@
-//! Packets as data.
+//! Packets as data: what a device can say, after every check the bytes alone allow.
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use std::fmt;
 use std::num::NonZeroU16;
 
 /// The protocol version a CONNECT names.
@@ -21,20 +22,57 @@ pub enum QoS {
     AtMostOnce = 0,
     /// 1
     AtLeastOnce = 1,
-    /// 2: parsed, and refused by the session as IoT Hub refuses it.
+    /// 2: a filter may ask for it and is granted 1; a PUBLISH or a will with it is refused.
     ExactlyOnce = 2,
+}
+
+impl QoS {
+    /// The QoS of two bits; `None` for 3.
+    #[must_use]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
 }
 
 /// A packet identifier; zero is not one (MQTT-2.3.1-1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PacketId(pub NonZeroU16);
 
+/// A packet a client may send, decoded and checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Packet {
+    /// CONNECT.
+    Connect(Box<Connect>),
+    /// PUBLISH of QoS 0 or 1.
+    Publish(Publish),
+    /// PUBACK with its reason code; 3.1.1 has none and reads as 0.
+    PubAck(PacketId, u8),
+    /// SUBSCRIBE with at least one filter.
+    Subscribe(PacketId, Vec<Filter>),
+    /// UNSUBSCRIBE with at least one filter.
+    Unsubscribe(PacketId, Vec<ByteString>),
+    /// PINGREQ.
+    PingReq,
+    /// DISCONNECT; 3.1.1 reads as reason 0.
+    Disconnect {
+        /// Reason code: 0 voids the will.
+        reason: u8,
+        /// MQTT 5: the session expiry interval, when given, in seconds.
+        session_expiry_s: Option<u32>,
+    },
+}
+
 /// CONNECT.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connect {
     /// Version asked for.
     pub protocol: Protocol,
-    /// Client identifier; may be empty only with `clean_session`.
+    /// Client identifier; may be empty only with `clean_session` (3.1.1).
     pub client_id: ByteString,
     /// Clean session (3.1.1) or clean start (5).
     pub clean_session: bool,
@@ -46,6 +84,53 @@ pub struct Connect {
     pub password: Option<Bytes>,
     /// The will, published when the connection ends without DISCONNECT.
     pub will: Option<Will>,
+    /// What MQTT 5 adds; `None` for 3.1.1.
+    pub properties: Option<Box<ConnectProperties>>,
+}
+
+impl fmt::Debug for Connect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connect")
+            .field("protocol", &self.protocol)
+            .field("client_id", &self.client_id)
+            .field("clean_session", &self.clean_session)
+            .field("keep_alive_s", &self.keep_alive_s)
+            .field("username", &self.username)
+            .field(
+                "password",
+                &self.password.as_ref().map_or("absent", |_| "present"),
+            )
+            .field("will", &self.will)
+            .field("properties", &self.properties)
+            .finish()
+    }
+}
+
+/// The properties of an MQTT 5 CONNECT (MQTT 5 §3.1.2.11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectProperties {
+    /// Session expiry interval asked for, seconds; sessions are not kept, CONNACK answers 0.
+    pub session_expiry_s: u32,
+    /// Unacknowledged messages the client takes at once.
+    pub receive_maximum: NonZeroU16,
+    /// Largest packet the client takes, bytes.
+    pub packet_bytes_max: Option<u32>,
+    /// Whether reason strings may come with more than CONNACK and DISCONNECT.
+    pub problem_information: bool,
+    /// User properties.
+    pub user: Vec<(ByteString, ByteString)>,
+}
+
+impl Default for ConnectProperties {
+    fn default() -> Self {
+        Self {
+            session_expiry_s: 0,
+            receive_maximum: NonZeroU16::MAX,
+            packet_bytes_max: None,
+            problem_information: true,
+            user: Vec::new(),
+        }
+    }
 }
 
 /// The will of a CONNECT.
@@ -55,10 +140,12 @@ pub struct Will {
     pub topic: ByteString,
     /// Payload.
     pub payload: Bytes,
-    /// Quality of service.
+    /// Quality of service, 0 or 1.
     pub qos: QoS,
     /// Retain flag.
     pub retain: bool,
+    /// MQTT 5 properties, when any were given. The will delay is not kept: it is treated as 0.
+    pub properties: Option<Box<MessageProperties>>,
 }
 
 /// PUBLISH from the device.
@@ -68,14 +155,33 @@ pub struct Publish {
     pub topic: ByteString,
     /// Payload, a slice of the packet.
     pub payload: Bytes,
-    /// Quality of service.
+    /// Quality of service, 0 or 1.
     pub qos: QoS,
     /// Retain flag.
     pub retain: bool,
     /// Duplicate flag.
     pub dup: bool,
-    /// Present exactly for QoS 1 and 2.
+    /// Present exactly for QoS 1.
     pub packet_id: Option<PacketId>,
+    /// MQTT 5 properties, when any were given.
+    pub properties: Option<Box<MessageProperties>>,
+}
+
+/// The MQTT 5 properties of a message: PUBLISH (§3.3.2.3) and will (§3.1.3.2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MessageProperties {
+    /// Payload format indicator: `Some(true)` = the sender says the payload is UTF-8.
+    pub payload_utf8: Option<bool>,
+    /// Message expiry interval, seconds.
+    pub expiry_s: Option<u32>,
+    /// Content type.
+    pub content_type: Option<ByteString>,
+    /// Response topic.
+    pub response_topic: Option<ByteString>,
+    /// Correlation data.
+    pub correlation_data: Option<Bytes>,
+    /// User properties, in order.
+    pub user: Vec<(ByteString, ByteString)>,
 }
 
 /// One filter of a SUBSCRIBE with the QoS asked for.
