@@ -1,82 +1,301 @@
-//! Every bound of the process: name, default, unit, and the memory it multiplies.
+//! Every bound of the process, in one table: name, default, range, unit, and the memory it
+//! multiplies.
+//!
+//! The table makes the struct, its defaults, what the file parser takes, what `check` prints and
+//! what `config/gateway.toml` says (a test holds the file against [`reference`]). The sum of the
+//! table is [`Limits::worst_case_bytes`]: a figure the process never exceeds.
+
+mod memory;
+
+pub use memory::{MemoryRow, WorstCase};
 
 use crate::config::OnDisconnect;
+use std::fmt;
 use std::time::Duration;
 
-/// `[limits]`. Memory cost is worst case, per unit of the bound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Device connections, all listeners together.
-    pub connections: usize,
-    /// Connections from one source address.
-    pub connections_per_source: usize,
-    /// Connections that have not finished TLS and CONNECT.
-    pub handshakes: usize,
-    /// The same, from one source address.
-    pub handshakes_per_source: usize,
-    /// Time for a whole ClientHello.
-    pub hello_timeout: Duration,
-    /// Time for TLS.
-    pub tls_timeout: Duration,
-    /// Time from the end of TLS to a whole CONNECT.
-    pub connect_timeout: Duration,
-    /// Time a socket may refuse to take bytes before the device is closed.
-    pub write_timeout: Duration,
-    /// Time for a packet once its first byte was read.
-    pub packet_timeout: Duration,
-    /// Largest keep-alive granted, also used for keep-alive 0 (IoT Hub: 1177 s).
-    pub keep_alive_max: Duration,
-    /// Largest packet before CONNECT is answered, bytes.
-    pub connect_bytes: usize,
-    /// Largest packet after it, bytes.
-    pub packet_bytes: usize,
-    /// Uplink messages of a device the hub has not decided about.
-    pub uplink_messages: usize,
-    /// Their bytes.
-    pub uplink_bytes: usize,
-    /// Commands sent to a device and not acknowledged; the AMQP credit.
-    pub downlink_messages: usize,
-    /// Topic length, bytes.
-    pub topic_bytes: usize,
-    /// Topic levels.
-    pub topic_levels: usize,
-    /// Filters in one SUBSCRIBE or UNSUBSCRIBE.
-    pub filters_per_packet: usize,
-    /// Properties of one message.
-    pub properties: usize,
-    /// Password checks running at once.
-    pub password_checks: usize,
-    /// Pause forced on a device whose holders take it over again and again; doubles up to 60 s.
-    pub takeover_damping: Duration,
-    /// What becomes of unacknowledged commands when their device leaves.
-    pub commands_on_disconnect: OnDisconnect,
+/// A value of the table, with its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Bound {
+    /// A number of things.
+    Count(u64),
+    /// Bytes.
+    Bytes(u64),
+    /// A time.
+    Time(Duration),
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 15_000,
-            connections_per_source: 15_000,
-            handshakes: 1_000,
-            handshakes_per_source: 500,
-            hello_timeout: Duration::from_secs(5),
-            tls_timeout: Duration::from_secs(10),
-            connect_timeout: Duration::from_secs(5),
-            write_timeout: Duration::from_secs(30),
-            packet_timeout: Duration::from_secs(30),
-            keep_alive_max: Duration::from_secs(1177),
-            connect_bytes: 4 * 1024,
-            packet_bytes: 256 * 1024 + 4 * 1024,
-            uplink_messages: 32,
-            uplink_bytes: 512 * 1024,
-            downlink_messages: 8,
-            topic_bytes: 2 * 1024,
-            topic_levels: 16,
-            filters_per_packet: 32,
-            properties: 64,
-            password_checks: 4,
-            takeover_damping: Duration::from_secs(1),
-            commands_on_disconnect: OnDisconnect::Release,
+/// One row of the table.
+#[derive(Clone, Copy)]
+pub struct Row {
+    /// The key in `[limits]`.
+    pub key: &'static str,
+    /// What it bounds.
+    pub about: &'static str,
+    /// The value when the file says nothing.
+    pub default: Bound,
+    /// The smallest value taken.
+    pub min: Bound,
+    /// The largest value taken.
+    pub max: Bound,
+    /// Worst-case memory, and why one would change it.
+    pub cost: &'static str,
+    /// Reads the bound.
+    pub get: fn(&Limits) -> Bound,
+    /// Writes the bound; a value of another unit changes nothing.
+    pub set: fn(&mut Limits, Bound),
+}
+
+macro_rules! limit_type {
+    (count) => {
+        usize
+    };
+    (bytes) => {
+        usize
+    };
+    (time) => {
+        Duration
+    };
+}
+
+macro_rules! bound {
+    (count, $value:expr) => {
+        Bound::Count($value as u64)
+    };
+    (bytes, $value:expr) => {
+        Bound::Bytes($value as u64)
+    };
+    (time, $value:expr) => {
+        Bound::Time($value)
+    };
+}
+
+macro_rules! assign {
+    (count, $place:expr, $bound:expr) => {
+        if let Bound::Count(value) = $bound {
+            $place = usize::try_from(value).unwrap_or(usize::MAX);
         }
+    };
+    (bytes, $place:expr, $bound:expr) => {
+        if let Bound::Bytes(value) = $bound {
+            $place = usize::try_from(value).unwrap_or(usize::MAX);
+        }
+    };
+    (time, $place:expr, $bound:expr) => {
+        if let Bound::Time(value) = $bound {
+            $place = value;
+        }
+    };
+}
+
+macro_rules! limits {
+    ($(
+        $(#[doc = $doc:literal])+
+        $name:ident: $kind:ident = $default:expr, $min:expr => $max:expr, $cost:literal;
+    )+) => {
+        /// `[limits]`. Memory cost is worst case, per unit of the bound.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct Limits {
+            $( $(#[doc = $doc])+ pub $name: limit_type!($kind), )+
+            /// What becomes of unacknowledged commands when their device leaves.
+            pub commands_on_disconnect: OnDisconnect,
+        }
+
+        impl Default for Limits {
+            fn default() -> Self {
+                Self {
+                    $( $name: $default, )+
+                    commands_on_disconnect: OnDisconnect::Release,
+                }
+            }
+        }
+
+        /// The table.
+        pub const ROWS: &[Row] = &[$( Row {
+            key: stringify!($name),
+            about: concat!($($doc),+),
+            default: bound!($kind, $default),
+            min: bound!($kind, $min),
+            max: bound!($kind, $max),
+            cost: $cost,
+            get: |limits| bound!($kind, limits.$name),
+            set: |limits, bound| assign!($kind, limits.$name, bound),
+        }, )+];
+    };
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+const fn ms(value: u64) -> Duration {
+    Duration::from_millis(value)
+}
+
+const fn secs(value: u64) -> Duration {
+    Duration::from_secs(value)
+}
+
+limits! {
+    /// Device connections, all listeners together.
+    connections: count = 15_000, 1 => 1_000_000,
+        "32KiB idle, and all the bounds below, each; a refused device sees its socket closed";
+    /// Connections from one source address.
+    connections_per_source: count = 15_000, 1 => 1_000_000,
+        "none; lower it where no load balancer or NAT hides the devices' addresses";
+    /// Connections that have not finished TLS and CONNECT.
+    handshakes: count = 1_000, 1 => 100_000,
+        "64KiB each; bounds the processor time strangers can claim";
+    /// The same, from one source address.
+    handshakes_per_source: count = 500, 1 => 100_000,
+        "none; keeps room for honest devices while one address floods";
+    /// Time for a whole ClientHello.
+    hello_timeout: time = secs(5), ms(100) => secs(60),
+        "none; raise it for links of minutes of latency";
+    /// Time for TLS.
+    tls_timeout: time = secs(10), ms(100) => secs(120),
+        "none; raise it for slow radios or slow device processors";
+    /// Time from the end of TLS to a whole CONNECT.
+    connect_timeout: time = secs(5), ms(100) => secs(120),
+        "none; a trickling sender cannot extend it";
+    /// Time a socket may refuse to take bytes before the device is closed.
+    write_timeout: time = secs(30), ms(100) => secs(600),
+        "none; how long a dead reader keeps its commands from the hub";
+    /// Time for a packet once its first byte was read.
+    packet_timeout: time = secs(30), ms(100) => secs(600),
+        "none; raise it for packet_bytes over very slow links";
+    /// Largest keep-alive granted, also used for keep-alive 0 (IoT Hub: 1177 s).
+    keep_alive_max: time = secs(1177), secs(1) => secs(65_535),
+        "none; a dead device is seen after 1.5 times this";
+    /// Largest packet before CONNECT is answered, bytes.
+    connect_bytes: bytes = 4 * KIB, 512 => 64 * KIB,
+        "within the handshake's 64KiB; raise it for long tokens or Wills";
+    /// Largest packet after it, bytes.
+    packet_bytes: bytes = 256 * KIB + 4 * KIB, KIB => 512 * KIB,
+        "itself per connection; the hub takes messages of 256KiB, lower it when yours are small";
+    /// Uplink messages of a device the hub has not decided about.
+    uplink_messages: count = 32, 1 => 1_000,
+        "within uplink_bytes; at this number the socket is not read";
+    /// Their bytes.
+    uplink_bytes: bytes = 512 * KIB, 4 * KIB => 64 * MIB,
+        "itself per connection; at least packet_bytes";
+    /// Commands sent to a device and not acknowledged; the AMQP credit.
+    downlink_messages: count = 8, 1 => 50,
+        "64KiB each per connection; the hub queues 50 per device";
+    /// Topic length, bytes.
+    topic_bytes: bytes = 2 * KIB, 128 => 65_535,
+        "within packet_bytes; the property bag of a message is in its topic";
+    /// Topic levels.
+    topic_levels: count = 16, 8 => 128,
+        "none; IoT Hub's topics have 7 at most";
+    /// Filters in one SUBSCRIBE or UNSUBSCRIBE.
+    filters_per_packet: count = 32, 1 => 1_000,
+        "within packet_bytes";
+    /// Properties of one message.
+    properties: count = 64, 1 => 1_000,
+        "within packet_bytes";
+    /// Password checks running at once.
+    password_checks: count = 4, 1 => 256,
+        "64MiB each (argon2id); raise it with the processors";
+    /// Pause forced on a device whose holders take it over again and again; doubles up to 60 s.
+    takeover_damping: time = secs(1), ms(0) => secs(60),
+        "none; 0s turns it off";
+}
+
+impl fmt::Display for Bound {
+    /// As the file would have it: `15000`, `64KiB`, `1m30s`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Count(value) => write!(f, "{value}"),
+            Self::Bytes(value) => f.write_str(&crate::config::values::show_size(value)),
+            Self::Time(value) => f.write_str(&crate::config::values::show_duration(value)),
+        }
+    }
+}
+
+impl Row {
+    /// Whether `bound` has the row's unit and lies in its range.
+    #[must_use]
+    pub fn admits(&self, bound: Bound) -> bool {
+        std::mem::discriminant(&bound) == std::mem::discriminant(&self.default)
+            && self.min <= bound
+            && bound <= self.max
+    }
+
+    /// The default as a TOML value.
+    #[must_use]
+    pub fn default_toml(&self) -> String {
+        match self.default {
+            Bound::Count(value) => value.to_string(),
+            other => format!("\"{other}\""),
+        }
+    }
+}
+
+/// The `[limits]` section of a complete file, commented, every value its default.
+#[must_use]
+pub fn reference() -> String {
+    let mut text = String::from("[limits]\n");
+    for row in ROWS {
+        let about = row.about.trim();
+        text.push_str(&format!(
+            "# {about} {}..{}. Memory: {}.\n{} = {}\n",
+            row.min,
+            row.max,
+            row.cost,
+            row.key,
+            row.default_toml(),
+        ));
+    }
+    text.push_str(
+        "# What becomes of commands a device has not acknowledged when it leaves: \"release\" (back\n\
+         # in the queue at once), \"abandon\" (the same, marked failed) or \"lock_expiry\" (back \
+         after\n# the hub's lock of one minute, not counted as a delivery). Memory: none.\n\
+         commands_on_disconnect = \"release\"\n",
+    );
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_default_lies_in_its_range_and_comes_from_the_table() {
+        let limits = Limits::default();
+        for row in ROWS {
+            assert!(row.admits(row.default), "{}", row.key);
+            assert_eq!((row.get)(&limits), row.default, "{}", row.key);
+            assert!(!row.cost.is_empty() && !row.about.trim().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_row_writes_its_own_field_only() {
+        for row in ROWS {
+            let mut limits = Limits::default();
+            (row.set)(&mut limits, row.min);
+            for other in ROWS {
+                let expected = if other.key == row.key {
+                    row.min
+                } else {
+                    other.default
+                };
+                assert_eq!(
+                    (other.get)(&limits),
+                    expected,
+                    "{} by {}",
+                    other.key,
+                    row.key
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_unit_is_not_admitted() {
+        let connections = &ROWS[0];
+        assert!(!connections.admits(Bound::Bytes(5)));
+        assert!(!connections.admits(Bound::Count(0)));
+        assert!(connections.admits(Bound::Count(1)));
+        assert!(!connections.admits(Bound::Count(1_000_001)));
     }
 }

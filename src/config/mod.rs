@@ -1,7 +1,25 @@
 //! Configuration: checked once, then immutable.
+//!
+//! [`load`] reads the file, applies the environment and checks everything in one pass; what it
+//! returns needs no further checking. It opens no port, and no problem it reports holds a secret.
 
+mod check;
+mod endpoint;
+mod env;
+mod file;
 pub mod limits;
+mod problem;
+mod reader;
+mod schema;
 pub mod secret;
+pub mod secret_file;
+pub mod values;
+
+pub use check::{Examination, Loaded, examine, load};
+pub use endpoint::host_name;
+pub use file::Origin;
+pub use problem::Problem;
+pub use reader::Setting;
 
 use crate::auth::CredentialKind;
 use limits::Limits;

@@ -1,0 +1,170 @@
+//! The small sections: limits, rules, admin, log, shutdown.
+
+use crate::config::file::Node;
+use crate::config::limits::{Limits, ROWS};
+use crate::config::reader::{Reader, absolute, text_of};
+use crate::config::values::{show_duration, show_size};
+use crate::config::{AdminConfig, LogConfig, OnDisconnect, ShutdownConfig};
+use crate::telemetry::log::{capped, parse_filter};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// `[limits]`: each row by itself, then the ones that only make sense together.
+pub(super) fn limits(reader: &Reader<'_>) -> Limits {
+    let mut limits = Limits::default();
+    for row in ROWS {
+        if let Some(bound) = reader.bound(row) {
+            (row.set)(&mut limits, bound);
+        }
+    }
+    let policy = reader.parsed("commands_on_disconnect", on_disconnect, |policy| {
+        on_disconnect_name(*policy).to_owned()
+    });
+    limits.commands_on_disconnect = reader.or_default(
+        "commands_on_disconnect",
+        OnDisconnect::default(),
+        policy,
+        |policy| on_disconnect_name(*policy).to_owned(),
+    );
+    if limits.uplink_bytes < limits.packet_bytes {
+        let packet = show_size(limits.packet_bytes as u64);
+        reader.problem(
+            "uplink_bytes",
+            format!("a packet of packet_bytes ({packet}) would never fit; make it at least that"),
+        );
+    }
+    if limits.connect_bytes > limits.packet_bytes {
+        let packet = show_size(limits.packet_bytes as u64);
+        reader.problem(
+            "connect_bytes",
+            format!("larger than packet_bytes ({packet}); lower it or raise packet_bytes"),
+        );
+    }
+    if limits.hello_timeout > limits.tls_timeout {
+        if reader.has("hello_timeout") {
+            let tls = show_duration(limits.tls_timeout);
+            let message = format!("longer than tls_timeout ({tls}), which contains it; lower it");
+            reader.problem("hello_timeout", message);
+        }
+        limits.hello_timeout = limits.tls_timeout;
+    }
+    limits
+}
+
+fn on_disconnect(text: &str) -> Result<OnDisconnect, String> {
+    match text {
+        "release" => Ok(OnDisconnect::Release),
+        "abandon" => Ok(OnDisconnect::Abandon),
+        "lock_expiry" => Ok(OnDisconnect::LockExpiry),
+        _ => Err("must be \"release\", \"abandon\" or \"lock_expiry\"".to_owned()),
+    }
+}
+
+const fn on_disconnect_name(policy: OnDisconnect) -> &'static str {
+    match policy {
+        OnDisconnect::Release => "release",
+        OnDisconnect::Abandon => "abandon",
+        OnDisconnect::LockExpiry => "lock_expiry",
+    }
+}
+
+/// `[rules]`: the files, absolute, in order.
+pub(super) fn rules_files(reader: &Reader<'_>) -> Vec<PathBuf> {
+    let Some(items) = reader.list("files") else {
+        if !reader.has("files") {
+            reader.problem(
+                "files",
+                "missing, so no device could connect; add files = [\"rules.toml\"]",
+            );
+        }
+        return Vec::new();
+    };
+    let mut files = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let key = format!("files[{index}]");
+        if matches!(item.node, Node::Failed) {
+            continue;
+        }
+        match text_of(item).and_then(|text| absolute(&reader.cx.base, text)) {
+            Ok(path) if files.contains(&path) => {
+                reader.problem_at(&key, item, "is the same file as an earlier one; remove it");
+            }
+            Ok(path) => files.push(path),
+            Err(message) => reader.problem_at(&key, item, message),
+        }
+    }
+    if items.is_empty() {
+        reader.problem(
+            "files",
+            "empty, so no device could connect; name a rules file",
+        );
+    }
+    let shown: Vec<_> = files
+        .iter()
+        .map(|path| capped(&path.display().to_string()))
+        .collect();
+    reader.note("files", shown.join(", "));
+    files
+}
+
+/// An address and port to listen on.
+pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let text = text.trim();
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let help = "write an IP address and a port, as in \"0.0.0.0:8883\" or \"[::]:8883\"";
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Err(format!("the port is missing; {help}"));
+    }
+    match text.rsplit_once(':') {
+        Some(("", _)) => Err(format!("the address is missing; {help}")),
+        Some(("localhost", port)) => Err(format!("names are not resolved; write 127.0.0.1:{port}")),
+        Some(_) => Err(format!("is no address and port; {help}")),
+        None => Err(format!("the address or the port is missing; {help}")),
+    }
+}
+
+/// `[admin]`.
+pub(super) fn admin(reader: &Reader<'_>) -> AdminConfig {
+    let default: SocketAddr = ([127, 0, 0, 1], 9464).into();
+    let read = reader.parsed("bind", socket_address, SocketAddr::to_string);
+    let bind = reader.or_default("bind", default, read, SocketAddr::to_string);
+    if !bind.ip().is_loopback() {
+        reader.warning(
+            "bind",
+            "metrics and health can be read by whoever reaches this address; bind to 127.0.0.1 \
+             or close it with a firewall",
+        );
+    }
+    AdminConfig { bind }
+}
+
+/// `[log]`.
+pub(super) fn log(reader: &Reader<'_>) -> LogConfig {
+    let show = |json: &bool| if *json { "json" } else { "text" }.to_owned();
+    let format = |text: &str| match text {
+        "json" => Ok(true),
+        "text" => Ok(false),
+        _ => Err("must be \"text\" or \"json\"".to_owned()),
+    };
+    let json = reader.parsed("format", format, show);
+    let filter = |text: &str| parse_filter(text).map(|_| text.trim().to_owned());
+    let read = reader.parsed("filter", filter, |text| capped(text));
+    LogConfig {
+        json: reader.or_default("format", false, json, show),
+        filter: reader.or_default("filter", "info".to_owned(), read, String::clone),
+    }
+}
+
+/// `[shutdown]`; the defaults add up to less than the 30 s an orchestrator usually grants.
+pub(super) fn shutdown(reader: &Reader<'_>) -> ShutdownConfig {
+    let secs = Duration::from_secs;
+    let range = (Duration::ZERO, secs(3600));
+    ShutdownConfig {
+        announce: reader.time("announce", secs(5), range),
+        settle: reader.time("settle", secs(15), range),
+        close: reader.time("close", secs(5), (secs(1), secs(3600))),
+    }
+}
