@@ -3,8 +3,8 @@
 //! The grammar is the identity registry's: 1 to 128 ASCII characters, letters, digits and
 //! `- . _ : % # * ? ! ( ) , = @ $ '` (wire sheet §1.3; the characters that differ between
 //! editions of the documentation are taken from the newest). `/` and `+` never pass, so an id
-//! can be a path segment or a topic level without surprise. `#` is allowed by the service but refused here, because
-//! MQTT topics cannot carry it.
+//! can be a path segment or a topic level without surprise. `#` is allowed by the service but
+//! refused here, because MQTT topics cannot carry it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -80,6 +80,27 @@ impl ModuleId {
     }
 }
 
+/// Splits an MQTT client id, `{device}` or `{device}/{module}` (wire sheet §8.1).
+///
+/// # Errors
+/// When a part is no id, or there are more than two.
+pub fn parse_client_id(text: &str) -> Result<(DeviceId, Option<ModuleId>), IdError> {
+    match text.split_once('/') {
+        None => Ok((DeviceId::parse(text)?, None)),
+        Some((device, module)) => Ok((DeviceId::parse(device)?, Some(ModuleId::parse(module)?))),
+    }
+}
+
+/// Whether `text` is the client id of this device or module, byte by byte.
+#[must_use]
+pub fn is_client_id(text: &str, device: &DeviceId, module: Option<&ModuleId>) -> bool {
+    match (text.split_once('/'), module) {
+        (None, None) => text == device.as_str(),
+        (Some((d, m)), Some(module)) => d == device.as_str() && m == module.as_str(),
+        _ => false,
+    }
+}
+
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -101,5 +122,52 @@ impl fmt::Display for ModuleId {
 impl fmt::Debug for ModuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_outside_the_registry_grammar_are_refused() {
+        let bad = [
+            "",
+            "a b",
+            "a/b",
+            "a+b",
+            "a#",
+            "a\0",
+            "dév",
+            "a\nb",
+            "..\u{2044}x",
+            "a\u{200b}",
+            "a&b",
+            "a;b",
+            "a\"b",
+            "a\\b",
+            "[a]",
+            "{a}",
+            "a^b",
+            "a`b",
+            "a|b",
+            "a~b",
+            "a<b",
+        ];
+        for id in bad {
+            assert!(DeviceId::parse(id).is_err(), "{id:?}");
+        }
+        assert!(DeviceId::parse(&"x".repeat(128)).is_ok());
+        assert_eq!(DeviceId::parse(&"x".repeat(129)), Err(IdError::TooLong));
+        assert!(DeviceId::parse("a%2Fb..$'(1)*!?=@,:_-").is_ok());
+    }
+
+    #[test]
+    fn client_ids_have_one_or_two_parts() {
+        assert!(parse_client_id("d").is_ok_and(|(_, m)| m.is_none()));
+        assert!(parse_client_id("d/m").is_ok_and(|(_, m)| m.is_some()));
+        for bad in ["", "/", "d/", "/m", "d/m/x", "d//m"] {
+            assert!(parse_client_id(bad).is_err(), "{bad:?}");
+        }
     }
 }

@@ -3,10 +3,24 @@
 //! Pure: no sockets, no clock, no files. The only maker of [`AuthenticatedDevice`], and the only
 //! place that says no to a device. No rule, no device: deny.
 
+mod authorize;
+mod decide;
+mod denial;
+mod explain;
 pub mod identity;
+pub mod password;
 pub mod rules;
+pub mod sas;
+pub mod username;
+pub mod x509;
 
+pub use decide::recheck;
+pub use denial::{ALL as DENIALS, BUSY, Denial, DenialKind};
+pub use explain::{Explanation, Outcome, Step, explain};
+
+use authorize::Facts;
 use identity::{DeviceId, ModuleId};
+use rules::DeviceLimits;
 use std::sync::Arc;
 
 /// Proof that a device passed the rules. Only this module makes one; an address upstream can be
@@ -18,6 +32,8 @@ pub struct AuthenticatedDevice {
     credential: CredentialKind,
     permissions: Permissions,
     rule: Arc<str>,
+    /// What it proved and claimed, to ask the rules again after a reload.
+    facts: Arc<Facts>,
 }
 
 impl AuthenticatedDevice {
@@ -124,6 +140,9 @@ pub enum Transport<'a> {
         chain: &'a [Vec<u8>],
         /// Verified against the listener's client CA.
         trusted: bool,
+        /// DER of every certificate of the listener's client CA file that verified the chain;
+        /// a rule's `issuer_ca` has to be among them. Empty: no rule admits the certificate.
+        anchors: &'a [Vec<u8>],
     },
 }
 
@@ -145,38 +164,23 @@ pub struct Admission {
     pub device: AuthenticatedDevice,
     /// When its credential ends (SAS expiry); the session ends then.
     pub expires: Option<crate::runtime::clock::Unix>,
+    /// Bounds of this device's traffic.
+    pub limits: DeviceLimits,
 }
 
-/// A password hash to check against the password given.
-pub struct PasswordCheck {}
-
-impl PasswordCheck {
-    /// Runs the check: tens of milliseconds of CPU, the same for an unknown user.
-    ///
-    /// # Errors
-    /// The denial, the same for an unknown user and a wrong password.
-    pub fn run(self) -> Result<Admission, Denial> {
-        Err(Denial {
-            reason: "bad_password",
-            text: "",
-        })
-    }
-}
-
-/// Why a device was refused. Never holds a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Denial {
-    /// `connects_total{result}` and log word, e.g. `sas_expired`, `client_id_mismatch`.
-    pub reason: &'static str,
-    /// What to fix, for the log and MQTT 5's reason string.
-    pub text: &'static str,
+/// A password hash to check against the password given. Run it where CPU may be spent.
+pub struct PasswordCheck {
+    password: crate::config::secret::Secret,
+    hash: password::StoredHash,
+    /// What follows when the password is right.
+    outcome: Box<Result<Admission, Denial>>,
 }
 
 /// Decides a claim against the rules.
 #[must_use]
-pub fn decide(_rules: &rules::RuleSet, _claim: &Claim<'_>) -> Decision {
-    Decision::Deny(Denial {
-        reason: "no_rule",
-        text: "no rule admits this device",
-    })
+pub fn decide(rules: &rules::RuleSet, claim: &Claim<'_>) -> Decision {
+    decide::evaluate(rules, claim, &mut explain::Trace::off())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! The decision about a CONNECT: check what was presented, then ask the rules.
+//!
+//! Every credential presented has to hold. A PSK or certificate device that also sends a
+//! password or a SAS token is refused when that one is wrong, not accepted by that listener, or
+//! names another device: a second credential can take rights away, never be ignored. An empty
+//! password is no credential. A user name without a password proves nothing; after a PSK or a
+//! certificate it is only looked at by rules, and, in IoT Hub's form, has to name the client id.
+//!
+//! What a device that proved nothing can learn depends only on what it sent: form, client id,
+//! scope and expiry are judged before the registry is looked at, and after that an unknown
+//! device costs the same work as a wrong key and gets the same words.
+
+use super::authorize::{Facts, Granted, Proof, authorize, check_client_id, combine};
+use super::denial::{self, Denial};
+use super::explain::Trace;
+use super::rules::RuleSet;
+use super::x509::{Certificate, fingerprint};
+use super::{
+    Admission, AuthenticatedDevice, Claim, CredentialKind, Decision, PasswordCheck, Transport, sas,
+    username,
+};
+use crate::runtime::clock::Unix;
+use std::sync::Arc;
+
+/// As [`super::decide`], with a record of the rules asked.
+pub(crate) fn evaluate(rules: &RuleSet, claim: &Claim<'_>, trace: &mut Trace) -> Decision {
+    match prove(rules, claim) {
+        Err(denial) => Decision::Deny(denial),
+        Ok(facts) => grant(rules, claim, facts, trace),
+    }
+}
+
+/// Asks the rules again about a session that was admitted under older ones. Keys are not proved
+/// again; a changed key counts from the next handshake on.
+///
+/// # Errors
+/// Why the session has to end: its credential, entry or rule is gone, the device is disabled,
+/// the certificate expired, or the rules give another device now.
+pub fn recheck(
+    rules: &RuleSet,
+    device: &AuthenticatedDevice,
+    now: Unix,
+) -> Result<Admission, Denial> {
+    let facts = &device.facts;
+    let mut granted = None;
+    for proof in &facts.proofs {
+        let next = authorize(rules, facts, proof, now, &mut Trace::off())?;
+        granted = Some(combine(granted, next)?);
+    }
+    let granted = granted.ok_or(denial::NO_CREDENTIALS)?;
+    Ok(admission(granted, facts.clone()))
+}
+
+/// Checks everything presented but a password, which the driver checks at the end.
+fn prove(rules: &RuleSet, claim: &Claim<'_>) -> Result<Facts, Denial> {
+    let (device, module) = check_client_id(claim.client_id)?;
+    let accepts = |kind: CredentialKind| {
+        let accepted = claim.accept.contains(&kind);
+        accepted.then_some(()).ok_or(denial::NOT_ACCEPTED)
+    };
+    let mut facts = Facts {
+        proofs: Vec::with_capacity(1),
+        listener: claim.listener.into(),
+        source: claim.source,
+        username: claim.username.map(Into::into),
+        client_id: claim.client_id.into(),
+        expires: None,
+    };
+    match claim.transport {
+        Transport::None => {}
+        Transport::Psk(identity) => {
+            accepts(CredentialKind::Psk)?;
+            let identity = identity.into();
+            facts.proofs.push(Proof::Psk { identity });
+        }
+        Transport::Certificate {
+            chain,
+            trusted,
+            anchors,
+        } => {
+            accepts(CredentialKind::X509)?;
+            let leaf = chain.first().ok_or(denial::X509_MALFORMED)?;
+            facts.proofs.push(Proof::X509 {
+                certificate: Box::new(Certificate::parse(leaf)?),
+                trusted,
+                anchors: anchors.iter().map(|der| fingerprint(der)).collect(),
+            });
+        }
+    }
+    let hub = claim.hub_host;
+    match claim.password.filter(|password| !password.is_empty()) {
+        None => {
+            if let Some(name) = claim.username.filter(|name| username::names_hub(name, hub)) {
+                username::check(name, hub, claim.client_id)?;
+            }
+        }
+        Some(token) if sas::looks_like_token(token) => {
+            accepts(CredentialKind::Sas)?;
+            if let Some(name) = claim.username.filter(|name| !name.is_empty()) {
+                username::check(name, hub, claim.client_id)?;
+            }
+            let token = std::str::from_utf8(token).map_err(|_| denial::SAS_MALFORMED)?;
+            let entry = rules.device_by_id(claim.client_id);
+            let keys = entry.and_then(|(_, entry)| entry.sas_keys());
+            let of = (&device, module.as_ref());
+            facts.expires = Some(sas::verify(token, of, hub, keys, claim.now, rules.sas)?);
+            facts.proofs.push(Proof::Sas);
+        }
+        Some(_) => {
+            accepts(CredentialKind::Password)?;
+            if claim.username.is_none_or(str::is_empty) {
+                return Err(denial::USERNAME_MISSING);
+            }
+            facts.proofs.push(Proof::Password);
+        }
+    }
+    if facts.proofs.is_empty() {
+        return Err(denial::NO_CREDENTIALS);
+    }
+    Ok(facts)
+}
+
+/// Asks the rules about every proof, transport first. A refusal that depends on the password
+/// being right waits for the check.
+fn grant(rules: &RuleSet, claim: &Claim<'_>, facts: Facts, trace: &mut Trace) -> Decision {
+    let mut granted: Result<Option<Granted>, Denial> = Ok(None);
+    let mut pending = false;
+    for proof in &facts.proofs {
+        pending |= matches!(proof, Proof::Password);
+        granted = granted.and_then(|first| {
+            let next = authorize(rules, &facts, proof, claim.now, trace)?;
+            combine(first, next).map(Some)
+        });
+        if let (Err(denial), false) = (&granted, pending) {
+            return Decision::Deny(*denial);
+        }
+    }
+    let facts = Arc::new(facts);
+    let outcome = granted
+        .and_then(|granted| granted.ok_or(denial::NO_CREDENTIALS))
+        .map(|granted| admission(granted, facts));
+    match claim.password.filter(|_| pending) {
+        Some(password) => {
+            let entry = claim
+                .username
+                .and_then(|name| rules.device_by_username(name));
+            let known = entry.and_then(|(_, entry)| entry.password.clone());
+            // without a hash the outcome is a refusal already; the work hides which one
+            let hash = known.unwrap_or_else(|| rules.dummy_password());
+            Decision::CheckPassword(PasswordCheck::new(password, hash, outcome))
+        }
+        None => match outcome {
+            Ok(admission) => Decision::Admit(admission),
+            Err(denial) => Decision::Deny(denial),
+        },
+    }
+}
+
+/// The one place where an [`AuthenticatedDevice`] is made.
+fn admission(granted: Granted, facts: Arc<Facts>) -> Admission {
+    Admission {
+        expires: facts.expires,
+        limits: granted.limits,
+        device: AuthenticatedDevice {
+            device: granted.device,
+            module: granted.module,
+            credential: granted.credential,
+            permissions: granted.permissions,
+            rule: granted.rule,
+            facts,
+        },
+    }
+}

@@ -1,0 +1,293 @@
+//! Every way to be refused, in one table: metric label, words for the device, words for operators.
+//!
+//! Must never hold a secret, and must never tell a device that proved nothing whether the device
+//! it names exists: refusals of that kind share `kind` and `text` and differ only in `reason` and
+//! `detail`, which stay on this side.
+
+/// What a refusal means on the wire; `mqtt` maps it to a CONNACK code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DenialKind {
+    /// The credential is missing, malformed, wrong or expired.
+    BadCredentials,
+    /// The credential is good, but not for this.
+    NotAuthorized,
+    /// The client id is malformed or not the credential's.
+    ClientId,
+    /// Not decided; the device may try again.
+    Unavailable,
+}
+
+/// Why a device was refused. Never holds a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// `connects_total{result}` and log word, e.g. `sas_expired`, `client_id_mismatch`.
+    pub reason: &'static str,
+    /// What to fix, for the log and MQTT 5's reason string.
+    pub text: &'static str,
+    /// What it means on the wire.
+    pub kind: DenialKind,
+    /// What operators should look at; for logs only, because it may say whether a device exists.
+    pub detail: &'static str,
+}
+
+impl Denial {
+    /// Whether waiting and trying again, unchanged, can help.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self.kind, DenialKind::Unavailable)
+    }
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.reason, self.text)?;
+        if self.detail.is_empty() {
+            return Ok(());
+        }
+        write!(f, " ({})", self.detail)
+    }
+}
+
+const fn row(
+    kind: DenialKind,
+    reason: &'static str,
+    text: &'static str,
+    detail: &'static str,
+) -> Denial {
+    Denial {
+        reason,
+        text,
+        kind,
+        detail,
+    }
+}
+
+const BAD: DenialKind = DenialKind::BadCredentials;
+const NO: DenialKind = DenialKind::NotAuthorized;
+
+/// One text for everything a device that proved nothing may hear about a SAS token.
+const SAS_TEXT: &str = "the SAS token does not match the device's primary or secondary key; \
+                        check the device id and the key, sign again and reconnect";
+const X509_TEXT: &str = "thumbprint does not match configuration; \
+                         register this certificate for the device or use the registered one";
+
+pub(crate) const NO_CREDENTIALS: Denial = row(
+    BAD,
+    "no_credentials",
+    "send a SAS token or a user name with a password, or connect with a PSK or a certificate",
+    "",
+);
+pub(crate) const NOT_ACCEPTED: Denial = row(
+    NO,
+    "credential_not_accepted",
+    "this listener does not take this kind of credential; use another listener or credential",
+    "`accept` of the [[listener]] lists the kinds it takes",
+);
+pub(crate) const CLIENT_ID_INVALID: Denial = row(
+    DenialKind::ClientId,
+    "client_id_invalid",
+    "the client id must be the device id, or device/module",
+    "",
+);
+pub(crate) const CLIENT_ID_MISMATCH: Denial = row(
+    DenialKind::ClientId,
+    "client_id_mismatch",
+    "the client id is not the device this credential belongs to; use the credential's device id",
+    "",
+);
+pub(crate) const USERNAME_MALFORMED: Denial = row(
+    BAD,
+    "username_malformed",
+    "the user name must be <hub host>/<client id>/?api-version=2021-04-12",
+    "",
+);
+pub(crate) const USERNAME_HUB: Denial = row(
+    BAD,
+    "username_hub",
+    "the user name names another hub; it must start with the hub's host name, not the gateway's",
+    "compare it with [hub] host",
+);
+pub(crate) const USERNAME_MISSING: Denial = row(
+    BAD,
+    "username_missing",
+    "a password needs its user name",
+    "",
+);
+pub(crate) const SAS_MALFORMED: Denial = row(
+    BAD,
+    "sas_malformed",
+    "the SAS token must read: SharedAccessSignature sr=<scope>&sig=<signature>&se=<expiry>",
+    "one blank after the first word, each field once, sig in base64, se in seconds",
+);
+pub(crate) const SAS_EXPIRED: Denial = row(
+    BAD,
+    "sas_expired",
+    "the SAS token is expired; renew the token and reconnect",
+    "if the device renews in time, compare its clock",
+);
+pub(crate) const SAS_SCOPE: Denial = row(
+    BAD,
+    "sas_scope",
+    "the SAS token is for another resource; sign it for <hub host>/devices/<device>",
+    "",
+);
+pub(crate) const SAS_SIGNATURE: Denial = row(
+    BAD,
+    "sas_signature",
+    SAS_TEXT,
+    "the device is known; the signature fits neither of its keys",
+);
+pub(crate) const DEVICE_UNKNOWN: Denial = row(
+    BAD,
+    "device_unknown",
+    SAS_TEXT,
+    "no [[device]] with `sas` keys has this id; add one or correct the device",
+);
+pub(crate) const BAD_PASSWORD: Denial = row(
+    BAD,
+    "bad_password",
+    "user name or password is wrong",
+    "no [[device]] has this user name, or the hash does not fit",
+);
+pub(crate) const PSK_UNKNOWN: Denial = row(
+    NO,
+    "psk_unknown",
+    "this PSK identity is not registered any more",
+    "it was removed from the rules after the handshake",
+);
+pub(crate) const X509_MALFORMED: Denial = row(
+    BAD,
+    "x509_malformed",
+    "the client certificate cannot be read; use an X.509 v3 certificate",
+    "",
+);
+pub(crate) const X509_EXPIRED: Denial = row(
+    BAD,
+    "x509_expired",
+    "the client certificate is expired; renew the certificate and reconnect",
+    "",
+);
+pub(crate) const X509_NOT_YET_VALID: Denial = row(
+    BAD,
+    "x509_not_yet_valid",
+    "the client certificate is not valid yet; compare the clocks",
+    "",
+);
+pub(crate) const X509_USAGE: Denial = row(
+    BAD,
+    "x509_usage",
+    "the certificate is not for clients; extended key usage must include clientAuth",
+    "",
+);
+pub(crate) const X509_THUMBPRINT: Denial = row(
+    BAD,
+    "x509_thumbprint",
+    X509_TEXT,
+    "the device is registered with another certificate",
+);
+pub(crate) const X509_UNKNOWN: Denial = row(
+    BAD,
+    "x509_unknown",
+    X509_TEXT,
+    "no [[device]] has this thumbprint, and no client_ca of the listener issued the certificate",
+);
+pub(crate) const RULE_DENIED: Denial = row(
+    NO,
+    "rule_denied",
+    "a rule refuses this device",
+    "`check --as` names the rule",
+);
+pub(crate) const NO_RULE: Denial = row(
+    NO,
+    "no_rule",
+    "no rule admits this device",
+    "`check --as` says why each rule did not fit",
+);
+pub(crate) const DEVICE_ID_INVALID: Denial = row(
+    NO,
+    "device_id_invalid",
+    "the credential's name makes no device id; letters, digits and - . _ : are safe",
+    "the rule fits, its device_id template does not give a valid id",
+);
+pub(crate) const DEVICE_RESERVED: Denial = row(
+    NO,
+    "device_reserved",
+    "this device id belongs to another credential",
+    "the id has a [[device]] of its own; add this kind of credential there",
+);
+pub(crate) const DEVICE_DISABLED: Denial = row(
+    NO,
+    "device_disabled",
+    "this device is disabled",
+    "its [[device]] says enabled = false",
+);
+pub(crate) const PROOFS_DISAGREE: Denial = row(
+    NO,
+    "credentials_disagree",
+    "two credentials were sent and they name different devices; send one",
+    "",
+);
+
+/// For the driver: too many password checks wait already.
+pub const BUSY: Denial = row(
+    DenialKind::Unavailable,
+    "password_checks_busy",
+    "too many logins at once; try again later",
+    "`limits.password_checks` bounds them",
+);
+
+/// The whole table, for documentation and tests.
+pub const ALL: &[Denial] = &[
+    NO_CREDENTIALS,
+    NOT_ACCEPTED,
+    CLIENT_ID_INVALID,
+    CLIENT_ID_MISMATCH,
+    USERNAME_MALFORMED,
+    USERNAME_HUB,
+    USERNAME_MISSING,
+    SAS_MALFORMED,
+    SAS_EXPIRED,
+    SAS_SCOPE,
+    SAS_SIGNATURE,
+    DEVICE_UNKNOWN,
+    BAD_PASSWORD,
+    PSK_UNKNOWN,
+    X509_MALFORMED,
+    X509_EXPIRED,
+    X509_NOT_YET_VALID,
+    X509_USAGE,
+    X509_THUMBPRINT,
+    X509_UNKNOWN,
+    RULE_DENIED,
+    NO_RULE,
+    DEVICE_ID_INVALID,
+    DEVICE_RESERVED,
+    DEVICE_DISABLED,
+    PROOFS_DISAGREE,
+    BUSY,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_a_distinct_metric_label() {
+        for (i, a) in ALL.iter().enumerate() {
+            assert!(ALL[..i].iter().all(|b| a.reason != b.reason), "{a}");
+            assert!(
+                a.reason
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+            );
+            assert!(!a.text.is_empty() && !a.text.contains("  "), "{a}");
+        }
+    }
+
+    #[test]
+    fn unknown_device_and_wrong_key_look_the_same_outside() {
+        let outside = |d: Denial| (d.kind, d.text);
+        assert_eq!(outside(DEVICE_UNKNOWN), outside(SAS_SIGNATURE));
+        assert_eq!(outside(X509_UNKNOWN), outside(X509_THUMBPRINT));
+    }
+}

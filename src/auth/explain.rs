@@ -1,0 +1,153 @@
+//! Why a device is admitted or refused, step by step, for `check --as` and for tests of rules.
+
+use super::authorize::Granted;
+use super::denial::Denial;
+use super::rules::{DeviceLimits, RuleSet};
+use super::{Claim, CredentialKind, Decision, Permissions, decide};
+use crate::runtime::clock::Unix;
+use std::fmt;
+use std::sync::Arc;
+
+/// One rule or entry that was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// Name of the rule or entry.
+    pub name: String,
+    /// File and line.
+    pub place: String,
+    /// That it decides, or the condition that did not hold.
+    pub what: &'static str,
+}
+
+/// What would be granted. Not a proof: nothing upstream can be built from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// `device` or `device/module`.
+    pub client_id: String,
+    /// The credential that counted.
+    pub credential: CredentialKind,
+    /// The rule or entry that decided.
+    pub rule: Arc<str>,
+    /// What the device may do.
+    pub permissions: Permissions,
+    /// Bounds of its traffic.
+    pub limits: DeviceLimits,
+}
+
+/// The whole answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explanation {
+    /// Rules and entries in the order asked; the last one decided, unless none did.
+    pub steps: Vec<Step>,
+    /// What came of it.
+    pub outcome: Result<Outcome, Denial>,
+    /// The password was not checked: the outcome is the one with the right password.
+    pub password_pending: bool,
+}
+
+/// Explains the decision about a claim.
+#[must_use]
+pub fn explain(rules: &RuleSet, claim: &Claim<'_>) -> Explanation {
+    let mut trace = Trace::on();
+    let (decision, password_pending) = match decide::evaluate(rules, claim, &mut trace) {
+        Decision::Admit(admission) => (Ok(admission), false),
+        Decision::Deny(denial) => (Err(denial), false),
+        Decision::CheckPassword(check) => (*check.outcome, true),
+    };
+    let outcome = decision.map(|a| Outcome {
+        client_id: match a.device.module() {
+            None => a.device.device().to_string(),
+            Some(module) => format!("{}/{module}", a.device.device()),
+        },
+        credential: a.device.credential(),
+        rule: a.device.rule().clone(),
+        permissions: a.device.permissions(),
+        limits: a.limits,
+    });
+    Explanation {
+        steps: trace.into_steps(),
+        outcome,
+        password_pending,
+    }
+}
+
+impl Outcome {
+    pub(crate) fn of(granted: &Granted) -> Self {
+        Self {
+            client_id: match &granted.module {
+                None => granted.device.to_string(),
+                Some(module) => format!("{}/{module}", granted.device),
+            },
+            credential: granted.credential,
+            rule: granted.rule.clone(),
+            permissions: granted.permissions,
+            limits: granted.limits,
+        }
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{} [{}]: {}", step.name, step.place, step.what)?;
+        }
+        if self.password_pending {
+            writeln!(f, "with the right password:")?;
+        }
+        match &self.outcome {
+            Err(denial) => write!(f, "refused: {denial}"),
+            Ok(outcome) => {
+                let rights = match (outcome.permissions.telemetry, outcome.permissions.commands) {
+                    (true, true) => "telemetry, commands",
+                    (true, false) => "telemetry",
+                    (false, true) => "commands",
+                    (false, false) => "nothing",
+                };
+                write!(
+                    f,
+                    "admitted as {} by {} ({}), allowed: {rights}",
+                    outcome.client_id,
+                    outcome.rule,
+                    outcome.credential.label()
+                )?;
+                if let Some(rate) = outcome.limits.messages_per_s {
+                    write!(f, ", {rate} messages/s")?;
+                }
+                match outcome.limits.payload_bytes {
+                    Some(bytes) => write!(f, ", payload up to {bytes} B"),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Collects steps when somebody asked for them; costs nothing otherwise.
+pub(crate) struct Trace(Option<Vec<Step>>);
+
+impl Trace {
+    pub(crate) const fn off() -> Self {
+        Self(None)
+    }
+
+    pub(crate) const fn on() -> Self {
+        Self(Some(Vec::new()))
+    }
+
+    pub(crate) fn step(&mut self, name: &str, place: &str, what: &'static str) {
+        if let Some(steps) = &mut self.0 {
+            steps.push(Step {
+                name: name.to_owned(),
+                place: place.to_owned(),
+                what,
+            });
+        }
+    }
+
+    pub(crate) fn into_steps(self) -> Vec<Step> {
+        self.0.unwrap_or_default()
+    }
+}
+
+/// A time no certificate of a probe is outside of.
+pub(crate) const PROBE_TIME: Unix = Unix::from_secs(1);
