@@ -1,0 +1,117 @@
+//! How a connection is refused: an alert of our own, and a close the client can read.
+//!
+//! A socket closed with unread bytes in it is reset, and the reset takes the alert with it. So
+//! the write side is shut first and what the client still sends is read and thrown away, within
+//! bounds: a refused peer costs at most [`LINGER`] and holds its handshake permit meanwhile.
+
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// Longest time a refused connection stays open.
+const LINGER: Duration = Duration::from_millis(250);
+/// Bytes of a refused connection that are read and thrown away.
+const LINGER_BYTES: usize = 64 * 1024;
+
+/// A fatal alert this side sends before any keys exist (RFC 8446 §6.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Alert {
+    /// Nothing in common.
+    HandshakeFailure = 40,
+    /// A binder that does not verify; whose identity does not matter.
+    IllegalParameter = 47,
+    /// Not a ClientHello.
+    DecodeError = 50,
+    /// Below TLS 1.2.
+    ProtocolVersion = 70,
+}
+
+impl Alert {
+    /// The alert as a plaintext record.
+    const fn record(self) -> [u8; 7] {
+        [21, 3, 3, 0, 2, 2, self as u8]
+    }
+}
+
+/// Why a handshake ended; `mod.rs` adds the version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Metric label.
+    pub reason: &'static str,
+    /// `psk`, `x509` or `none`.
+    pub credential: &'static str,
+    /// One printable line.
+    pub text: String,
+}
+
+impl Refusal {
+    /// Builds one; `text` must hold no secret and no raw bytes of the peer.
+    pub fn new(reason: &'static str, credential: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            reason,
+            credential,
+            text: text.into(),
+        }
+    }
+}
+
+/// Sends `alert`, if any, then closes so that the client can read what was sent.
+pub async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, alert: Option<Alert>) {
+    let polite = async {
+        if let Some(alert) = alert {
+            stream.write_all(&alert.record()).await?;
+        }
+        stream.shutdown().await?;
+        let mut scratch = [0_u8; 1024];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            let count = stream.read(&mut scratch).await?;
+            if count == 0 {
+                break;
+            }
+            left = left.saturating_sub(count);
+        }
+        std::io::Result::Ok(())
+    };
+    // Whatever goes wrong here, the connection is over.
+    let _ = tokio::time::timeout(LINGER, polite).await;
+}
+
+/// Text of a peer, escaped and capped, fit for a log line.
+#[must_use]
+pub fn printable(bytes: &[u8]) -> String {
+    const SHOWN: usize = 64;
+    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
+    let more = if shown.len() < bytes.len() { "…" } else { "" };
+    format!("\"{}\"{more}", shown.escape_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Alert, farewell, printable};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn what_a_peer_sent_cannot_break_a_log_line() {
+        assert_eq!(printable(b"a\n\x1b[31m"), r#""a\n\x1b[31m""#);
+        assert!(printable(&[b'x'; 1000]).chars().count() <= 67);
+    }
+
+    #[tokio::test]
+    async fn the_alert_arrives_although_the_client_kept_talking() {
+        let (mut client, server) = tokio::io::duplex(4096);
+        client.write_all(&[0; 2000]).await.unwrap();
+        let closing = tokio::spawn(farewell(server, Some(Alert::HandshakeFailure)));
+        let mut alert = [0; 7];
+        client.read_exact(&mut alert).await.unwrap();
+        assert_eq!(alert, [21, 3, 3, 0, 2, 2, 40]);
+        drop(client);
+        closing.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_closes_is_left() {
+        let (_client, server) = tokio::io::duplex(64);
+        farewell(server, None).await;
+    }
+}

@@ -1,0 +1,238 @@
+//! The certificate stack: rustls for every client without a PSK, with or without a certificate
+//! of its own.
+//!
+//! It must never report a certificate whose private key was not proved, nor one it did not judge
+//! in this very handshake. Therefore nothing is resumed: no session storage, no tickets (a
+//! resumed session skips the verifier, and 32-byte ticket nonces stop wolfSSL clients). Clients
+//! without a certificate are let through; `auth` asks them for another credential.
+
+pub mod verifier;
+
+use crate::runtime::clock;
+use crate::tls::material::Material;
+use crate::tls::refusal::{Refusal, farewell};
+use crate::tls::replay::Replay;
+use crate::tls::{Peer, Session, Stream, Thumbprints};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::UnixTime;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
+use rustls::time_provider::TimeProvider;
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible, ProtocolVersion};
+use rustls::{ServerConfig, ServerConnection};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use verifier::{DeviceVerifier, JUDGED, Judgement};
+
+/// Certificates are judged by the process's one clock.
+#[derive(Debug)]
+struct Clock;
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        let now = Duration::from_secs(clock::unix().as_secs());
+        Some(UnixTime::since_unix_epoch(now))
+    }
+}
+
+/// The cryptography of this stack.
+#[must_use]
+pub fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// Builds the configuration; `None` when there is no server certificate.
+///
+/// # Errors
+/// A sentence without file names: the caller knows the setting.
+pub fn configure(
+    material: Material,
+    thumbprints: Option<Thumbprints>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<ServerConfig>>, String> {
+    let Some(server) = material.server else {
+        return Ok(None);
+    };
+    let verifier = if material.client_cas.is_empty() && thumbprints.is_none() {
+        WebPkiClientVerifier::no_client_auth()
+    } else {
+        let (cas, crls) = (material.client_cas, material.crls);
+        Arc::new(DeviceVerifier::new(cas, crls, thumbprints, provider)?)
+    };
+    let mut config = ServerConfig::builder_with_details(provider.clone(), Arc::new(Clock))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(server)));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.max_early_data_size = 0;
+    Ok(Some(Arc::new(config)))
+}
+
+/// Drives one handshake. On failure the socket is closed, the alert sent.
+///
+/// # Errors
+/// Why not.
+pub async fn accept(
+    config: Arc<ServerConfig>,
+    stream: Replay<TcpStream>,
+) -> Result<(Box<dyn Stream>, Peer), Refusal> {
+    let run = async {
+        let result = TlsAcceptor::from(config)
+            .accept(stream)
+            .into_fallible()
+            .await;
+        (result, JUDGED.with(|judged| judged.take()))
+    };
+    let (result, judgement) = JUDGED.scope(std::cell::RefCell::new(None), run).await;
+    match result {
+        Ok(stream) => {
+            let peer = peer(stream.get_ref().1, judgement)?;
+            Ok((Box::new(stream), peer))
+        }
+        Err((error, stream)) => {
+            let refusal = explain(&error, judgement.as_ref());
+            if refusal.reason != "peer_closed" {
+                farewell(stream, None).await;
+            }
+            Err(refusal)
+        }
+    }
+}
+
+fn peer(connection: &ServerConnection, judgement: Option<Judgement>) -> Result<Peer, Refusal> {
+    let version = match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "1.3",
+        _ => "1.2",
+    };
+    let session = Session { version };
+    let Some(chain) = connection
+        .peer_certificates()
+        .filter(|chain| !chain.is_empty())
+    else {
+        return Ok(Peer::Tls(session));
+    };
+    let (chain_trusted, anchor) = match judgement {
+        Some(Judgement::Trusted { anchor }) => (true, anchor),
+        Some(Judgement::Registered) => (false, None),
+        // Cannot happen without resumption; were it to, nothing was judged and nobody gets in.
+        Some(Judgement::Refused(_)) | None => {
+            let text = "a certificate was not judged in this handshake";
+            return Err(Refusal::new("certificate_not_judged", "x509", text));
+        }
+    };
+    let chain = chain.iter().map(|cert| cert.to_vec()).collect();
+    Ok(Peer::Certificate {
+        chain,
+        chain_trusted,
+        anchor,
+        session,
+    })
+}
+
+/// Gives a failed handshake its label and a sentence.
+fn explain(error: &io::Error, judgement: Option<&Judgement>) -> Refusal {
+    let Some(tls) = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<Error>())
+    else {
+        return explain_io(error);
+    };
+    if let Some(Judgement::Refused(reason)) = judgement {
+        return Refusal::new(reason, "x509", certificate_text(reason));
+    }
+    match tls {
+        Error::InvalidCertificate(CertificateError::BadSignature) | Error::PeerMisbehaved(_)
+            if judgement.is_some() =>
+        {
+            let text = "the client did not prove the private key of its certificate";
+            Refusal::new("certificate_key_not_proved", "x509", text)
+        }
+        Error::InvalidCertificate(error) => {
+            let reason = verifier::reason(error);
+            Refusal::new(reason, "x509", certificate_text(reason))
+        }
+        Error::AlertReceived(alert) => explain_alert(*alert),
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::Tls13RequiredForQuic
+            | PeerIncompatible::ServerDoesNotSupportTls12Or13
+            | PeerIncompatible::SupportedVersionsExtensionRequired,
+        ) => Refusal::new(
+            "tls_version",
+            "none",
+            "no TLS version in common; 1.2 and 1.3 are served",
+        ),
+        Error::PeerIncompatible(what) => {
+            let text = format!("no suite, group or signature scheme in common ({what:?})");
+            Refusal::new("no_shared_suite", "none", text)
+        }
+        Error::DecryptError => Refusal::new(
+            "decrypt_error",
+            "none",
+            "a record of the client does not decrypt",
+        ),
+        other => {
+            let text = format!("the client broke the TLS protocol: {other}");
+            Refusal::new("tls_violation", "none", text.escape_debug().to_string())
+        }
+    }
+}
+
+fn explain_alert(alert: AlertDescription) -> Refusal {
+    let text = match alert {
+        AlertDescription::UnknownCA
+        | AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateExpired => {
+            "the client does not trust the server certificate: give it the CA, check tls.cert"
+        }
+        _ => "the client ended the handshake",
+    };
+    Refusal::new("client_alert", "none", format!("{text} (alert {alert:?})"))
+}
+
+/// Labels what the socket did.
+pub fn explain_io(error: &io::Error) -> Refusal {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error.kind() {
+        UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => Refusal::new(
+            "peer_closed",
+            "none",
+            "the client closed during the handshake",
+        ),
+        kind => Refusal::new("io", "none", format!("the socket failed: {kind}")),
+    }
+}
+
+/// One sentence per reason, naming the fix.
+fn certificate_text(reason: &str) -> &'static str {
+    match reason {
+        "certificate_expired" => {
+            "the client certificate, or one of its chain, is expired: renew it"
+        }
+        "certificate_not_yet_valid" => "the client certificate is not valid yet: check both clocks",
+        "certificate_revoked" => "the client certificate is on a revocation list",
+        "certificate_crl_expired" => "the revocation list is past its next update: renew tls.crl",
+        "certificate_crl_invalid" => {
+            "the revocation list was not made by its issuer: renew tls.crl"
+        }
+        "certificate_unsupported" => {
+            "the client certificate is not for TLS clients, or of an unsupported version or kind"
+        }
+        "certificate_unknown_ca" => {
+            "the client certificate leads to no CA of tls.client_ca and its thumbprint is not \
+             registered"
+        }
+        "certificate_bad_signature" => {
+            "the client certificate names a CA of tls.client_ca that did not sign it"
+        }
+        "certificate_chain_too_long" => "the client sent too many or too large certificates",
+        _ => "the client certificate is malformed",
+    }
+}
