@@ -1,1 +1,293 @@
-//! Placeholder.
+//! Device-side ports: accept, admit, and serve one connection each.
+//!
+//! The accept loop awaits no peer: a socket is admitted or refused by the gate at once and then
+//! has its own task. Way of a connection: `admission` → `handshake` (tls, mqtt, auth, registry)
+//! → `conn`, with `ending` counting its one end.
+
+mod admission;
+mod conn;
+mod ending;
+mod handshake;
+mod password;
+mod quota;
+mod setup;
+#[cfg(test)]
+mod tests;
+
+use crate::auth::CredentialKind;
+use crate::auth::rules::RuleSet;
+use crate::config::ListenerConfig;
+use crate::config::limits::Limits;
+use crate::hub::Hub;
+use crate::router::registry::Registry;
+use crate::runtime::clock;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::Acceptor;
+use admission::Gate;
+use arc_swap::ArcSwap;
+use ending::Ending;
+use handshake::Arrival;
+use password::Passwords;
+use quota::Quota;
+use setup::Setup;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Connections the kernel may hold for us.
+const BACKLOG: i32 = 1024;
+
+/// First and longest pause after an accept that failed for want of resources.
+const BACKOFF_MIN: Duration = Duration::from_millis(10);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// The longest text of foreign origin in a log line, bytes.
+const LOG_TEXT_BYTES: usize = 200;
+
+/// What all listeners and connections share.
+pub struct Shared {
+    rules: Arc<ArcSwap<RuleSet>>,
+    hub: Hub,
+    hub_host: String,
+    registry: Arc<Registry>,
+    setup: Arc<Setup>,
+    gate: Arc<Gate>,
+    passwords: Passwords,
+    tracker: TaskTracker,
+    drain: CancellationToken,
+}
+
+impl Shared {
+    /// `hub_host` is `[hub] host`, as SAS scopes and user names carry it. The rules may be
+    /// swapped at any time; live sessions are ended through [`Shared::registry`].
+    #[must_use]
+    pub fn new(
+        rules: Arc<ArcSwap<RuleSet>>,
+        hub: Hub,
+        hub_host: String,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            rules,
+            hub,
+            hub_host,
+            registry: Registry::new(limits.takeover_damping),
+            gate: Gate::new(&limits),
+            passwords: Passwords::new(limits.password_checks, metrics.clone()),
+            setup: Setup::new(limits, metrics),
+            tracker: TaskTracker::new(),
+            drain: CancellationToken::new(),
+        })
+    }
+
+    /// The live sessions.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Begins the end: handshakes are broken off, devices are read no more, and each device is
+    /// closed once its messages are settled, not before its place in `spread`, at the latest
+    /// after `settle`.
+    pub fn drain(&self, settle: Duration, spread: Duration) {
+        self.drain.cancel();
+        self.registry.drain(settle, spread);
+    }
+
+    /// Waits for the last connection's end, at most for `within`; whether none is left.
+    pub async fn drained(&self, within: Duration) -> bool {
+        self.tracker.close();
+        tokio::time::timeout(within, self.tracker.wait())
+            .await
+            .is_ok()
+    }
+
+    /// Connections and handshakes that have a task.
+    #[must_use]
+    pub fn tasks(&self) -> usize {
+        self.tracker.len()
+    }
+}
+
+/// What the connections of one listener share.
+struct Site {
+    name: String,
+    accept: Vec<CredentialKind>,
+    acceptor: Arc<Acceptor>,
+    shared: Arc<Shared>,
+    quota: Quota,
+}
+
+/// A bound port.
+pub struct Listener {
+    socket: TcpListener,
+    site: Arc<Site>,
+}
+
+impl Listener {
+    /// Binds at once, so that a port that is taken is known before anything starts. Must be
+    /// called within the runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub fn bind(
+        config: ListenerConfig,
+        acceptor: Arc<Acceptor>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(
+            Domain::for_address(config.bind),
+            Type::STREAM,
+            Some(Protocol::TCP),
+        )?;
+        socket.set_reuse_address(true)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&config.bind.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self {
+            socket: TcpListener::from_std(socket.into())?,
+            site: Arc::new(Site {
+                name: config.name,
+                accept: config.accept,
+                acceptor,
+                shared,
+                quota: Quota::default(),
+            }),
+        })
+    }
+
+    /// The bound address; with port 0 configured, the port that was given.
+    ///
+    /// # Errors
+    /// When the socket has lost it.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Accepts until `stop`; then the port is closed and connections live on.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = self.socket.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, source)) => {
+                    backoff = Backoff::default();
+                    self.admit(tcp, source);
+                }
+                // The peer was gone before its turn; the next one is not to blame.
+                Err(error) if is_peers_fault(&error) => {}
+                Err(error) => {
+                    let pause = self.accept_failed(&error, &mut backoff);
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn accept_failed(&self, error: &io::Error, backoff: &mut Backoff) -> Duration {
+        let handshakes = &self.site.shared.setup.metrics.handshakes;
+        let labels = ["none", "none", "accept_failed"];
+        handshakes.with_label_values(&labels).inc();
+        if backoff.is_fresh() {
+            tracing::warn!(
+                listener = %self.site.name,
+                %error,
+                "cannot accept connections; raise the limit of open files or lower \
+                 limits.connections"
+            );
+        }
+        backoff.next()
+    }
+
+    fn admit(&self, tcp: TcpStream, source: SocketAddr) {
+        let shared = &self.site.shared;
+        let mut ending = Ending::new(shared.setup.metrics.clone());
+        let (connection, handshake) = match shared.gate.admit(source.ip()) {
+            Ok(permits) => permits,
+            Err(refused) => {
+                ending.end(refused.label());
+                if self.site.quota.allows(clock::mono()) {
+                    tracing::info!(
+                        listener = %self.site.name,
+                        %source,
+                        reason = refused.label(),
+                        setting = refused.setting(),
+                        "connection refused"
+                    );
+                }
+                return;
+            }
+        };
+        prepare(&tcp, shared.setup.limits.write_timeout);
+        let arrival = Arrival {
+            tcp,
+            source,
+            connection,
+            handshake,
+            ending,
+        };
+        let site = self.site.clone();
+        shared.tracker.spawn(handshake::welcome(arrival, site));
+    }
+}
+
+/// Socket options; a socket that refuses them still works.
+fn prepare(tcp: &TcpStream, write_timeout: Duration) {
+    let _ = tcp.set_nodelay(true);
+    // A PUBACK to a device that vanished fits the kernel's buffer, so no write of ours would
+    // ever stall; the kernel knows that nobody confirms it.
+    #[cfg(target_os = "linux")]
+    let _ = SockRef::from(tcp).set_tcp_user_timeout(Some(write_timeout));
+    #[cfg(not(target_os = "linux"))]
+    let _ = (SockRef::from(tcp), write_timeout);
+}
+
+fn is_peers_fault(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+/// The pause after a failed accept: doubled each time, so the loop never spins.
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(BACKOFF_MIN)
+    }
+}
+
+impl Backoff {
+    fn is_fresh(&self) -> bool {
+        self.0 == BACKOFF_MIN
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(BACKOFF_MAX);
+        pause
+    }
+}
+
+/// A text of foreign origin, cut for the log; printed with `{:?}`, which escapes it.
+fn log_text(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(LOG_TEXT_BYTES))
+        .unwrap_or_default()
+}

@@ -1,6 +1,7 @@
-//! Which hub address, which device, which topic.
+//! Which hub address, which device, which topic, and who is connected.
 
 pub mod properties;
+pub mod registry;
 pub mod topic_map;
 
 use crate::hub::outcome::HubAccepted;

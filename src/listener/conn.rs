@@ -1,0 +1,357 @@
+//! Drives one device: bytes ⇄ session ⇄ links, in one small task that owns all of it.
+//!
+//! A turn handles what has arrived, writes once, and waits for the next of: socket, hub, order,
+//! deadline. It never acknowledges on its own: a PUBACK comes out of the session for a
+//! `HubAccepted`. When the session's window, the rule's rate or the device's own reading says
+//! stop, the socket is not read and the keep-alive clock stands still. Neighbours: `handshake`
+//! hands the connection over, `finish` ends it.
+
+mod alarm;
+mod close;
+mod events;
+mod finish;
+mod io;
+mod rate;
+#[cfg(test)]
+mod tests;
+mod uplink;
+mod upstream;
+
+use super::admission::Permit;
+use super::ending::Ending;
+use super::setup::{Counted, Pause, Paused, Setup};
+use crate::auth::AuthenticatedDevice;
+use crate::hub::HubEvent;
+use crate::mqtt::packet::QoS;
+use crate::mqtt::session::Session;
+use crate::router::registry::{Claim, Order};
+use crate::runtime::clock::{self, Mono};
+use crate::tls::Stream;
+use alarm::Alarm;
+use bytes::BytesMut;
+use close::Close;
+pub(super) use finish::shut;
+use io::Outbox;
+use rate::Rate;
+use std::future::{Future, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use uplink::Uplink;
+pub(super) use upstream::Upstream;
+
+/// Answers waiting for the socket beyond which nothing more is read: a device that does not take
+/// its PINGRESPs may not make the gateway collect them.
+const OUT_BYTES_MAX: usize = 4 * 1024;
+
+/// Hub events handled before the socket gets its turn.
+const HUB_BATCH: usize = 64;
+
+/// What the handshake hands over.
+pub(super) struct Opened<U> {
+    pub(super) stream: Box<dyn Stream>,
+    /// Has answered CONNECT positively; the CONNACK is in `out`.
+    pub(super) session: Session,
+    pub(super) links: U,
+    pub(super) device: AuthenticatedDevice,
+    pub(super) claim: Claim,
+    pub(super) setup: Arc<Setup>,
+    /// Bytes that came after CONNECT.
+    pub(super) input: BytesMut,
+    pub(super) out: BytesMut,
+    pub(super) bounds: Bounds,
+    pub(super) source: SocketAddr,
+    pub(super) live: Counted,
+    pub(super) permit: Permit,
+    pub(super) ending: Ending,
+}
+
+/// What the rule that admitted the device bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Bounds {
+    /// When the credential ends.
+    pub(super) expires: Option<Mono>,
+    /// Messages per second.
+    pub(super) messages_per_s: Option<u32>,
+    /// Payload of one message.
+    pub(super) payload_bytes: Option<usize>,
+}
+
+/// One device's connection.
+pub(super) struct Conn<U> {
+    stream: Box<dyn Stream>,
+    session: Session,
+    links: U,
+    device: AuthenticatedDevice,
+    claim: Claim,
+    setup: Arc<Setup>,
+    /// Packets not taken yet; owns memory only while there are bytes.
+    input: BytesMut,
+    /// Since when the first packet in `input` is unfinished.
+    partial_since: Option<Mono>,
+    out: Outbox,
+    alarm: Alarm,
+    uplink: Uplink,
+    rate: Rate,
+    bounds: Bounds,
+    /// The QoS commands are subscribed with.
+    subscribed: Option<QoS>,
+    /// QoS 0 commands in the outbox; bounded by the links' credit.
+    commands_unwritten: Vec<u64>,
+    /// QoS 1 commands with the device.
+    commands_unacknowledged: usize,
+    /// When to close, and until when to wait for what is in flight.
+    drain: Option<(Mono, Mono)>,
+    paused: Paused,
+    source: SocketAddr,
+    since: Mono,
+    /// Gone once the socket is closed.
+    live: Option<Counted>,
+    permit: Permit,
+    ending: Ending,
+}
+
+/// What ended a wait.
+#[allow(clippy::large_enum_variant)] // lives on the stack, for one turn
+enum Wake {
+    Flushed(std::io::Result<()>),
+    Order(Order),
+    Hub(HubEvent),
+    Read(std::io::Result<usize>),
+    Alarm,
+}
+
+/// Serves an admitted device to its end.
+pub(super) async fn serve<U: Upstream>(mut conn: Box<Conn<U>>) {
+    let close = conn.run().await;
+    // Boxed because it is cold: it must not add to the memory of the idle connection.
+    Box::pin(finish::finish(conn, close)).await;
+}
+
+impl<U: Upstream> Conn<U> {
+    pub(super) fn new(opened: Opened<U>) -> Box<Self> {
+        Box::new(Self {
+            alarm: Alarm::new(opened.session.deadline()),
+            stream: opened.stream,
+            session: opened.session,
+            links: opened.links,
+            device: opened.device,
+            claim: opened.claim,
+            setup: opened.setup,
+            input: opened.input,
+            partial_since: None,
+            out: Outbox::new(opened.out),
+            uplink: Uplink::default(),
+            rate: Rate::new(opened.bounds.messages_per_s),
+            bounds: opened.bounds,
+            subscribed: None,
+            commands_unwritten: Vec::new(),
+            commands_unacknowledged: 0,
+            drain: None,
+            paused: Paused::default(),
+            source: opened.source,
+            since: clock::mono(),
+            live: Some(opened.live),
+            permit: opened.permit,
+            ending: opened.ending,
+        })
+    }
+
+    async fn run(&mut self) -> Close {
+        loop {
+            if let Err(close) = self.turn().await {
+                return close;
+            }
+        }
+    }
+
+    async fn turn(&mut self) -> Result<(), Close> {
+        let now = clock::mono();
+        self.take_packets(now)?;
+        self.check_drain(now)?;
+        match self.wait(now).await {
+            Wake::Flushed(result) => {
+                result.map_err(|error| Close::socket(&error))?;
+                self.flushed();
+            }
+            Wake::Order(order) => self.obey(order)?,
+            Wake::Hub(event) => {
+                self.hub_event(event)?;
+                self.absorb()?;
+            }
+            Wake::Read(Ok(0)) => return Err(Close::peer_closed()),
+            Wake::Read(Ok(_)) => {}
+            Wake::Read(Err(error)) => return Err(Close::socket(&error)),
+            Wake::Alarm => self.check_deadlines(clock::mono())?,
+        }
+        Ok(())
+    }
+
+    /// Takes every packet that is there and may be taken.
+    fn take_packets(&mut self, now: Mono) -> Result<(), Close> {
+        let mut taken = false;
+        while !self.input.is_empty() && self.may_take(now) {
+            let next = self.session.next(&mut self.input, &mut self.out.bytes, now);
+            match next.map_err(Close::violation)? {
+                Some(event) => {
+                    taken = true;
+                    self.packet(event, now)?;
+                }
+                None => break,
+            }
+        }
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+            self.partial_since = None;
+        } else if !self.is_reading(now) {
+            self.partial_since = None;
+        } else if taken || self.partial_since.is_none() {
+            self.partial_since = Some(now);
+        }
+        Ok(())
+    }
+
+    /// Whether the session may be asked for a packet; whether its window takes one, it knows
+    /// itself.
+    fn may_take(&self, now: Mono) -> bool {
+        self.drain.is_none()
+            && self.rate.blocked_until(now).is_none()
+            && self.out.bytes.len() <= OUT_BYTES_MAX
+    }
+
+    fn pause(&self, now: Mono) -> Option<Pause> {
+        if self.session.paused() {
+            Some(Pause::Window)
+        } else if self.rate.blocked_until(now).is_some() {
+            Some(Pause::Rate)
+        } else if self.out.bytes.len() > OUT_BYTES_MAX {
+            Some(Pause::Write)
+        } else {
+            None
+        }
+    }
+
+    fn is_reading(&self, now: Mono) -> bool {
+        self.drain.is_none() && self.pause(now).is_none()
+    }
+
+    /// Waits for what comes first. The outbox goes first, so that what a turn produced leaves in
+    /// one write; the hub before the socket, so that windows open before more is read.
+    async fn wait(&mut self, now: Mono) -> Wake {
+        let pause = self.pause(now);
+        self.paused.show(pause, &self.setup);
+        let reading = pause.is_none() && self.drain.is_none();
+        let deadline = self.deadline(now, reading);
+        let write_timeout = self.setup.limits.write_timeout;
+        let Self {
+            stream,
+            links,
+            claim,
+            input,
+            out,
+            alarm,
+            ..
+        } = self;
+        let mut event = pin!(links.next());
+        poll_fn(|cx| {
+            if !out.is_idle()
+                && let Poll::Ready(result) = out.poll_flush(stream, cx)
+            {
+                return Poll::Ready(Wake::Flushed(result));
+            }
+            if let Poll::Ready(order) = claim.poll_order(cx) {
+                return Poll::Ready(Wake::Order(order));
+            }
+            if let Poll::Ready(event) = event.as_mut().poll(cx) {
+                return Poll::Ready(Wake::Hub(event));
+            }
+            if reading && let Poll::Ready(result) = io::poll_read(stream, input, cx) {
+                return Poll::Ready(Wake::Read(result));
+            }
+            // A stall may have begun a few lines above.
+            let stall = out.stalled_since().map(|since| since + write_timeout);
+            let deadline = stall.map_or(deadline, |stall| stall.min(deadline));
+            alarm.poll(cx, deadline).map(|()| Wake::Alarm)
+        })
+        .await
+    }
+
+    /// The next point in time at which something must be done unasked, write stalls apart.
+    fn deadline(&self, now: Mono, reading: bool) -> Mono {
+        let mut next = self.bounds.expires.unwrap_or(Mono::far_future());
+        if reading {
+            next = next.min(self.session.deadline());
+            if let Some(since) = self.partial_since {
+                next = next.min(since + self.setup.limits.packet_timeout);
+            }
+        } else if let Some((close_at, settle_until)) = self.drain {
+            next = next.min(if now < close_at {
+                close_at
+            } else {
+                settle_until
+            });
+        } else if let Some(until) = self.rate.blocked_until(now) {
+            next = next.min(until);
+        }
+        next
+    }
+
+    fn check_deadlines(&self, now: Mono) -> Result<(), Close> {
+        if self.bounds.expires.is_some_and(|at| now >= at) {
+            return Err(Close::credential_expired());
+        }
+        let limits = &self.setup.limits;
+        let over = |since: Option<Mono>, limit| since.is_some_and(|s| now >= s + limit);
+        if over(self.out.stalled_since(), limits.write_timeout) {
+            return Err(Close::write_stall());
+        }
+        if self.is_reading(now) {
+            if over(self.partial_since, limits.packet_timeout) {
+                return Err(Close::packet_timeout());
+            }
+            if let Some(violation) = self.session.expired(now) {
+                return Err(Close::expired(violation));
+            }
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, order: Order) -> Result<(), Close> {
+        if let Order::Drain {
+            close_at,
+            settle_until,
+        } = order
+        {
+            self.drain = Some((close_at.min(settle_until), settle_until));
+        }
+        Close::ordered(order).map_or(Ok(()), Err)
+    }
+
+    fn check_drain(&self, now: Mono) -> Result<(), Close> {
+        let Some((close_at, settle_until)) = self.drain else {
+            return Ok(());
+        };
+        let settled =
+            self.links.outstanding() == 0 && self.uplink.is_settled() && self.out.is_idle();
+        if now >= settle_until || (now >= close_at && settled) {
+            return Err(Close::drained());
+        }
+        Ok(())
+    }
+
+    /// Handles the hub events that are ready besides the one that woke the task, so that their
+    /// PUBACKs leave in one write.
+    fn absorb(&mut self) -> Result<(), Close> {
+        // What is not ready now wakes the task in the next wait; here nobody needs waking.
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 1..HUB_BATCH {
+            let polled = pin!(self.links.next()).poll(&mut cx);
+            match polled {
+                Poll::Ready(event) => self.hub_event(event)?,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+}

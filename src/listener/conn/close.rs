@@ -1,0 +1,214 @@
+//! Why a connection ends, and what that means for the peer, the will and what is in flight; pure.
+
+use crate::hub::outcome::DeviceGone;
+use crate::mqtt::session::Goodbye;
+use crate::mqtt::violation::Violation;
+use crate::router::registry::{Eviction, Order};
+use std::borrow::Cow;
+use std::io;
+use std::time::Duration;
+
+/// Messages in flight may still reach the hub for this long after the socket is closed: a QoS 0
+/// message has nobody to send it again.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The same while a newer connection of the device waits for this one's end.
+pub(super) const GRACE_CONTENDED: Duration = Duration::from_secs(1);
+
+/// A connection's end.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Close {
+    /// `disconnects_total{reason}` and log word.
+    pub(super) reason: Cow<'static, str>,
+    /// One sentence for the log and for MQTT 5's reason string.
+    pub(super) text: Cow<'static, str>,
+    /// What an MQTT 5 device is told; `None` when it is told already, or does not listen.
+    pub(super) goodbye: Option<Goodbye>,
+    /// Whether bytes can still reach the peer.
+    pub(super) reachable: bool,
+    /// Whether a will that the session still holds is sent.
+    pub(super) will: bool,
+    /// How long what is in flight may go on.
+    pub(super) grace: Duration,
+}
+
+impl Close {
+    fn new(reason: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason: reason.into(),
+            text: text.into(),
+            goodbye: None,
+            reachable: true,
+            will: true,
+            grace: GRACE,
+        }
+    }
+
+    fn saying(self, goodbye: Goodbye) -> Self {
+        Self {
+            goodbye: Some(goodbye),
+            ..self
+        }
+    }
+
+    /// The device said goodbye. The session knows whether that voids the will.
+    pub(super) fn clean() -> Self {
+        Self::new("clean", "the device disconnected")
+    }
+
+    /// The device closed its side without a word.
+    pub(super) fn peer_closed() -> Self {
+        Self {
+            reachable: false,
+            ..Self::new("peer_closed", "the device closed the connection")
+        }
+    }
+
+    /// The socket failed.
+    pub(super) fn socket(error: &io::Error) -> Self {
+        let (reason, text) = match error.kind() {
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => {
+                return Self::peer_closed();
+            }
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+                ("peer_reset", "the device reset the connection")
+            }
+            io::ErrorKind::TimedOut => ("peer_lost", "the device's network took no bytes"),
+            io::ErrorKind::InvalidData => ("tls_error", "the TLS stream was broken"),
+            _ => ("io_error", "the socket failed"),
+        };
+        Self {
+            reachable: false,
+            ..Self::new(reason, text)
+        }
+    }
+
+    /// The device broke the protocol; the session has written what the device is told.
+    pub(super) fn violation(violation: Violation) -> Self {
+        Self::new(violation.label(), violation.to_string())
+    }
+
+    /// The device was silent for too long.
+    pub(super) fn expired(violation: Violation) -> Self {
+        Self::violation(violation).saying(Goodbye::KeepAliveTimeout)
+    }
+
+    /// A packet was begun and not finished in time.
+    pub(super) fn packet_timeout() -> Self {
+        Self::new(
+            "packet_timeout",
+            "a packet was not finished within limits.packet_timeout",
+        )
+        .saying(Goodbye::Administrative)
+    }
+
+    /// The device takes no bytes.
+    pub(super) fn write_stall() -> Self {
+        Self {
+            reachable: false,
+            ..Self::new(
+                "write_stall",
+                "the device took no bytes within limits.write_timeout",
+            )
+        }
+    }
+
+    /// The credential's time is over.
+    pub(super) fn credential_expired() -> Self {
+        Self::new(
+            "credential_expired",
+            "the credential ended; connect with a new one",
+        )
+        .saying(Goodbye::NotAuthorized)
+    }
+
+    /// A message that 3.1.1 cannot be told about otherwise.
+    pub(super) fn refused_publish(reason: &'static str, text: &str) -> Self {
+        Self::new(reason, text.to_owned())
+    }
+
+    /// The hub ended the device.
+    pub(super) fn gone(gone: &DeviceGone) -> Self {
+        Self {
+            will: false,
+            grace: Duration::ZERO,
+            ..Self::new(format!("gone_{}", gone.reason), gone.text.clone())
+        }
+        .saying(match gone.reason {
+            "stolen" => Goodbye::TakenOver,
+            _ => Goodbye::Administrative,
+        })
+    }
+
+    /// An order that ends the connection now. A drain does not: it is `None`.
+    pub(super) fn ordered(order: Order) -> Option<Self> {
+        Some(match order {
+            Order::TakenOver => Self {
+                grace: GRACE_CONTENDED,
+                ..Self::new("taken_over", "the device connected again")
+            }
+            .saying(Goodbye::TakenOver),
+            Order::Evicted(why @ Eviction::Operator) => {
+                Self::new(why.label(), "an operator ended the connection")
+                    .saying(Goodbye::Administrative)
+            }
+            Order::Evicted(why @ Eviction::RightsRevoked) => Self {
+                will: false,
+                ..Self::new(why.label(), "the rules no longer admit this device")
+            }
+            .saying(Goodbye::NotAuthorized),
+            Order::Drain { .. } => return None,
+        })
+    }
+
+    /// The gateway stops. The device lives and will connect elsewhere, so its will is void; what
+    /// was not settled in the time for it is not waited for again.
+    pub(super) fn drained() -> Self {
+        Self {
+            will: false,
+            grace: Duration::ZERO,
+            ..Self::new("drain", "the gateway is stopping")
+        }
+        .saying(Goodbye::ShuttingDown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Close, Eviction, Order};
+    use crate::hub::outcome::DeviceGone;
+    use crate::mqtt::session::Goodbye;
+    use std::io;
+
+    #[test]
+    fn revoked_rights_and_lost_hub_rights_void_the_will() {
+        let revoked = Close::ordered(Order::Evicted(Eviction::RightsRevoked)).unwrap();
+        assert!(!revoked.will);
+        let gone = Close::gone(&DeviceGone {
+            reason: "device_disabled",
+            text: String::new(),
+        });
+        assert_eq!(gone.reason, "gone_device_disabled");
+        assert!(!gone.will);
+        assert!(Close::ordered(Order::TakenOver).unwrap().will);
+        assert!(Close::peer_closed().will);
+    }
+
+    #[test]
+    fn a_stolen_link_is_told_as_a_takeover() {
+        let gone = Close::gone(&DeviceGone {
+            reason: "stolen",
+            text: String::new(),
+        });
+        assert_eq!(gone.goodbye, Some(Goodbye::TakenOver));
+    }
+
+    #[test]
+    fn a_peer_that_left_without_tls_close_is_an_ordinary_peer() {
+        let error = io::Error::from(io::ErrorKind::UnexpectedEof);
+        assert_eq!(Close::socket(&error), Close::peer_closed());
+        let error = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(Close::socket(&error).reason, "peer_reset");
+        assert!(!Close::socket(&error).reachable);
+    }
+}

@@ -1,0 +1,221 @@
+//! What a packet or a hub event asks of a connection.
+
+use super::close::Close;
+use super::{Conn, Upstream};
+use crate::hub::HubEvent;
+use crate::hub::message::{Command, Settlement};
+use crate::hub::outcome::{HubAccepted, Refusal};
+use crate::mqtt::packet::{Filter, PacketId, Publish, QoS};
+use crate::mqtt::session::{Deliver, Event, Ticket};
+use crate::router::topic_map;
+use crate::runtime::clock::{self, Mono};
+
+/// The longest text an MQTT string can carry (MQTT-1.5.3).
+const TOPIC_BYTES_MAX: usize = 65_535;
+
+/// What follows the payload of a PUBLISH at most: fixed header, topic length, packet id,
+/// property length.
+const HEADER_BYTES: usize = 5 + 2 + 2 + 1;
+
+/// The largest packet MQTT can carry (MQTT-2.2.3).
+const PACKET_BYTES_MAX: usize = 268_435_455;
+
+pub(super) const fn qos_label(qos: QoS) -> &'static str {
+    match qos {
+        QoS::AtMostOnce => "0",
+        QoS::AtLeastOnce => "1",
+        QoS::ExactlyOnce => "2",
+    }
+}
+
+impl<U: Upstream> Conn<U> {
+    pub(super) fn packet(&mut self, event: Event, now: Mono) -> Result<(), Close> {
+        match event {
+            Event::Publish(ticket, publish) => self.publish(ticket, publish, now)?,
+            Event::Subscribe(id, filters) => self.subscribe(id, &filters),
+            Event::Unsubscribe(id, filters) => {
+                for filter in &filters {
+                    if topic_map::command_filter(&self.device, filter).is_ok() {
+                        self.subscribed = None;
+                        self.links.unsubscribe();
+                    }
+                }
+                let count = filters.len();
+                self.session.unsuback(id, count, &mut self.out.bytes);
+            }
+            Event::Delivered(delivery) => self.command_decided(delivery, Settlement::Accepted),
+            Event::Disconnect => return Err(Close::clean()),
+            // A second CONNECT is a violation, never an event of an accepted session.
+            Event::None | Event::Connect(_) => {}
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, ticket: Ticket, publish: Publish, now: Mono) -> Result<(), Close> {
+        let (qos, bytes) = (publish.qos, publish.payload.len());
+        self.setup.metrics.uplink_bytes.observe(bytes as f64);
+        self.rate.spend(now);
+        if self.bounds.payload_bytes.is_some_and(|max| bytes > max) {
+            let text = "the payload is larger than the device's rule allows";
+            return self.refuse_publish(ticket, qos, "payload_too_large", text);
+        }
+        let properties = self.setup.limits.properties;
+        match topic_map::uplink(&self.device, publish, properties) {
+            Ok(telemetry) => {
+                self.uplink.push(ticket.0, qos, now);
+                self.setup.metrics.uplink_inflight.inc();
+                self.links.send(ticket.0, telemetry);
+                Ok(())
+            }
+            Err(error) => self.refuse_publish(ticket, qos, error.label(), &error.to_string()),
+        }
+    }
+
+    /// Answers a message that will never be accepted: MQTT 5 in a PUBACK, 3.1.1 by closing.
+    fn refuse_publish(
+        &mut self,
+        ticket: Ticket,
+        qos: QoS,
+        reason: &'static str,
+        text: &str,
+    ) -> Result<(), Close> {
+        self.count("uplink", qos, reason);
+        let out = &mut self.out.bytes;
+        match self.session.refuse_publish(ticket, text, out) {
+            true => Ok(()),
+            false => Err(Close::refused_publish(reason, text)),
+        }
+    }
+
+    fn subscribe(&mut self, id: PacketId, filters: &[Filter]) {
+        let mut granted = Vec::with_capacity(filters.len());
+        for filter in filters {
+            let allowed = topic_map::command_filter(&self.device, &filter.filter).is_ok();
+            granted.push(allowed.then(|| filter.qos.min(QoS::AtLeastOnce)));
+        }
+        self.session.suback(id, &granted, &mut self.out.bytes);
+        if let Some(qos) = granted.into_iter().flatten().last() {
+            let fresh = self.subscribed.replace(qos).is_none();
+            if fresh {
+                let credit = self.session.downlink_free();
+                self.links
+                    .subscribe(u32::try_from(credit).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    pub(super) fn hub_event(&mut self, event: HubEvent) -> Result<(), Close> {
+        match event {
+            HubEvent::Sent(ticket, Ok(receipt)) => {
+                self.accepted(ticket, receipt);
+                Ok(())
+            }
+            HubEvent::Sent(ticket, Err(refusal)) => self.refused(ticket, &refusal),
+            HubEvent::Command(command) => {
+                self.command(command);
+                Ok(())
+            }
+            HubEvent::Gone(gone) => Err(Close::gone(&gone)),
+        }
+    }
+
+    fn accepted(&mut self, ticket: u64, receipt: HubAccepted) {
+        let out = &mut self.out.bytes;
+        self.session.acknowledge(Ticket(ticket), receipt, out);
+        if let Some(qos) = self.decided(ticket) {
+            match qos {
+                QoS::AtMostOnce => self.setup.metrics.uplink_qos0_accepted.inc(),
+                _ => self.setup.metrics.uplink_qos1_accepted.inc(),
+            }
+            // Nothing to write for QoS 0, so nothing would tell that it is written.
+            if self.out.is_idle() {
+                self.flushed();
+            }
+        }
+    }
+
+    fn refused(&mut self, ticket: u64, refusal: &Refusal) -> Result<(), Close> {
+        match self.decided(ticket) {
+            Some(qos) => self.refuse_publish(Ticket(ticket), qos, refusal.reason, &refusal.text),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes a message out of those in flight.
+    pub(super) fn decided(&mut self, ticket: u64) -> Option<QoS> {
+        let qos = self.uplink.decide(ticket)?;
+        self.setup.metrics.uplink_inflight.dec();
+        Some(qos)
+    }
+
+    fn command(&mut self, command: Command) {
+        let delivery = command.delivery;
+        let Some(qos) = self.subscribed else {
+            // It crossed the device's UNSUBSCRIBE.
+            self.links.settle(delivery, Settlement::Released);
+            return;
+        };
+        let topic = topic_map::command_topic(&self.device, &command);
+        let packet = topic.len() + command.body.len() + HEADER_BYTES;
+        if topic.len() > TOPIC_BYTES_MAX || packet > PACKET_BYTES_MAX {
+            self.count("downlink", qos, "too_large");
+            self.links.settle(delivery, Settlement::Rejected);
+            return;
+        }
+        let bytes = command.body.len();
+        let deliver = Deliver {
+            topic,
+            payload: command.body,
+            qos,
+            delivery,
+        };
+        if !self.session.deliver(&deliver, &mut self.out.bytes) {
+            self.count("downlink", qos, "no_slot");
+            self.links.settle(delivery, Settlement::Released);
+            return;
+        }
+        let metrics = &self.setup.metrics;
+        metrics.downlink_bytes.observe(bytes as f64);
+        metrics.downlink_inflight.inc();
+        match qos {
+            QoS::AtMostOnce => self.commands_unwritten.push(delivery),
+            _ => self.commands_unacknowledged += 1,
+        }
+    }
+
+    /// The device decided about a QoS 1 command.
+    fn command_decided(&mut self, delivery: u64, how: Settlement) {
+        self.links.settle(delivery, how);
+        self.commands_unacknowledged = self.commands_unacknowledged.saturating_sub(1);
+        self.setup.metrics.downlink_inflight.dec();
+        match how {
+            Settlement::Accepted => self.setup.metrics.downlink_qos1_accepted.inc(),
+            Settlement::Released => self.count("downlink", QoS::AtLeastOnce, "released"),
+            Settlement::Rejected => self.count("downlink", QoS::AtLeastOnce, "rejected"),
+        }
+    }
+
+    /// Everything the outbox held is on the socket.
+    pub(super) fn flushed(&mut self) {
+        let metrics = &self.setup.metrics;
+        for delivery in self.commands_unwritten.drain(..) {
+            self.links.settle(delivery, Settlement::Accepted);
+            metrics.downlink_inflight.dec();
+            metrics.downlink_qos0_accepted.inc();
+        }
+        if self.uplink.has_answered() {
+            let now = clock::mono();
+            self.uplink.written(|read_at| {
+                metrics
+                    .uplink_duration
+                    .observe(now.since(read_at).as_secs_f64())
+            });
+        }
+    }
+
+    /// Counts an outcome that is not the ordinary one; the ordinary ones have held handles.
+    pub(super) fn count(&self, direction: &str, qos: QoS, result: &str) {
+        let labels = [direction, qos_label(qos), result];
+        self.setup.metrics.messages.with_label_values(&labels).inc();
+    }
+}

@@ -1,0 +1,194 @@
+//! The end of a connection: a word to the peer, the socket, the will, what is in flight.
+//!
+//! The socket closes first and at once; the device's upstream work then has a short bounded time,
+//! shorter still when a newer connection of the device waits. Everything counted in flight is
+//! counted out. The claim on the device is the last thing given back.
+
+use super::close::{Close, GRACE_CONTENDED};
+use super::{Conn, Upstream};
+use crate::hub::HubEvent;
+use crate::hub::outcome::{HubAccepted, Refusal};
+use crate::listener::log_text;
+use crate::mqtt::packet::QoS;
+use crate::router::topic_map;
+use crate::runtime::clock::{self, Mono};
+use crate::tls::Stream;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+
+/// Time for the last bytes and the close of TLS and TCP.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time for a will to be accepted.
+const WILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The will's ticket; the session counts from the other end.
+const WILL_TICKET: u64 = u64::MAX;
+
+/// Closes the stream properly, within a bound: TLS close_notify, then FIN.
+pub(in crate::listener) async fn shut(mut stream: Box<dyn Stream>) {
+    // A peer that does not take it gets the kernel's close when the stream drops.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+}
+
+/// Ends the connection for `close`'s reason.
+pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
+    if let Some(goodbye) = close.goodbye {
+        let out = &mut conn.out.bytes;
+        conn.session.goodbye(goodbye, &close.text, out);
+    }
+    if close.reachable {
+        conn.say_the_rest().await;
+    }
+    let stream = std::mem::replace(&mut conn.stream, Box::new(tokio::io::empty()));
+    match close.reachable {
+        true => shut(stream).await,
+        false => drop(stream),
+    }
+    conn.ending.end(&close.reason);
+    conn.live = None;
+    conn.paused.show(None, &conn.setup);
+    conn.log_end(&close);
+    conn.settle_upstream(&close).await;
+}
+
+impl<U: Upstream> Conn<U> {
+    async fn say_the_rest(&mut self) {
+        let Self { stream, out, .. } = self;
+        if out.is_idle() {
+            return;
+        }
+        let flush = poll_fn(|cx| out.poll_flush(stream, cx));
+        if let Ok(Ok(())) = tokio::time::timeout(CLOSE_TIMEOUT, flush).await {
+            self.flushed();
+        }
+    }
+
+    fn log_end(&self, close: &Close) {
+        tracing::info!(
+            device = %self.claim.key(),
+            source = %self.source,
+            reason = %close.reason,
+            text = ?log_text(&close.text),
+            seconds = clock::mono().since(self.since).as_secs(),
+            "device disconnected"
+        );
+    }
+
+    /// Sends the will, waits for what is in flight within the close's grace, ends the links.
+    async fn settle_upstream(mut self: Box<Self>, close: &Close) {
+        let mut will = match close.will {
+            true => self.send_will(),
+            false => None,
+        };
+        let grace = match will {
+            Some(_) if close.grace > GRACE_CONTENDED => WILL_TIMEOUT,
+            _ => close.grace,
+        };
+        if !grace.is_zero() {
+            let until = clock::mono() + grace;
+            self.wait_upstream(&mut will, until).await;
+        }
+        if let Some(qos) = will {
+            self.count("uplink", qos, "will_lost");
+        }
+        for qos in self.uplink.undecided() {
+            self.count("uplink", qos, "abandoned");
+            self.setup.metrics.uplink_inflight.dec();
+        }
+        let commands = self.commands_unacknowledged + self.commands_unwritten.len();
+        let left = i64::try_from(commands).unwrap_or(i64::MAX);
+        self.setup.metrics.downlink_inflight.sub(left);
+        let Conn {
+            links,
+            setup,
+            claim,
+            permit,
+            ..
+        } = *self;
+        links.close(setup.limits.commands_on_disconnect);
+        drop(claim);
+        drop(permit);
+    }
+
+    /// Hands the will to the links; its QoS when there is one to wait for.
+    fn send_will(&mut self) -> Option<QoS> {
+        let will = self.session.take_will()?;
+        let qos = will.qos;
+        match topic_map::will(&self.device, will, self.setup.limits.properties) {
+            Ok(telemetry) => {
+                self.links.send(WILL_TICKET, telemetry);
+                Some(qos)
+            }
+            // It was checked at CONNECT; what made it wrong since then voids it.
+            Err(error) => {
+                self.count("uplink", qos, error.label());
+                None
+            }
+        }
+    }
+
+    /// Waits until the hub has decided about everything in flight, or `until`.
+    async fn wait_upstream(&mut self, will: &mut Option<QoS>, mut until: Mono) {
+        while will.is_some() || self.links.outstanding() > 0 {
+            match self.next_upstream(until).await {
+                Late::Hurry => until = until.min(clock::mono() + GRACE_CONTENDED),
+                Late::Hub(HubEvent::Sent(WILL_TICKET, result)) => {
+                    if let Some(qos) = will.take() {
+                        let fate = result.map_or_else(|r| r.reason, |_| "will_accepted");
+                        self.count("uplink", qos, fate);
+                    }
+                }
+                Late::Hub(HubEvent::Sent(ticket, result)) => self.decided_late(ticket, result),
+                // Left unsettled: closing the links gives it back as the setting says.
+                Late::Hub(HubEvent::Command(_)) => {}
+                Late::Hub(HubEvent::Gone(_)) | Late::TimeIsUp => return,
+            }
+        }
+    }
+
+    async fn next_upstream(&mut self, until: Mono) -> Late {
+        let Self {
+            links,
+            claim,
+            alarm,
+            ..
+        } = self;
+        let mut event = pin!(links.next());
+        poll_fn(|cx| {
+            if claim.poll_order(cx).is_ready() {
+                return Poll::Ready(Late::Hurry);
+            }
+            if let Poll::Ready(event) = event.as_mut().poll(cx) {
+                return Poll::Ready(Late::Hub(event));
+            }
+            alarm.poll(cx, until).map(|()| Late::TimeIsUp)
+        })
+        .await
+    }
+
+    /// Counts a message the hub decided about when its device was gone. Without a PUBACK a
+    /// QoS 1 message is not acknowledged, whatever the hub said.
+    fn decided_late(&mut self, ticket: u64, result: Result<HubAccepted, Refusal>) {
+        let Some(qos) = self.decided(ticket) else {
+            return;
+        };
+        match (result, qos) {
+            (Ok(_), QoS::AtMostOnce) => self.setup.metrics.uplink_qos0_accepted.inc(),
+            (Ok(_), _) => self.count("uplink", qos, "accepted_unacknowledged"),
+            (Err(refusal), _) => self.count("uplink", qos, refusal.reason),
+        }
+    }
+}
+
+/// What happens while a closed connection's messages are waited for.
+#[allow(clippy::large_enum_variant)] // lives on the stack, for one turn
+enum Late {
+    /// Somebody waits for the end.
+    Hurry,
+    Hub(HubEvent),
+    TimeIsUp,
+}

@@ -1,0 +1,382 @@
+//! From an accepted socket to an admitted device: TLS, CONNECT, the rules, the claim.
+//!
+//! Every step has a deadline and every refusal a reason in a metric. Nothing here reads past
+//! CONNECT for the device, and CONNACK 0 is written only after the rules said yes, the will was
+//! checked and the older session of the device has ended. The future is large; what serves the
+//! device afterwards is a new small task (`conn`).
+
+use super::admission::Permit;
+use super::conn::{self, Bounds, Conn, Opened};
+use super::ending::Ending;
+use super::password::Checked;
+use super::setup::Counted;
+use super::{Site, log_text};
+use crate::auth::{self, Admission, Decision, Denial, Transport};
+use crate::hub::message::DeviceAddress;
+use crate::mqtt::packet::Connect;
+use crate::mqtt::session::{ConnectRefusal, Event, Session};
+use crate::router::registry::{Claim, SessionKey};
+use crate::router::topic_map;
+use crate::runtime::clock;
+use crate::tls::{Accepted, HandshakeError, KeySlot, Peer, Stream};
+use bytes::BytesMut;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Time for a refusal's CONNACK to be taken.
+const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Read at once while CONNECT is awaited; most CONNECTs are smaller.
+const CONNECT_READ_BYTES: usize = 512;
+
+/// A socket the gate let in.
+pub(super) struct Arrival {
+    pub(super) tcp: TcpStream,
+    pub(super) source: SocketAddr,
+    /// For the connection's life.
+    pub(super) connection: Permit,
+    /// Up to the answer to CONNECT.
+    pub(super) handshake: Permit,
+    pub(super) ending: Ending,
+}
+
+/// Why a socket got no further, for the metric and the log.
+struct Failure {
+    reason: Cow<'static, str>,
+    text: Cow<'static, str>,
+}
+
+impl Failure {
+    fn new(reason: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason: reason.into(),
+            text: text.into(),
+        }
+    }
+}
+
+/// A CONNECT that is answered with a refusal.
+struct Refusal {
+    code: ConnectRefusal,
+    reason: &'static str,
+    text: Cow<'static, str>,
+}
+
+/// A transport with a CONNECT on it.
+struct Asked {
+    stream: Box<dyn Stream>,
+    session: Session,
+    connect: Box<Connect>,
+    input: BytesMut,
+    out: BytesMut,
+}
+
+/// An authenticated device that holds its claim.
+struct Granted {
+    admission: Admission,
+    claim: Claim,
+}
+
+/// Takes an arrival to its end: a served device, or a counted reason.
+pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
+    let Arrival {
+        tcp,
+        source,
+        connection,
+        handshake,
+        mut ending,
+    } = arrival;
+    let stopped = site.shared.drain.clone();
+    let outcome = tokio::select! {
+        biased;
+        () = stopped.cancelled() => Err(Failure::new("drain", "the gateway is stopping")),
+        outcome = greet(tcp, source, &site) => outcome,
+    };
+    drop(handshake);
+    match outcome {
+        Ok((asked, granted)) => open(asked, granted, source, connection, ending, &site),
+        Err(failure) => {
+            ending.end(&failure.reason);
+            if site.quota.allows(clock::mono()) {
+                tracing::info!(
+                    listener = %site.name,
+                    %source,
+                    reason = %failure.reason,
+                    text = ?log_text(&failure.text),
+                    "connection refused"
+                );
+            }
+        }
+    }
+}
+
+async fn greet(
+    tcp: TcpStream,
+    source: SocketAddr,
+    site: &Site,
+) -> Result<(Asked, Granted), Failure> {
+    let Accepted { stream, peer } = transport(tcp, source, site).await?;
+    let mut asked = await_connect(stream, site).await?;
+    match admit(&asked.connect, &peer, source, site).await {
+        Ok(granted) => {
+            asked.session.accept(&mut asked.out, clock::mono());
+            count_connect(site, "accepted");
+            Ok((asked, granted))
+        }
+        Err(refusal) => {
+            count_connect(site, refusal.reason);
+            let Asked {
+                stream,
+                mut session,
+                mut out,
+                ..
+            } = asked;
+            session.refuse(refusal.code, &refusal.text, &mut out);
+            say_last(stream, &out).await;
+            Err(Failure::new(refusal.reason, refusal.text))
+        }
+    }
+}
+
+/// TLS, within the acceptor's deadlines, counted.
+async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Accepted, Failure> {
+    let metrics = &site.shared.setup.metrics;
+    let begun = clock::mono();
+    let accepted = site.acceptor.accept(tcp, source).await.map_err(|error| {
+        let HandshakeError {
+            reason,
+            credential,
+            version,
+            text,
+        } = error;
+        let labels = [credential, version, reason];
+        metrics.handshakes.with_label_values(&labels).inc();
+        Failure::new(reason, text)
+    })?;
+    let (credential, session) = match &accepted.peer {
+        Peer::Plain => return Ok(accepted),
+        Peer::Tls(session) => ("none", session),
+        Peer::Certificate { session, .. } => ("x509", session),
+        Peer::Psk { slot, session, .. } => {
+            let slot = match slot {
+                KeySlot::Current => "key",
+                KeySlot::Next => "next_key",
+            };
+            metrics.psk_key_used.with_label_values(&[slot]).inc();
+            ("psk", session)
+        }
+    };
+    let labels = [credential, session.version, "ok"];
+    metrics.handshakes.with_label_values(&labels).inc();
+    let took = clock::mono().since(begun).as_secs_f64();
+    let durations = &metrics.handshake_duration;
+    durations.with_label_values(&[credential]).observe(took);
+    Ok(accepted)
+}
+
+/// Reads until CONNECT is whole; the session knows how long and how large it may be.
+async fn await_connect(mut stream: Box<dyn Stream>, site: &Site) -> Result<Asked, Failure> {
+    let mut session = Session::new(site.shared.setup.session_limits(), clock::mono());
+    let mut input = BytesMut::new();
+    let mut out = BytesMut::new();
+    loop {
+        let now = clock::mono();
+        match session.next(&mut input, &mut out, now) {
+            Ok(Some(Event::Connect(connect))) => {
+                return Ok(Asked {
+                    stream,
+                    session,
+                    connect,
+                    input,
+                    out,
+                });
+            }
+            Ok(Some(_)) => continue,
+            Ok(None) => {}
+            Err(violation) => {
+                say_last(stream, &out).await;
+                return Err(Failure::new(violation.label(), violation.to_string()));
+            }
+        }
+        if let Some(violation) = session.expired(now) {
+            conn::shut(stream).await;
+            return Err(Failure::new(violation.label(), violation.to_string()));
+        }
+        input.reserve(CONNECT_READ_BYTES);
+        // A little late rather than a little early: `expired` decides, not the timer.
+        let wait = session.deadline().since(now) + Duration::from_millis(1);
+        match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
+            Ok(Ok(0)) => return Err(Failure::new("peer_closed", "closed before CONNECT")),
+            Ok(Ok(_)) | Err(_) => {}
+            Ok(Err(_)) => return Err(Failure::new("peer_closed", "failed before CONNECT")),
+        }
+    }
+}
+
+/// Rules, will and claim, in this order: a stranger never disturbs a session.
+async fn admit(
+    connect: &Connect,
+    peer: &Peer,
+    source: SocketAddr,
+    site: &Site,
+) -> Result<Granted, Refusal> {
+    let admission = authenticate(connect, peer, source, site).await?;
+    let device = &admission.device;
+    if let Some(will) = &connect.will {
+        let properties = site.shared.setup.limits.properties;
+        topic_map::will(device, will.clone(), properties).map_err(|error| Refusal {
+            code: ConnectRefusal::NotAuthorized,
+            reason: error.label(),
+            text: format!("the will: {error}").into(),
+        })?;
+    }
+    let claim = site
+        .shared
+        .registry
+        .claim(SessionKey::of(device), device.clone());
+    let claim = claim.await.map_err(|error| Refusal {
+        code: ConnectRefusal::ServerUnavailable,
+        reason: error.label(),
+        text: error.to_string().into(),
+    })?;
+    Ok(Granted { admission, claim })
+}
+
+async fn authenticate(
+    connect: &Connect,
+    peer: &Peer,
+    source: SocketAddr,
+    site: &Site,
+) -> Result<Admission, Refusal> {
+    let decision = {
+        let claim = auth::Claim {
+            transport: match peer {
+                Peer::Plain | Peer::Tls(_) => Transport::None,
+                Peer::Psk { identity, .. } => Transport::Psk(identity),
+                Peer::Certificate {
+                    chain,
+                    chain_trusted,
+                    ..
+                } => Transport::Certificate {
+                    chain,
+                    trusted: *chain_trusted,
+                },
+            },
+            listener: &site.name,
+            accept: &site.accept,
+            source: source.ip().to_canonical(),
+            client_id: &connect.client_id,
+            username: connect.username.as_deref(),
+            password: connect.password.as_deref(),
+            hub_host: &site.shared.hub_host,
+            now: clock::unix(),
+        };
+        auth::decide(&site.shared.rules.load(), &claim)
+    };
+    match decision {
+        Decision::Admit(admission) => Ok(admission),
+        Decision::Deny(denial) => Err(denied(denial)),
+        Decision::CheckPassword(check) => {
+            let place = site.shared.gate.password(source.ip()).ok_or_else(busy)?;
+            match site.shared.passwords.run(place, check).await {
+                Checked::Decided(result) => result.map_err(denied),
+                Checked::Busy => Err(busy()),
+            }
+        }
+    }
+}
+
+fn denied(denial: Denial) -> Refusal {
+    Refusal {
+        code: refusal_code(&denial),
+        reason: denial.reason,
+        text: denial.text.into(),
+    }
+}
+
+/// The return code of a denial (MQTT-3.2.2.3). A proof that failed is 4, everything else 5.
+fn refusal_code(denial: &Denial) -> ConnectRefusal {
+    match denial.reason {
+        reason if reason.starts_with("client_id") => ConnectRefusal::ClientId,
+        reason if reason.starts_with("sas_") || reason.ends_with("password") => {
+            ConnectRefusal::BadCredentials
+        }
+        _ => ConnectRefusal::NotAuthorized,
+    }
+}
+
+fn busy() -> Refusal {
+    Refusal {
+        code: ConnectRefusal::ServerUnavailable,
+        reason: "auth_busy",
+        text: "too many password checks at once; connect again in a while".into(),
+    }
+}
+
+fn count_connect(site: &Site, result: &str) {
+    let connects = &site.shared.setup.metrics.connects;
+    connects.with_label_values(&[result]).inc();
+}
+
+/// Writes the last word and closes, each within its bound.
+async fn say_last(mut stream: Box<dyn Stream>, out: &[u8]) {
+    if !out.is_empty() {
+        let say = async {
+            stream.write_all(out).await?;
+            stream.flush().await
+        };
+        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, say).await;
+    }
+    conn::shut(stream).await;
+}
+
+/// Hands the device over to its own small task.
+fn open(
+    asked: Asked,
+    granted: Granted,
+    source: SocketAddr,
+    permit: Permit,
+    ending: Ending,
+    site: &Site,
+) {
+    let Granted { admission, claim } = granted;
+    let device = admission.device;
+    let setup = &site.shared.setup;
+    let credential = device.credential().label();
+    let connections = &setup.metrics.connections;
+    let live = connections.with_label_values(&[&*site.name, credential]);
+    tracing::info!(
+        device = %claim.key(),
+        listener = %site.name,
+        %source,
+        credential,
+        rule = %device.rule(),
+        protocol = ?asked.connect.protocol,
+        "device connected"
+    );
+    let now = clock::mono();
+    let expires = admission.expires.map(|at| now + at.since(clock::unix()));
+    let opened = Opened {
+        stream: asked.stream,
+        session: asked.session,
+        links: site.shared.hub.links(DeviceAddress::of(&device)),
+        device,
+        claim,
+        setup: setup.clone(),
+        input: asked.input,
+        out: asked.out,
+        bounds: Bounds {
+            expires,
+            ..Bounds::default()
+        },
+        source,
+        live: Counted::new(live),
+        permit,
+        ending,
+    };
+    site.shared.tracker.spawn(conn::serve(Conn::new(opened)));
+}

@@ -1,0 +1,129 @@
+//! What every connection shares and none changes: the bounds and the meters.
+
+use crate::config::limits::Limits;
+use crate::mqtt::session::SessionLimits;
+use crate::telemetry::metrics::Metrics;
+use prometheus::IntGauge;
+use std::sync::Arc;
+
+/// Bounds and meters, with the handles the hot path needs.
+pub(super) struct Setup {
+    pub(super) limits: Limits,
+    pub(super) metrics: Arc<Metrics>,
+    paused: [IntGauge; 3],
+}
+
+/// Why a connection's socket is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// The uplink window is full: the hub has the word.
+    Window,
+    /// The rule's rate is used up.
+    Rate,
+    /// The device does not take its answers.
+    Write,
+}
+
+impl Pause {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Window => "uplink_window",
+            Self::Rate => "rate",
+            Self::Write => "write",
+        }
+    }
+}
+
+impl Setup {
+    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let paused = [Pause::Window, Pause::Rate, Pause::Write].map(|cause| {
+            metrics
+                .paused_connections
+                .with_label_values(&[cause.label()])
+        });
+        Arc::new(Self {
+            limits,
+            metrics,
+            paused,
+        })
+    }
+
+    /// The bounds of a session.
+    pub(super) fn session_limits(&self) -> SessionLimits {
+        let limits = &self.limits;
+        SessionLimits {
+            connect_timeout: limits.connect_timeout,
+            keep_alive_max: limits.keep_alive_max,
+            uplink_messages_max: limits.uplink_messages,
+            downlink_messages_max: limits.downlink_messages,
+            connect_bytes_max: limits.connect_bytes,
+            packet_bytes_max: limits.packet_bytes,
+        }
+    }
+}
+
+/// A unit of a gauge, taken back on drop.
+pub(super) struct Counted(IntGauge);
+
+impl Counted {
+    pub(super) fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// One connection's share of `paused_connections`.
+#[derive(Default)]
+pub(super) struct Paused(Option<(Pause, Counted)>);
+
+impl Paused {
+    /// Shows `cause`, or that the socket is read.
+    pub(super) fn show(&mut self, cause: Option<Pause>, setup: &Setup) {
+        if self.0.as_ref().map(|(shown, _)| *shown) != cause {
+            let [window, rate, write] = &setup.paused;
+            self.0 = cause.map(|cause| {
+                let gauge = match cause {
+                    Pause::Window => window,
+                    Pause::Rate => rate,
+                    Pause::Write => write,
+                };
+                (cause, Counted::new(gauge.clone()))
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Pause, Paused, Setup};
+    use crate::config::limits::Limits;
+    use crate::telemetry::metrics::Metrics;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_connection_is_paused_for_one_cause_at_a_time() {
+        let metrics = Arc::new(Metrics::new());
+        let setup = Setup::new(Limits::default(), metrics.clone());
+        let shown = |cause: Pause| {
+            let gauge = &metrics.paused_connections;
+            gauge.with_label_values(&[cause.label()]).get()
+        };
+        let mut paused = Paused::default();
+        paused.show(Some(Pause::Window), &setup);
+        paused.show(Some(Pause::Window), &setup);
+        assert_eq!(shown(Pause::Window), 1);
+        paused.show(Some(Pause::Rate), &setup);
+        assert_eq!((shown(Pause::Window), shown(Pause::Rate)), (0, 1));
+        paused.show(None, &setup);
+        assert_eq!(shown(Pause::Rate), 0);
+        paused.show(Some(Pause::Write), &setup);
+        drop(paused);
+        assert_eq!(shown(Pause::Write), 0);
+    }
+}
