@@ -1,1 +1,250 @@
-//! The composition point: build, bind, start, drain, stop.
+//! The composition point: build in order of dependency, bind, start, drain, stop.
+//!
+//! Ports are bound first, so that one that is taken ends the start; devices are accepted once the
+//! hub has taken the token, or [`HUB_PATIENCE`] later without it: devices that wait for a hub are
+//! better off connected than refused.
+
+mod load;
+
+pub use load::{Loaded, environment, load, load_rules};
+
+use crate::admin::{self, AdminHandle, Readiness};
+use crate::auth::rules::RuleSet;
+use crate::config::{Config, ShutdownConfig};
+use crate::config::secret::Secret;
+use crate::hub::Hub;
+use crate::listener::{Listener, Shared};
+use crate::runtime::clock;
+use crate::runtime::phase::Phase;
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{Acceptor, HandshakeLimits, PskKeys, PskLookup, Thumbprints};
+use arc_swap::ArcSwap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Time devices wait for the hub's first word before they are accepted without it.
+const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why the gateway did not start; one line names what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is taken or not ours to bind.
+    #[error("cannot bind {what} to {address}: {error}; choose another address")]
+    Bind {
+        /// `listener "devices"` or `admin`.
+        what: String,
+        /// The address.
+        address: SocketAddr,
+        /// The system's word.
+        error: std::io::Error,
+    },
+    /// TLS files of a listener.
+    #[error("{}", .0.join("\n"))]
+    Tls(Vec<String>),
+    /// The admin thread.
+    #[error("cannot start the admin server: {0}")]
+    Admin(std::io::Error),
+}
+
+/// A running gateway.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    hub: Hub,
+    metrics: Arc<Metrics>,
+    listeners: Vec<(String, SocketAddr)>,
+    admin: AdminHandle,
+    accepting: CancellationToken,
+    phase: watch::Sender<Phase>,
+    shutdown: ShutdownConfig,
+}
+
+impl Gateway {
+    /// Binds every port, starts the upstream, and accepts devices as soon as it stands.
+    ///
+    /// # Errors
+    /// When a port or a certificate cannot be used; nothing runs then.
+    pub async fn start(config: Config, rules: RuleSet) -> Result<Self, StartError> {
+        let metrics = Arc::new(Metrics::new());
+        let rules = Arc::new(ArcSwap::from_pointee(rules));
+        let acceptors = acceptors(&config, &rules, &metrics)?;
+        let admin_socket = admin::bind(config.admin.bind).map_err(|error| StartError::Bind {
+            what: "admin".to_owned(),
+            address: config.admin.bind,
+            error,
+        })?;
+        let hub = Hub::start(Arc::new(config.hub.clone()), metrics.clone());
+        let shared =
+            Shared::new(rules, hub.clone(), config.hub.host.clone(), config.limits, metrics.clone());
+        let mut bound = Vec::new();
+        for (listener, acceptor) in config.listeners.into_iter().zip(acceptors) {
+            let (name, address) = (listener.name.clone(), listener.bind);
+            let listener = Listener::bind(listener, acceptor, shared.clone());
+            let listener = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
+            let (listener, address) = listener.map_err(|error| StartError::Bind {
+                what: format!("listener {name:?}"),
+                address,
+                error,
+            })?;
+            bound.push((name, address, listener));
+        }
+        let (phase, _) = watch::channel(Phase::Starting);
+        let status = status(hub.clone(), phase.subscribe());
+        let admin = admin::spawn_thread(admin_socket, metrics.clone(), status)
+            .map_err(StartError::Admin)?;
+        let listeners = bound.iter().map(|(name, address, _)| (name.clone(), *address)).collect();
+        let accepting = CancellationToken::new();
+        tokio::spawn(accept(bound, hub.clone(), phase.clone(), accepting.clone()));
+        let shutdown = config.shutdown;
+        Ok(Self { shared, hub, metrics, listeners, admin, accepting, phase, shutdown })
+    }
+
+    /// Waits until devices are accepted with a hub behind them; whether that came in time.
+    pub async fn ready(&self, within: Duration) -> bool {
+        let mut phase = self.phase.subscribe();
+        let up = async {
+            let _ = phase.wait_for(|phase| *phase == Phase::Ready).await;
+        };
+        self.hub.ready(within).await && tokio::time::timeout(within, up).await.is_ok()
+    }
+
+    /// The bound address of a listener.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<SocketAddr> {
+        self.listeners.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
+    }
+
+    /// The bound address of the admin server.
+    #[must_use]
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.local_addr()
+    }
+
+    /// The metrics.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Stops in order: not ready, no new devices, what is in flight settled, devices closed, hub
+    /// connections closed. Whether all of it ended within the configured times.
+    pub async fn stop(self) -> bool {
+        let ShutdownConfig { announce, settle, close } = self.shutdown;
+        self.phase.send_replace(Phase::NotReady);
+        tokio::time::sleep(announce).await;
+        self.phase.send_replace(Phase::Draining);
+        self.accepting.cancel();
+        self.shared.drain(settle, close / 2);
+        let devices = self.shared.drained(settle + close).await;
+        if !devices {
+            tracing::error!(left = self.shared.tasks(), "devices did not close in time");
+        }
+        self.phase.send_replace(Phase::Closing);
+        let hub = self.hub.shutdown(close).await;
+        if !hub {
+            tracing::error!("hub connections did not close in time");
+        }
+        self.phase.send_replace(Phase::Stopped);
+        self.admin.stop();
+        tracing::info!("stopped");
+        devices && hub
+    }
+}
+
+/// One acceptor for each listener, all problems at once.
+fn acceptors(
+    config: &Config,
+    rules: &Arc<ArcSwap<RuleSet>>,
+    metrics: &Metrics,
+) -> Result<Vec<Arc<Acceptor>>, StartError> {
+    let limits = HandshakeLimits {
+        hello: config.limits.hello_timeout,
+        total: config.limits.tls_timeout,
+    };
+    let mut made = Vec::new();
+    let mut problems = Vec::new();
+    for listener in &config.listeners {
+        let (psk, thumbprints) = (psk_lookup(rules), thumbprints(rules));
+        match Acceptor::with_thumbprints(listener, psk, thumbprints, limits) {
+            Ok(acceptor) => {
+                for expiry in acceptor.expiries() {
+                    let gauge = &metrics.certificate_expiry;
+                    gauge.with_label_values(&[&expiry.file.display().to_string()]).set(expiry.at.as_secs() as f64);
+                }
+                made.push(Arc::new(acceptor));
+            }
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() { Ok(made) } else { Err(StartError::Tls(problems)) }
+}
+
+/// The keys of a PSK identity, from the rules of the moment.
+fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
+    let rules = rules.clone();
+    Arc::new(move |identity| {
+        let rules = rules.load();
+        let entry = rules.psk(identity)?;
+        Some(PskKeys {
+            key: Secret::new(entry.key.to_vec()),
+            next_key: entry.next_key.map(|key| Secret::new(key.to_vec())),
+        })
+    })
+}
+
+/// Whether a self-signed certificate is registered, by the rules of the moment.
+fn thumbprints(rules: &Arc<ArcSwap<RuleSet>>) -> Thumbprints {
+    let rules = rules.clone();
+    Arc::new(move |der| rules.load().registers_certificate(der))
+}
+
+/// Waits for the hub, then accepts on every listener.
+async fn accept(
+    bound: Vec<(String, SocketAddr, Listener)>,
+    hub: Hub,
+    phase: watch::Sender<Phase>,
+    stop: CancellationToken,
+) {
+    tokio::select! {
+        () = stop.cancelled() => return,
+        ready = hub.ready(HUB_PATIENCE) => if !ready {
+            let problem = hub.status().problem;
+            tracing::warn!(%problem, "no hub yet; devices are accepted and their messages wait");
+        }
+    }
+    for (name, address, listener) in bound {
+        tracing::info!(listener = %name, %address, "accepting devices");
+        tokio::spawn(listener.run(stop.clone()));
+    }
+    phase.send_if_modified(|phase| {
+        let starting = *phase == Phase::Starting;
+        if starting {
+            *phase = Phase::Ready;
+        }
+        starting
+    });
+}
+
+/// What `/ready` answers: the truth of this moment.
+fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
+    Arc::new(move || {
+        let (phase, hub) = (*phase.borrow(), hub.status());
+        let now = clock::unix();
+        let token = hub.token_expiry.filter(|expiry| *expiry > now);
+        let reason = match (phase, token, hub.connections_ready) {
+            (Phase::Ready, Some(_), 1..) => String::new(),
+            (Phase::Ready, None, _) => format!("no valid token at the hub: {}", hub.problem),
+            (Phase::Ready, _, _) => format!("no connection to the hub: {}", hub.problem),
+            (other, _, _) => format!("the phase is {}", other.name()),
+        };
+        Readiness {
+            ready: reason.is_empty(),
+            phase: phase.name(),
+            reason,
+            hub_connections: hub.connections_ready,
+            token_expires_in_s: token.map(|expiry| expiry.since(now).as_secs()),
+        }
+    })
+}

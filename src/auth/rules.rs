@@ -274,6 +274,13 @@ impl RuleSet {
         Some((index, self.device(index)?))
     }
 
+    /// Whether a `[[device]]` registers this certificate (DER) by its thumbprint.
+    #[must_use]
+    pub fn registers_certificate(&self, der: &[u8]) -> bool {
+        let parsed = Certificate::parse(der);
+        parsed.is_ok_and(|certificate| self.device_by_certificate(&certificate).is_some())
+    }
+
     /// The hash an unknown user is checked against.
     pub(crate) fn dummy_password(&self) -> StoredHash {
         StoredHash::dummy(self.dummy_cost.unwrap_or(DEFAULT_COST))

@@ -122,7 +122,7 @@ async fn start_gateway(layout: &Layout) -> Result<Gateway, Failure> {
 fn device_token(device: &str, key: &str, life: Duration) -> Result<String, Failure> {
     let key = Secret::new(BASE64.decode(key)?);
     let scope = format!("{HUB_HOST}/devices/{device}");
-    Ok(sas::mint(&scope, &key, clock::unix() + life, None))
+    Ok(sas::mint(&scope, key.expose(), clock::unix() + life, None))
 }
 
 /// Sends a reading every `interval`; connects again when the connection ends.
