@@ -1,5 +1,7 @@
 //! Hand-made ClientHellos for tests of the parser and of the routing.
 
+use crate::tls::hello::{Parsed, parse};
+
 /// Builds a ClientHello field by field; the order of calls is the order of extensions.
 pub struct Builder {
     version: u16,
@@ -98,4 +100,17 @@ pub fn vector16(bytes: &[u8]) -> Vec<u8> {
         bytes,
     ]
     .concat()
+}
+
+/// A reader that sees any strict prefix must wait, not judge.
+pub fn assert_every_prefix_is_partial(raw: &[u8]) {
+    for end in 0..raw.len() {
+        let parsed = parse(&raw[..end]);
+        assert!(
+            matches!(parsed, Parsed::Partial),
+            "{end} of {}: {parsed:?}",
+            raw.len()
+        );
+    }
+    assert!(matches!(parse(raw), Parsed::Complete(_)));
 }

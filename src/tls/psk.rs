@@ -89,7 +89,7 @@ impl PskStack {
         })?;
         let keyring = Arc::new(keyring);
         let setup = Ssl::new_ex_index().and_then(|index| {
-            let context = context(index, keyring.clone(), dhe_psk)?;
+            let context = context(index, keyring.clone(), dhe_psk)?.build();
             Ok((context, index))
         });
         let (context, index) = setup.map_err(|error| {
@@ -301,7 +301,7 @@ fn context(
     index: Index<Ssl, Shared>,
     keyring: Arc<Keyring>,
     dhe_psk: bool,
-) -> Result<SslContext, ErrorStack> {
+) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
@@ -341,7 +341,7 @@ fn context(
             out,
         ))
     });
-    Ok(builder.build())
+    Ok(builder)
 }
 
 /// OpenSSL asks for the key of `identity`, which it cut at the first NUL. Answers the key's

@@ -109,9 +109,12 @@ mod tests {
         closing.await.unwrap();
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_client_that_never_closes_is_left() {
         let (_client, server) = tokio::io::duplex(64);
-        farewell(server, None).await;
+        let bound = std::time::Duration::from_secs(5);
+        tokio::time::timeout(bound, farewell(server, None))
+            .await
+            .unwrap();
     }
 }

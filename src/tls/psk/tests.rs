@@ -1,1 +1,168 @@
+//! Real hellos of OpenSSL: the parser reads them, the binder verifies them.
 
+use super::keys::Keyring;
+use super::select::select;
+use crate::config::Mixed;
+use crate::config::secret::Secret;
+use crate::tls::binder::Transcript;
+use crate::tls::hello::{Hello, Parsed, parse};
+use crate::tls::hello_bytes::assert_every_prefix_is_partial;
+use crate::tls::route::{Route, route};
+use crate::tls::{KeySlot, PskKeys};
+use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslStream, SslVersion};
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+const KEY: &[u8] = b"0123456789abcdef";
+
+/// Keeps what is written and never answers.
+struct Sink(Vec<u8>);
+
+impl Read for Sink {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn client(version: SslVersion, identity: &'static [u8], key: &'static [u8]) -> SslContextBuilder {
+    let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
+    builder
+        .set_min_proto_version(Some(SslVersion::TLS1_2))
+        .unwrap();
+    builder.set_max_proto_version(Some(version)).unwrap();
+    builder.set_psk_client_callback(move |_, _, name, out| {
+        name[..identity.len()].copy_from_slice(identity);
+        name[identity.len()] = 0;
+        out[..key.len()].copy_from_slice(key);
+        Ok(key.len())
+    });
+    builder
+}
+
+fn hello_of(builder: SslContextBuilder) -> Vec<u8> {
+    let ssl = Ssl::new(&builder.build()).unwrap();
+    let mut stream = SslStream::new(ssl, Sink(Vec::new())).unwrap();
+    assert!(stream.connect().is_err(), "nobody answers");
+    stream.get_ref().0.clone()
+}
+
+fn complete(raw: &[u8]) -> Hello {
+    match parse(raw) {
+        Parsed::Complete(hello) => hello,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn ring() -> Keyring {
+    Keyring::new(Arc::new(|identity| {
+        let next_key = Some(Secret::new(b"fedcba9876543210".to_vec()));
+        (identity == b"dev-1").then(|| PskKeys {
+            key: Secret::new(KEY.to_vec()),
+            next_key,
+        })
+    }))
+    .unwrap()
+}
+
+#[test]
+fn openssl_hellos_are_read_and_every_prefix_of_them_is_partial() {
+    let raw = hello_of(client(SslVersion::TLS1_3, b"dev-1", KEY));
+    let hello = complete(&raw);
+    assert!(hello.tls12 && hello.tls13 && hello.psk_suites && hello.certificate_suites);
+    assert_eq!(route(&hello, Mixed::Certificate, true), Route::Psk13);
+    assert_every_prefix_is_partial(&raw);
+
+    let mut builder = client(SslVersion::TLS1_2, b"dev-1", KEY);
+    builder
+        .set_cipher_list("PSK-AES128-CCM8:@SECLEVEL=0")
+        .unwrap();
+    let raw = hello_of(builder);
+    assert_eq!(
+        route(&complete(&raw), Mixed::Certificate, true),
+        Route::Psk12
+    );
+    assert_every_prefix_is_partial(&raw);
+}
+
+#[test]
+fn the_binder_of_a_real_hello_verifies_with_its_key_and_no_other() {
+    let hello = complete(&hello_of(client(SslVersion::TLS1_3, b"dev-1", KEY)));
+    let transcript = Transcript::of(hello.truncated());
+    let (identity, binder) = hello.offers().next().unwrap();
+    assert_eq!(identity, b"dev-1");
+    assert!(transcript.proves(KEY, binder));
+    assert!(!transcript.proves(b"0123456789abcdeF", binder));
+    assert!(!Transcript::of(&hello.truncated()[1..]).proves(KEY, binder));
+}
+
+#[test]
+fn the_binder_tells_which_of_two_keys_is_used() {
+    for (key, slot) in [
+        (KEY, KeySlot::Current),
+        (&b"fedcba9876543210"[..], KeySlot::Next),
+    ] {
+        let hello = complete(&hello_of(client(SslVersion::TLS1_3, b"dev-1", key)));
+        let proved = select(&hello, &ring()).unwrap();
+        assert_eq!((proved.identity.as_str(), proved.slot), ("dev-1", slot));
+        assert!(proved.key.ct_eq(key));
+    }
+}
+
+#[test]
+fn an_unproved_identity_is_refused_by_cause() {
+    let cause = |identity, key| {
+        let hello = complete(&hello_of(client(SslVersion::TLS1_3, identity, key)));
+        select(&hello, &ring()).unwrap_err().reason
+    };
+    assert_eq!(cause(b"dev-1", b"wrong key"), "psk_wrong_key");
+    assert_eq!(cause(b"dev-2", KEY), "psk_unknown_identity");
+    assert_eq!(cause(b"\xff\xfe", KEY), "psk_identity_invalid");
+    assert_eq!(cause(&[b'x'; 129], KEY), "psk_identity_invalid");
+}
+
+#[test]
+fn the_suites_served_are_the_committed_ones() {
+    let names = |list: &str| list.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let all = [names(super::TLS12_SUITES), names(super::DHE_SUITES)].concat();
+    assert_eq!(all.len(), 15);
+    for name in all {
+        assert!(
+            name.contains("PSK") && !name.contains("RSA") && !name.contains("NULL"),
+            "{name}"
+        );
+        assert!(!name.ends_with("-SHA"), "{name}: no SHA-1");
+        // Each is known to the library: an unknown name would be skipped in silence.
+        let mut builder = SslContext::builder(SslMethod::tls_server()).unwrap();
+        builder.set_cipher_list(&name).unwrap();
+    }
+}
+
+#[test]
+fn the_context_holds_no_certificate_and_offers_no_renegotiation_tickets_or_compression() {
+    use openssl::ssl::SslOptions;
+    for dhe_psk in [false, true] {
+        let index = Ssl::new_ex_index().unwrap();
+        let builder = super::context(index, Arc::new(ring()), dhe_psk).unwrap();
+        let closed =
+            SslOptions::NO_RENEGOTIATION | SslOptions::NO_TICKET | SslOptions::NO_COMPRESSION;
+        assert!(builder.options().contains(closed));
+        assert!(
+            !builder
+                .options()
+                .contains(SslOptions::ALLOW_UNSAFE_LEGACY_RENEGOTIATION)
+        );
+        let context = builder.build();
+        assert!(context.certificate().is_none() && context.private_key().is_none());
+    }
+}

@@ -1,0 +1,10 @@
+//! Real TLS clients against one port: rustls for certificates, OpenSSL for pre-shared keys.
+
+#[path = "tls/certificates.rs"]
+mod certificates;
+#[path = "tls/hostile.rs"]
+mod hostile;
+#[path = "tls/psk.rs"]
+mod psk;
+#[path = "tls/support.rs"]
+mod support;
