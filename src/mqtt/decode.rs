@@ -9,8 +9,6 @@ mod connect;
 mod properties;
 mod publish;
 mod subscribe;
-#[cfg(test)]
-mod tests;
 
 pub use connect::protocol_level;
 pub use publish::packet_id;

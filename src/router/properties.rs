@@ -1,1 +1,307 @@
-//! Property bag of a topic ⇄ AMQP properties; pure.
+//! Property bag of a topic ⇄ AMQP properties; pure (wire sheet §8.2, §8.4, §4.4).
+//!
+//! A device may say what the table [`SYSTEM`] lists and name its own properties; it may not use
+//! the names by which the hub or this gateway vouch for something. Everything else is data and
+//! is carried as it is.
+
+use super::topic_map::TopicError;
+use crate::hub::message::{Command, SystemProperties};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use time::format_description::well_known::{Iso8601, Rfc3339};
+use time::{OffsetDateTime, PrimitiveDateTime};
+
+/// Longest message id, correlation id and user id the hub takes, bytes (wire sheet §4.4).
+pub const ID_BYTES_MAX: usize = 128;
+
+/// Everything but the unreserved characters of RFC 3986 is percent-encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// System properties a device may set, by their key in the bag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum System {
+    MessageId,
+    CorrelationId,
+    UserId,
+    To,
+    ContentType,
+    ContentEncoding,
+    Expiry,
+    InterfaceId,
+    Component,
+    /// Travels as an application property of this name.
+    Application(&'static str),
+}
+
+/// The table of wire sheet §8.2. `$.cdid` and `$.cmid` name the sender and are the hub's to set.
+const SYSTEM: [(&str, System); 12] = [
+    ("$.mid", System::MessageId),
+    ("$.cid", System::CorrelationId),
+    ("$.uid", System::UserId),
+    ("$.to", System::To),
+    ("$.ct", System::ContentType),
+    ("$.ce", System::ContentEncoding),
+    ("$.exp", System::Expiry),
+    ("$.ifid", System::InterfaceId),
+    ("$.sub", System::Component),
+    ("$.on", System::Application("iothub-outputname")),
+    ("$.ctime", System::Application("iothub-creation-time-utc")),
+    ("$.schema", System::Application("iothub-message-schema")),
+];
+
+/// Names below `iothub-` a device may use as they stand: they say something about its own
+/// message and vouch for nothing.
+const OPEN_NAMES: [&str; 4] = [
+    "iothub-ack",
+    "iothub-operation",
+    "iothub-creation-time-utc",
+    "iothub-message-schema",
+];
+
+/// Names, in lower case, that a reader upstream takes for the hub's or the gateway's word.
+const RESERVED_NAMES: [&str; 5] = [
+    "mqtt-retain",
+    "dt-subject",
+    "dt-dataschema",
+    "to",
+    "user-id",
+];
+
+/// Beginnings, in lower case, of such names.
+const RESERVED_PREFIXES: [&str; 2] = ["iothub-", "x-opt-"];
+
+/// The properties of one message, gathered under a bound.
+pub(super) struct Gathered {
+    /// System properties.
+    pub(super) system: SystemProperties,
+    /// Application properties, in the order given.
+    pub(super) application: Vec<(String, Option<String>)>,
+    seen: u16,
+    left: usize,
+}
+
+impl Gathered {
+    /// Nothing yet, room for `properties_max`.
+    pub(super) fn new(properties_max: usize) -> Self {
+        Self {
+            system: SystemProperties::default(),
+            application: Vec::new(),
+            seen: 0,
+            left: properties_max,
+        }
+    }
+
+    /// Reads a bag: `k=v&k2=v2`, both sides percent-encoded, `k` without `=` is null. Empty
+    /// items, as in `a=1&`, are skipped.
+    pub(super) fn bag(&mut self, bag: &str) -> Result<(), TopicError> {
+        for item in bag.split('&').filter(|item| !item.is_empty()) {
+            let (key, value) = match item.split_once('=') {
+                Some((key, value)) => (key, Some(decode(value)?)),
+                None => (item, None),
+            };
+            self.add(decode(key)?, value)?;
+        }
+        Ok(())
+    }
+
+    /// Adds one decoded property.
+    pub(super) fn add(&mut self, key: String, value: Option<String>) -> Result<(), TopicError> {
+        self.left = self
+            .left
+            .checked_sub(1)
+            .ok_or(TopicError::TooManyProperties)?;
+        if key.is_empty() {
+            return Err(TopicError::EmptyKey);
+        }
+        if key.trim_start().starts_with("$.") {
+            return self.add_system(&key, value);
+        }
+        if is_reserved(&key) {
+            return Err(TopicError::ReservedProperty);
+        }
+        self.add_application(key, value)
+    }
+
+    /// Adds a property the gateway itself vouches for.
+    pub(super) fn stamp(&mut self, key: &str, value: &str) {
+        self.application
+            .push((key.to_owned(), Some(value.to_owned())));
+    }
+
+    fn add_application(&mut self, key: String, value: Option<String>) -> Result<(), TopicError> {
+        // A key twice makes an AMQP map invalid (AMQP 1.0 §1.6.23). At most `properties_max`
+        // keys are compared.
+        if self.application.iter().any(|(known, _)| *known == key) {
+            return Err(TopicError::DuplicateProperty);
+        }
+        self.application.push((key, value));
+        Ok(())
+    }
+
+    fn add_system(&mut self, key: &str, value: Option<String>) -> Result<(), TopicError> {
+        let index = SYSTEM
+            .iter()
+            .position(|(name, _)| *name == key)
+            .ok_or(TopicError::UnknownSystemProperty)?;
+        if self.seen & (1 << index) != 0 {
+            return Err(TopicError::DuplicateProperty);
+        }
+        self.seen |= 1 << index;
+        // Null is what a property that was not sent is, too.
+        let Some(value) = value else {
+            return Ok(());
+        };
+        let system = &mut self.system;
+        match SYSTEM[index].1 {
+            System::MessageId => system.message_id = Some(checked_id(value)?),
+            System::CorrelationId => system.correlation_id = Some(checked_id(value)?),
+            System::UserId => system.user_id = Some(checked_id(value)?),
+            System::To => system.to = Some(value),
+            System::ContentType => system.content_type = Some(checked_symbol(value)?),
+            System::ContentEncoding => system.content_encoding = Some(checked_symbol(value)?),
+            System::Expiry => system.expiry_ms = Some(parse_time(&value)?),
+            System::InterfaceId => system.interface_id = Some(value),
+            System::Component => system.component = Some(value),
+            System::Application(name) => {
+                return self.add_application(name.to_owned(), Some(value));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the content type of MQTT 5.
+    pub(super) fn content_type(&mut self, value: String) -> Result<(), TopicError> {
+        self.add_system("$.ct", Some(value))
+    }
+
+    /// Takes the correlation data of MQTT 5, which the hub carries as text.
+    pub(super) fn correlation(&mut self, data: &[u8]) -> Result<(), TopicError> {
+        let text = std::str::from_utf8(data).map_err(|_| TopicError::MalformedId)?;
+        self.add_system("$.cid", Some(text.to_owned()))
+    }
+}
+
+/// Whether a name is the hub's or the gateway's to set; case and outer blanks do not help.
+fn is_reserved(key: &str) -> bool {
+    if OPEN_NAMES.contains(&key) {
+        return false;
+    }
+    let name = key.trim().to_ascii_lowercase();
+    RESERVED_NAMES.contains(&&*name)
+        || RESERVED_PREFIXES
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Percent-decoding by RFC 3986: `+` stays plus, every `%` begins an escape.
+pub(super) fn decode(text: &str) -> Result<String, TopicError> {
+    if !text.contains('%') {
+        return Ok(text.to_owned());
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        if byte != b'%' {
+            decoded.push(byte);
+            continue;
+        }
+        let digit = |at: usize| tail.get(at).and_then(|&d| char::from(d).to_digit(16));
+        let (Some(high), Some(low)) = (digit(0), digit(1)) else {
+            return Err(TopicError::MalformedEscape);
+        };
+        decoded.push((high << 4 | low) as u8);
+        rest = &tail[2..];
+    }
+    String::from_utf8(decoded).map_err(|_| TopicError::MalformedEscape)
+}
+
+fn checked_id(id: String) -> Result<String, TopicError> {
+    let plain = id.bytes().all(|b| (0x20..0x7F).contains(&b));
+    match id.len() <= ID_BYTES_MAX && plain {
+        true => Ok(id),
+        false => Err(TopicError::MalformedId),
+    }
+}
+
+/// Content type and encoding travel as AMQP symbols, which are ASCII.
+fn checked_symbol(text: String) -> Result<String, TopicError> {
+    match text.is_ascii() {
+        true => Ok(text),
+        false => Err(TopicError::NotAscii),
+    }
+}
+
+/// ISO 8601 → milliseconds since 1970-01-01 UTC. A time without an offset is UTC.
+fn parse_time(text: &str) -> Result<i64, TopicError> {
+    let moment = OffsetDateTime::parse(text, &Iso8601::PARSING)
+        .or_else(|_| {
+            PrimitiveDateTime::parse(text, &Iso8601::PARSING).map(PrimitiveDateTime::assume_utc)
+        })
+        .map_err(|_| TopicError::MalformedExpiry)?;
+    i64::try_from(moment.unix_timestamp_nanos().div_euclid(1_000_000))
+        .map_err(|_| TopicError::MalformedExpiry)
+}
+
+fn format_time(milliseconds: i64) -> Option<String> {
+    let moment =
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(milliseconds) * 1_000_000).ok()?;
+    moment.format(&Rfc3339).ok()
+}
+
+/// Appends the bag of a command to its topic: system properties with `%24.` keys as the hub
+/// writes them (wire sheet §8.9), `to` always, then the application properties.
+pub(super) fn write_command_bag(topic: &mut String, command: &Command, default_to: &str) {
+    let system = &command.system;
+    let mut bag = BagWriter { topic, first: true };
+    bag.system("%24.mid", system.message_id.as_deref());
+    bag.system("%24.to", Some(system.to.as_deref().unwrap_or(default_to)));
+    bag.system("%24.cid", system.correlation_id.as_deref());
+    bag.system("%24.uid", system.user_id.as_deref());
+    bag.system("%24.ct", system.content_type.as_deref());
+    bag.system("%24.ce", system.content_encoding.as_deref());
+    bag.system("%24.exp", system.expiry_ms.and_then(format_time).as_deref());
+    for (key, value) in &command.application {
+        bag.item(key, value.as_deref());
+    }
+}
+
+struct BagWriter<'a> {
+    topic: &'a mut String,
+    first: bool,
+}
+
+impl BagWriter<'_> {
+    fn separate(&mut self) {
+        if !std::mem::take(&mut self.first) {
+            self.topic.push('&');
+        }
+    }
+
+    fn system(&mut self, key: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.separate();
+            self.topic.push_str(key);
+            self.value(value);
+        }
+    }
+
+    fn item(&mut self, key: &str, value: Option<&str>) {
+        self.separate();
+        self.topic.extend(utf8_percent_encode(key, ENCODED));
+        if let Some(value) = value {
+            self.value(value);
+        }
+    }
+
+    fn value(&mut self, value: &str) {
+        self.topic.push('=');
+        self.topic.extend(utf8_percent_encode(value, ENCODED));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,67 @@
-//! Device topics ⇄ hub endpoints; pure.
+//! Device topics ⇄ hub endpoints; pure (wire sheet §8.2–8.4).
+//!
+//! The id in a topic is compared byte by byte with the id that was authenticated, before and
+//! beside anything the hub would check. Ids are not percent-encoded in topics, so nothing is
+//! decoded on the way to that comparison.
 
-use crate::auth::AuthenticatedDevice;
+use super::properties::{Gathered, write_command_bag};
+use crate::auth::{AuthenticatedDevice, Permissions};
 use crate::hub::message::{Command, Telemetry};
-use crate::mqtt::packet::{Publish, Will};
+use crate::mqtt::packet::{MessageProperties, Publish, Will};
+use crate::mqtt::topic;
+use bytes::Bytes;
 
-/// Why a topic leads nowhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a topic leads nowhere. The texts name the fix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TopicError {
     /// No template fits.
     #[error("the topic fits no template; telemetry goes to devices/<id>/messages/events/")]
     Unknown,
+    /// The topic is another device's or module's.
+    #[error("the topic names another device or module; use the id of the MQTT client id")]
+    ForeignDevice,
+    /// The rules do not let this device send telemetry.
+    #[error("this device may not send telemetry; add \"telemetry\" to its rule's allow list")]
+    TelemetryDenied,
+    /// The rules do not let this device receive commands.
+    #[error("this device may not receive commands; add \"commands\" to its rule's allow list")]
+    CommandsDenied,
+    /// A slash within the property bag.
+    #[error("the property bag holds a slash; write it as %2F")]
+    SlashInBag,
+    /// `%` without two hexadecimal digits, or no UTF-8 behind the escapes.
+    #[error("the property bag is not percent-encoded UTF-8; write a literal percent sign as %25")]
+    MalformedEscape,
+    /// A property without a name.
+    #[error("a property of the bag has no name; write name=value")]
+    EmptyKey,
+    /// A name only the hub or the gateway may set.
+    #[error("the property name is reserved for the hub and this gateway; rename the property")]
+    ReservedProperty,
+    /// A `$.` key outside the table of wire sheet §8.2, or in another case.
+    #[error("the system property is unknown or not a device's to set; use the lower-case $. keys")]
+    UnknownSystemProperty,
+    /// A property twice.
+    #[error("a property is given twice; send each name once")]
+    DuplicateProperty,
+    /// More properties than `limits.properties`.
+    #[error("the message has too many properties; send fewer or raise limits.properties")]
+    TooManyProperties,
+    /// A message, correlation or user id that is too long or not ASCII.
+    #[error("message, correlation and user ids take at most 128 printable ASCII characters")]
+    MalformedId,
+    /// A content type or encoding that is not ASCII.
+    #[error("content type and content encoding are ASCII; write them without other characters")]
+    NotAscii,
+    /// `$.exp` is not a time.
+    #[error("$.exp is not an ISO 8601 time; write it like 2030-01-31T12:00:00Z, percent-encoded")]
+    MalformedExpiry,
+    /// A filter no template fits.
+    #[error("the filter fits no template; commands come on devices/<id>/messages/devicebound/#")]
+    FilterUnknown,
+    /// A filter that would match more than this device's commands.
+    #[error("the filter is wider than this device; use devices/<id>/messages/devicebound/#")]
+    FilterTooWide,
 }
 
 impl TopicError {
@@ -18,20 +70,37 @@ impl TopicError {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Unknown => "topic_unknown",
+            Self::ForeignDevice => "topic_foreign_device",
+            Self::TelemetryDenied => "telemetry_denied",
+            Self::CommandsDenied => "commands_denied",
+            Self::SlashInBag => "bag_slash",
+            Self::MalformedEscape => "bag_escape",
+            Self::EmptyKey => "bag_empty_key",
+            Self::ReservedProperty => "property_reserved",
+            Self::UnknownSystemProperty => "property_unknown_system",
+            Self::DuplicateProperty => "property_duplicate",
+            Self::TooManyProperties => "properties_too_many",
+            Self::MalformedId => "property_id",
+            Self::NotAscii => "property_not_ascii",
+            Self::MalformedExpiry => "property_expiry",
+            Self::FilterUnknown => "filter_unknown",
+            Self::FilterTooWide => "filter_too_wide",
         }
     }
 }
 
-/// Turns a PUBLISH into telemetry of this device.
+/// Turns a PUBLISH into telemetry of this device. Without `$.mid` the message id stays absent;
+/// the hub side makes one. Of MQTT 5's properties the content type, the correlation data and the
+/// user properties travel on, under the rules of the bag.
 ///
 /// # Errors
 /// When the topic is not this device's, not allowed, or its bag is malformed.
 pub fn uplink(
-    _device: &AuthenticatedDevice,
-    _publish: Publish,
-    _properties_max: usize,
+    device: &AuthenticatedDevice,
+    publish: Publish,
+    properties_max: usize,
 ) -> Result<Telemetry, TopicError> {
-    Err(TopicError::Unknown)
+    telemetry(&Party::of(device), Message::from(publish), properties_max)
 }
 
 /// Turns a will into telemetry, marked `iothub-MessageType=Will`. Called at CONNECT to check it
@@ -40,23 +109,202 @@ pub fn uplink(
 /// # Errors
 /// As [`uplink`].
 pub fn will(
-    _device: &AuthenticatedDevice,
-    _will: Will,
-    _properties_max: usize,
+    device: &AuthenticatedDevice,
+    will: Will,
+    properties_max: usize,
 ) -> Result<Telemetry, TopicError> {
-    Err(TopicError::Unknown)
+    telemetry(&Party::of(device), Message::from(will), properties_max)
 }
 
-/// Whether a filter is this device's command filter.
+/// Whether a filter is this device's command filter: `devices/{d}/messages/devicebound/#`, for a
+/// module also `devices/{d}/modules/{m}/#` (wire sheet §8.4).
 ///
 /// # Errors
 /// When it is not, or commands are not allowed.
-pub fn command_filter(_device: &AuthenticatedDevice, _filter: &str) -> Result<(), TopicError> {
-    Err(TopicError::Unknown)
+pub fn command_filter(device: &AuthenticatedDevice, filter: &str) -> Result<(), TopicError> {
+    check_filter(&Party::of(device), filter)
 }
 
-/// The topic a command is delivered on.
+/// The topic a command is delivered on: the device's own, with the properties as its bag.
 #[must_use]
-pub fn command_topic(_device: &AuthenticatedDevice, _command: &Command) -> String {
-    String::new()
+pub fn command_topic(device: &AuthenticatedDevice, command: &Command) -> String {
+    delivery_topic(&Party::of(device), command)
 }
+
+/// Who publishes or listens.
+struct Party<'a> {
+    device: &'a str,
+    module: Option<&'a str>,
+    permissions: Permissions,
+}
+
+impl<'a> Party<'a> {
+    fn of(device: &'a AuthenticatedDevice) -> Self {
+        Self {
+            device: device.device().as_str(),
+            module: device.module().map(|module| module.as_str()),
+            permissions: device.permissions(),
+        }
+    }
+
+    /// `devices/{d}` or `devices/{d}/modules/{m}`.
+    fn root(&self) -> String {
+        match self.module {
+            Some(module) => format!("devices/{}/modules/{module}", self.device),
+            None => format!("devices/{}", self.device),
+        }
+    }
+
+    /// What follows this party's own root in `topic`, without the slash between.
+    fn own<'t>(&self, topic: &'t str) -> Result<&'t str, TopicError> {
+        let rest = topic.strip_prefix("devices/").ok_or(TopicError::Unknown)?;
+        let (device, rest) = rest.split_once('/').ok_or(TopicError::Unknown)?;
+        if device != self.device {
+            return Err(TopicError::ForeignDevice);
+        }
+        match (self.module, rest.strip_prefix("modules/")) {
+            (None, None) => Ok(rest),
+            (Some(own), Some(rest)) => {
+                let (module, rest) = rest.split_once('/').ok_or(TopicError::Unknown)?;
+                match module == own {
+                    true => Ok(rest),
+                    false => Err(TopicError::ForeignDevice),
+                }
+            }
+            // A module does not speak for its device, nor the device for its module.
+            (None, Some(_)) | (Some(_), None) => Err(TopicError::ForeignDevice),
+        }
+    }
+}
+
+/// What PUBLISH and will have in common.
+struct Message {
+    topic: bytestring::ByteString,
+    payload: Bytes,
+    retain: bool,
+    will: bool,
+    properties: Option<Box<MessageProperties>>,
+}
+
+impl From<Publish> for Message {
+    fn from(publish: Publish) -> Self {
+        Self {
+            topic: publish.topic,
+            payload: publish.payload,
+            retain: publish.retain,
+            will: false,
+            properties: publish.properties,
+        }
+    }
+}
+
+impl From<Will> for Message {
+    fn from(will: Will) -> Self {
+        Self {
+            topic: will.topic,
+            payload: will.payload,
+            retain: will.retain,
+            will: true,
+            properties: will.properties,
+        }
+    }
+}
+
+fn telemetry(
+    party: &Party<'_>,
+    message: Message,
+    properties_max: usize,
+) -> Result<Telemetry, TopicError> {
+    let bag = events_bag(party.own(&message.topic)?)?;
+    if !party.permissions.telemetry {
+        return Err(TopicError::TelemetryDenied);
+    }
+    let mut gathered = Gathered::new(properties_max);
+    gathered.bag(bag)?;
+    if let Some(properties) = message.properties {
+        add_v5(&mut gathered, *properties)?;
+    }
+    if message.retain {
+        gathered.stamp("mqtt-retain", "true");
+    }
+    if message.will {
+        gathered.stamp("iothub-MessageType", "Will");
+    }
+    Ok(Telemetry {
+        system: gathered.system,
+        application: gathered.application,
+        body: message.payload,
+    })
+}
+
+/// The bag in what follows the root of a telemetry topic: `messages/events`, with or without a
+/// slash, a bag, and one slash after the bag.
+fn events_bag(rest: &str) -> Result<&str, TopicError> {
+    let rest = rest
+        .strip_prefix("messages/events")
+        .ok_or(TopicError::Unknown)?;
+    if rest.is_empty() {
+        return Ok(rest);
+    }
+    let bag = rest.strip_prefix('/').ok_or(TopicError::Unknown)?;
+    let bag = match bag.strip_suffix('/') {
+        // Node appends a slash (wire sheet §8.2); a slash alone is no bag.
+        Some(inner) if !inner.is_empty() => inner,
+        _ => bag,
+    };
+    match bag.contains('/') {
+        true => Err(TopicError::SlashInBag),
+        false => Ok(bag),
+    }
+}
+
+fn add_v5(gathered: &mut Gathered, properties: MessageProperties) -> Result<(), TopicError> {
+    if let Some(content_type) = properties.content_type {
+        gathered.content_type(content_type.into())?;
+    }
+    if let Some(data) = properties.correlation_data {
+        gathered.correlation(&data)?;
+    }
+    for (key, value) in properties.user {
+        gathered.add(key.into(), Some(value.into()))?;
+    }
+    Ok(())
+}
+
+fn check_filter(party: &Party<'_>, filter: &str) -> Result<(), TopicError> {
+    let fits = match party.own(filter) {
+        Ok("messages/devicebound/#") => true,
+        Ok("#") => party.module.is_some(),
+        _ => false,
+    };
+    match fits {
+        true if party.permissions.commands => Ok(()),
+        true => Err(TopicError::CommandsDenied),
+        false => Err(filter_error(party, filter)),
+    }
+}
+
+/// Why a filter is refused: what it asks for too much, or that it asks for nothing there is.
+fn filter_error(party: &Party<'_>, filter: &str) -> TopicError {
+    let own = party.own(filter);
+    if own.is_ok_and(|rest| rest.starts_with("messages/devicebound")) {
+        return TopicError::FilterUnknown;
+    }
+    let commands = format!("{}/messages/devicebound/x", party.root());
+    match own {
+        _ if topic::matches(filter, &commands) => TopicError::FilterTooWide,
+        Err(TopicError::ForeignDevice) => TopicError::ForeignDevice,
+        _ => TopicError::FilterUnknown,
+    }
+}
+
+fn delivery_topic(party: &Party<'_>, command: &Command) -> String {
+    let mut topic = party.root();
+    topic.push_str("/messages/devicebound/");
+    let default_to = format!("/{}/messages/devicebound", party.root());
+    write_command_bag(&mut topic, command, &default_to);
+    topic
+}
+
+#[cfg(test)]
+mod tests;
