@@ -21,6 +21,7 @@ use super::admission::Permit;
 use super::ending::Ending;
 use super::setup::{Counted, Pause, Paused, Setup};
 use crate::auth::AuthenticatedDevice;
+use crate::auth::rules::DeviceLimits;
 use crate::hub::HubEvent;
 use crate::mqtt::packet::QoS;
 use crate::mqtt::session::Session;
@@ -72,10 +73,8 @@ pub(super) struct Opened<U> {
 pub(super) struct Bounds {
     /// When the credential ends.
     pub(super) expires: Option<Mono>,
-    /// Messages per second.
-    pub(super) messages_per_s: Option<u32>,
-    /// Payload of one message.
-    pub(super) payload_bytes: Option<usize>,
+    /// Rate and payload.
+    pub(super) limits: DeviceLimits,
 }
 
 /// One device's connection.
@@ -143,7 +142,7 @@ impl<U: Upstream> Conn<U> {
             partial_since: None,
             out: Outbox::new(opened.out),
             uplink: Uplink::default(),
-            rate: Rate::new(opened.bounds.messages_per_s),
+            rate: Rate::new(opened.bounds.limits.messages_per_s),
             bounds: opened.bounds,
             subscribed: None,
             commands_unwritten: Vec::new(),

@@ -11,7 +11,8 @@ use super::ending::Ending;
 use super::password::Checked;
 use super::setup::Counted;
 use super::{Site, log_text};
-use crate::auth::{self, Admission, Decision, Denial, Transport};
+use crate::auth::rules::RuleSet;
+use crate::auth::{self, Admission, Decision, Denial, DenialKind, Transport};
 use crate::hub::message::DeviceAddress;
 use crate::mqtt::packet::Connect;
 use crate::mqtt::session::{ConnectRefusal, Event, Session};
@@ -48,6 +49,7 @@ pub(super) struct Arrival {
 struct Failure {
     reason: Cow<'static, str>,
     text: Cow<'static, str>,
+    detail: &'static str,
 }
 
 impl Failure {
@@ -55,6 +57,7 @@ impl Failure {
         Self {
             reason: reason.into(),
             text: text.into(),
+            detail: "",
         }
     }
 }
@@ -63,7 +66,21 @@ impl Failure {
 struct Refusal {
     code: ConnectRefusal,
     reason: &'static str,
+    /// For the device and the log.
     text: Cow<'static, str>,
+    /// For the log only: it may say whether a device exists.
+    detail: &'static str,
+}
+
+impl Refusal {
+    fn unavailable(reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code: ConnectRefusal::ServerUnavailable,
+            reason,
+            text: text.into(),
+            detail: "",
+        }
+    }
 }
 
 /// A transport with a CONNECT on it.
@@ -107,6 +124,7 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
                     %source,
                     reason = %failure.reason,
                     text = ?log_text(&failure.text),
+                    detail = failure.detail,
                     "connection refused"
                 );
             }
@@ -137,7 +155,10 @@ async fn greet(
             } = asked;
             session.refuse(refusal.code, &refusal.text, &mut out);
             say_last(stream, &out).await;
-            Err(Failure::new(refusal.reason, refusal.text))
+            Err(Failure {
+                detail: refusal.detail,
+                ..Failure::new(refusal.reason, refusal.text)
+            })
         }
     }
 }
@@ -224,7 +245,8 @@ async fn admit(
     source: SocketAddr,
     site: &Site,
 ) -> Result<Granted, Refusal> {
-    let admission = authenticate(connect, peer, source, site).await?;
+    let rules = site.shared.rules.load_full();
+    let mut admission = authenticate(connect, peer, source, site, &rules).await?;
     let device = &admission.device;
     if let Some(will) = &connect.will {
         let properties = site.shared.setup.limits.properties;
@@ -232,17 +254,25 @@ async fn admit(
             code: ConnectRefusal::NotAuthorized,
             reason: error.label(),
             text: format!("the will: {error}").into(),
+            detail: "",
         })?;
     }
     let claim = site
         .shared
         .registry
         .claim(SessionKey::of(device), device.clone());
-    let claim = claim.await.map_err(|error| Refusal {
-        code: ConnectRefusal::ServerUnavailable,
-        reason: error.label(),
-        text: error.to_string().into(),
-    })?;
+    let claim = claim
+        .await
+        .map_err(|error| Refusal::unavailable(error.label(), error.to_string()))?;
+    // A reload looks through the registry after the swap. A device decided by the old rules and
+    // claimed after that look is looked at here.
+    let current = site.shared.rules.load_full();
+    if !Arc::ptr_eq(&rules, &current) {
+        let expires = admission.expires;
+        let again = auth::recheck(&current, &admission.device, clock::unix());
+        admission = again.map_err(denied)?;
+        admission.expires = admission.expires.or(expires);
+    }
     Ok(Granted { admission, claim })
 }
 
@@ -251,6 +281,7 @@ async fn authenticate(
     peer: &Peer,
     source: SocketAddr,
     site: &Site,
+    rules: &RuleSet,
 ) -> Result<Admission, Refusal> {
     let decision = {
         let claim = auth::Claim {
@@ -260,10 +291,12 @@ async fn authenticate(
                 Peer::Certificate {
                     chain,
                     chain_trusted,
+                    anchor,
                     ..
                 } => Transport::Certificate {
                     chain,
                     trusted: *chain_trusted,
+                    anchors: anchor.as_slice(),
                 },
             },
             listener: &site.name,
@@ -275,16 +308,17 @@ async fn authenticate(
             hub_host: &site.shared.hub_host,
             now: clock::unix(),
         };
-        auth::decide(&site.shared.rules.load(), &claim)
+        auth::decide(rules, &claim)
     };
     match decision {
         Decision::Admit(admission) => Ok(admission),
         Decision::Deny(denial) => Err(denied(denial)),
         Decision::CheckPassword(check) => {
-            let place = site.shared.gate.password(source.ip()).ok_or_else(busy)?;
+            let place = site.shared.gate.password(source.ip()).ok_or(auth::BUSY);
+            let place = place.map_err(denied)?;
             match site.shared.passwords.run(place, check).await {
                 Checked::Decided(result) => result.map_err(denied),
-                Checked::Busy => Err(busy()),
+                Checked::Busy => Err(denied(auth::BUSY)),
             }
         }
     }
@@ -292,28 +326,20 @@ async fn authenticate(
 
 fn denied(denial: Denial) -> Refusal {
     Refusal {
-        code: refusal_code(&denial),
+        code: refusal_code(denial.kind),
         reason: denial.reason,
         text: denial.text.into(),
+        detail: denial.detail,
     }
 }
 
-/// The return code of a denial (MQTT-3.2.2.3). A proof that failed is 4, everything else 5.
-fn refusal_code(denial: &Denial) -> ConnectRefusal {
-    match denial.reason {
-        reason if reason.starts_with("client_id") => ConnectRefusal::ClientId,
-        reason if reason.starts_with("sas_") || reason.ends_with("password") => {
-            ConnectRefusal::BadCredentials
-        }
-        _ => ConnectRefusal::NotAuthorized,
-    }
-}
-
-fn busy() -> Refusal {
-    Refusal {
-        code: ConnectRefusal::ServerUnavailable,
-        reason: "auth_busy",
-        text: "too many password checks at once; connect again in a while".into(),
+/// The return code of a denial (MQTT-3.2.2.3).
+const fn refusal_code(kind: DenialKind) -> ConnectRefusal {
+    match kind {
+        DenialKind::BadCredentials => ConnectRefusal::BadCredentials,
+        DenialKind::NotAuthorized => ConnectRefusal::NotAuthorized,
+        DenialKind::ClientId => ConnectRefusal::ClientId,
+        DenialKind::Unavailable => ConnectRefusal::ServerUnavailable,
     }
 }
 
@@ -371,7 +397,7 @@ fn open(
         out: asked.out,
         bounds: Bounds {
             expires,
-            ..Bounds::default()
+            limits: admission.limits,
         },
         source,
         live: Counted::new(live),

@@ -50,15 +50,7 @@ impl Setup {
 
     /// The bounds of a session.
     pub(super) fn session_limits(&self) -> SessionLimits {
-        let limits = &self.limits;
-        SessionLimits {
-            connect_timeout: limits.connect_timeout,
-            keep_alive_max: limits.keep_alive_max,
-            uplink_messages_max: limits.uplink_messages,
-            downlink_messages_max: limits.downlink_messages,
-            connect_bytes_max: limits.connect_bytes,
-            packet_bytes_max: limits.packet_bytes,
-        }
+        SessionLimits::from(&self.limits)
     }
 }
 

@@ -10,16 +10,6 @@ use crate::mqtt::session::{Deliver, Event, Ticket};
 use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
 
-/// The longest text an MQTT string can carry (MQTT-1.5.3).
-const TOPIC_BYTES_MAX: usize = 65_535;
-
-/// What follows the payload of a PUBLISH at most: fixed header, topic length, packet id,
-/// property length.
-const HEADER_BYTES: usize = 5 + 2 + 2 + 1;
-
-/// The largest packet MQTT can carry (MQTT-2.2.3).
-const PACKET_BYTES_MAX: usize = 268_435_455;
-
 pub(super) const fn qos_label(qos: QoS) -> &'static str {
     match qos {
         QoS::AtMostOnce => "0",
@@ -44,6 +34,7 @@ impl<U: Upstream> Conn<U> {
                 self.session.unsuback(id, count, &mut self.out.bytes);
             }
             Event::Delivered(delivery) => self.command_decided(delivery, Settlement::Accepted),
+            Event::Rejected(delivery) => self.command_decided(delivery, Settlement::Rejected),
             Event::Disconnect => return Err(Close::clean()),
             // A second CONNECT is a violation, never an event of an accepted session.
             Event::None | Event::Connect(_) => {}
@@ -55,7 +46,8 @@ impl<U: Upstream> Conn<U> {
         let (qos, bytes) = (publish.qos, publish.payload.len());
         self.setup.metrics.uplink_bytes.observe(bytes as f64);
         self.rate.spend(now);
-        if self.bounds.payload_bytes.is_some_and(|max| bytes > max) {
+        let max = self.bounds.limits.payload_bytes;
+        if max.is_some_and(|max| bytes > max) {
             let text = "the payload is larger than the device's rule allows";
             return self.refuse_publish(ticket, qos, "payload_too_large", text);
         }
@@ -155,20 +147,18 @@ impl<U: Upstream> Conn<U> {
             self.links.settle(delivery, Settlement::Released);
             return;
         };
-        let topic = topic_map::command_topic(&self.device, &command);
-        let packet = topic.len() + command.body.len() + HEADER_BYTES;
-        if topic.len() > TOPIC_BYTES_MAX || packet > PACKET_BYTES_MAX {
-            self.count("downlink", qos, "too_large");
-            self.links.settle(delivery, Settlement::Rejected);
-            return;
-        }
         let bytes = command.body.len();
         let deliver = Deliver {
-            topic,
+            topic: topic_map::command_topic(&self.device, &command),
             payload: command.body,
             qos,
             delivery,
         };
+        if !self.session.fits(&deliver) {
+            self.count("downlink", qos, "too_large");
+            self.links.settle(delivery, Settlement::Rejected);
+            return;
+        }
         if !self.session.deliver(&deliver, &mut self.out.bytes) {
             self.count("downlink", qos, "no_slot");
             self.links.settle(delivery, Settlement::Released);
@@ -190,8 +180,8 @@ impl<U: Upstream> Conn<U> {
         self.setup.metrics.downlink_inflight.dec();
         match how {
             Settlement::Accepted => self.setup.metrics.downlink_qos1_accepted.inc(),
-            Settlement::Released => self.count("downlink", QoS::AtLeastOnce, "released"),
             Settlement::Rejected => self.count("downlink", QoS::AtLeastOnce, "rejected"),
+            Settlement::Released => self.count("downlink", QoS::AtLeastOnce, "released"),
         }
     }
 
