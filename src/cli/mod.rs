@@ -1,5 +1,7 @@
 //! The command line: argument grammar and dispatch, one file per subcommand.
 
+pub mod check;
+
 use std::process::ExitCode;
 
 /// Parses the arguments and runs the subcommand.
