@@ -158,17 +158,17 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
         root.problem("hub", "missing; add [hub] with host, policy and key");
     }
     let hub = hub::hub(&hub_reader, &limits, path);
-    let listeners = listener::listeners(&root, insecure_permissions);
+    let admin = sections::admin(&Reader::new(cx, root.table("admin"), "admin"));
+    let listeners = listener::listeners(&root, admin.bind, insecure_permissions);
     let config = Config {
         rules_files: sections::rules_files(&Reader::new(cx, root.table("rules"), "rules")),
-        admin: sections::admin(&Reader::new(cx, root.table("admin"), "admin")),
         log: sections::log(&Reader::new(cx, root.table("log"), "log")),
         shutdown: sections::shutdown(&Reader::new(cx, root.table("shutdown"), "shutdown")),
         hub,
+        admin,
         listeners,
         limits,
     };
-    listener::binds_apart(&root, &config);
     descriptors(&limits_reader, &config.limits, config.hub.connections);
     config
 }

@@ -209,7 +209,7 @@ impl Sources<'_> {
 
     fn interpolate_entry(&self, entry: &mut Entry, path: &str, problems: &mut Vec<Problem>) {
         match &mut entry.node {
-            Node::Text(text) if text.value.contains("${") => match self.expand(&text.value) {
+            Node::Text(text) if text.value.contains("${") => match self.expand(&text.value, path) {
                 Ok((value, interpolated)) => {
                     text.value = value;
                     text.interpolated |= interpolated;
@@ -231,7 +231,7 @@ impl Sources<'_> {
     }
 
     /// The text with every `${…}` replaced, and whether there was any. `$${` stands for `${`.
-    fn expand(&self, text: &str) -> Result<(Zeroizing<String>, bool), String> {
+    fn expand(&self, text: &str, key: &str) -> Result<(Zeroizing<String>, bool), String> {
         let mut out = Zeroizing::new(String::with_capacity(text.len()));
         let mut interpolated = false;
         let mut rest = text;
@@ -243,10 +243,12 @@ impl Sources<'_> {
                 continue;
             }
             out.push_str(&rest[..at]);
-            let (name, after) = rest[at + 2..]
-                .split_once('}')
+            let (name, after) = split_closing(&rest[at + 2..])
                 .ok_or("`${` has no `}`; close it, or write `$${` for the characters")?;
-            out.push_str(&self.value(name)?);
+            match name.strip_prefix("file:") {
+                Some(file) => out.push_str(&self.file(file, key)?),
+                None => out.push_str(self.variable(name)?),
+            }
             interpolated = true;
             rest = after;
         }
@@ -254,14 +256,27 @@ impl Sources<'_> {
         Ok((out, interpolated))
     }
 
-    fn value(&self, name: &str) -> Result<Zeroizing<String>, String> {
-        if let Some(file) = name.strip_prefix("file:") {
-            if file.is_empty() {
-                return Err("`${file:}` names no file; write `${file:PATH}`".to_owned());
-            }
-            let path = self.base.join(file);
-            return secret_file::read(&path, self.insecure_permissions);
+    /// The secret in `file`, whose name may itself hold variables, as systemd's credentials do:
+    /// `${file:${CREDENTIALS_DIRECTORY}/hub-key}`.
+    fn file(&self, file: &str, key: &str) -> Result<Zeroizing<String>, String> {
+        if !SECRET_KEYS.contains(&key) {
+            // What is no secret is repeated in messages and listings; a secret must not get there.
+            return Err(format!(
+                "`${{file:…}}` is for secrets ({}); write the value here, or `${{VARIABLE}}`",
+                SECRET_KEYS.join(", ")
+            ));
         }
+        if file.contains("${file:") {
+            return Err("a file cannot name a file; write `${file:PATH}`".to_owned());
+        }
+        let (path, _) = self.expand(file, "")?;
+        if path.is_empty() {
+            return Err("`${file:}` names no file; write `${file:PATH}`".to_owned());
+        }
+        secret_file::read(&self.base.join(path.as_str()), self.insecure_permissions)
+    }
+
+    fn variable(&self, name: &str) -> Result<&str, String> {
         let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         if name.is_empty() || !name.bytes().all(word) {
             return Err(format!(
@@ -273,10 +288,29 @@ impl Sources<'_> {
             Some(value) if value.is_empty() => Err(format!(
                 "environment variable {name} is empty; give it a value"
             )),
-            Some(value) => Ok(Zeroizing::new(value.clone())),
+            Some(value) => Ok(value),
             None => Err(format!(
                 "environment variable {name} is not set; set it, or use `${{file:PATH}}`"
             )),
         }
     }
+}
+
+/// The keys `${file:…}` may stand in: those whose values are never shown.
+const SECRET_KEYS: &[&str] = &["hub.key", "hub.secondary_key", "hub.connection_string"];
+
+/// Splits at the `}` that closes a `${` before `text`, with pairs of braces inside.
+fn split_closing(text: &str) -> Option<(&str, &str)> {
+    let mut open = 1_usize;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'{' => open += 1,
+            b'}' => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            return Some((&text[..at], &text[at + 1..]));
+        }
+    }
+    None
 }

@@ -236,22 +236,35 @@ pub fn reference() -> String {
     let mut text = String::from("[limits]\n");
     for row in ROWS {
         let about = row.about.trim();
-        text.push_str(&format!(
-            "# {about} {}..{}. Memory: {}.\n{} = {}\n",
-            row.min,
-            row.max,
-            row.cost,
-            row.key,
-            row.default_toml(),
-        ));
+        let (min, max, cost) = (row.min, row.max, row.cost);
+        comment(&mut text, &format!("{about} {min}..{max}. Memory: {cost}."));
+        text.push_str(&format!("{} = {}\n\n", row.key, row.default_toml()));
     }
-    text.push_str(
-        "# What becomes of commands a device has not acknowledged when it leaves: \"release\" (back\n\
-         # in the queue at once), \"abandon\" (the same, marked failed) or \"lock_expiry\" (back \
-         after\n# the hub's lock of one minute, not counted as a delivery). Memory: none.\n\
-         commands_on_disconnect = \"release\"\n",
+    comment(
+        &mut text,
+        "What becomes of commands a device has not acknowledged when it leaves: \"release\" (back \
+         in the queue at once), \"abandon\" (the same, marked failed) or \"lock_expiry\" (back \
+         after the hub's lock of one minute, not counted as a delivery). Memory: none.",
     );
+    text.push_str("commands_on_disconnect = \"release\"\n");
     text
+}
+
+/// Adds `words` as comment lines of at most 96 columns.
+fn comment(text: &mut String, words: &str) {
+    let mut width = 0;
+    for word in words.split_whitespace() {
+        if width == 0 || width + 1 + word.len() > 96 {
+            text.push_str(if width == 0 { "# " } else { "\n# " });
+            width = 2;
+        } else {
+            text.push(' ');
+            width += 1;
+        }
+        text.push_str(word);
+        width += word.len();
+    }
+    text.push('\n');
 }
 
 #[cfg(test)]

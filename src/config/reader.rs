@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
+/// What stands for a secret.
+const SECRET: &str = "(secret)";
+
 /// One key of the effective configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -135,7 +138,10 @@ impl<'a> Reader<'a> {
         }
         match parse(entry) {
             Ok(value) => {
-                self.note(key, show(&value));
+                let interpolated = matches!(&entry.node, Node::Text(text) if text.interpolated);
+                let shown = show(&value);
+                let hide = interpolated && shown != SECRET;
+                self.note(key, if hide { "(from ${…})" } else { &shown });
                 Some(value)
             }
             Err(message) => {
@@ -159,6 +165,23 @@ impl<'a> Reader<'a> {
         self.get(key, parse, show)
     }
 
+    /// As [`Self::parsed`], and bare numbers are given to `parse` too, to say what they lack.
+    pub(super) fn measured<T>(
+        &self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        show: impl Fn(&T) -> String,
+    ) -> Option<T> {
+        let parse = |entry: &Entry| {
+            let text = match &entry.node {
+                Node::Integer(digits) | Node::Float(digits) => digits,
+                _ => text_of(entry)?,
+            };
+            parse(text).map_err(|message| complain(entry, &message))
+        };
+        self.get(key, parse, show)
+    }
+
     /// A string that is not empty.
     pub(super) fn text(&self, key: &str) -> Option<String> {
         let parse = |text: &str| match text.trim() {
@@ -177,7 +200,7 @@ impl<'a> Reader<'a> {
             }
             Ok(Zeroizing::new(text.to_owned()))
         };
-        self.get(key, parse, |_| "(secret)".to_owned())
+        self.get(key, parse, |_| SECRET.to_owned())
     }
 
     /// Whether the secret at `key` is written out in the file itself.
@@ -380,7 +403,7 @@ fn float_of(entry: &Entry) -> Option<f64> {
 }
 
 /// The value, if it may be shown, and what is wrong with it.
-fn complain(entry: &Entry, message: &str) -> String {
+pub(super) fn complain(entry: &Entry, message: &str) -> String {
     let shown = match &entry.node {
         Node::Text(text) if text.interpolated => "the value of ${…}".to_owned(),
         Node::Text(text) => format!("\"{}\"", capped(&text.value)),

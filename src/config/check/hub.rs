@@ -280,7 +280,7 @@ fn attach_rate(reader: &Reader<'_>) -> u32 {
             .filter(|per_s| (1..=100_000).contains(per_s))
             .ok_or_else(|| "must be from 1/s to 100000/s".to_owned())
     };
-    let read = reader.parsed("attach_rate", parse, show);
+    let read = reader.measured("attach_rate", parse, show);
     reader.or_default("attach_rate", ATTACH_RATE_DEFAULT, read, show)
 }
 

@@ -4,9 +4,8 @@ use super::material;
 use super::sections::socket_address;
 use crate::auth::CredentialKind;
 use crate::config::file::{Entry, Node};
-use crate::config::reader::{Reader, text_of};
-use crate::config::{Config, ListenerConfig, Mixed, TlsConfig};
-use crate::telemetry::log::capped;
+use crate::config::reader::{Reader, complain, text_of};
+use crate::config::{ListenerConfig, Mixed, TlsConfig};
 use std::net::SocketAddr;
 
 const LISTENERS_MAX: usize = 64;
@@ -19,7 +18,11 @@ const KINDS: [CredentialKind; 4] = [
 ];
 
 /// All listeners that could be read.
-pub(super) fn listeners(root: &Reader<'_>, insecure_permissions: bool) -> Vec<ListenerConfig> {
+pub(super) fn listeners(
+    root: &Reader<'_>,
+    admin: SocketAddr,
+    insecure_permissions: bool,
+) -> Vec<ListenerConfig> {
     let items = root.list("listener").unwrap_or_default();
     if items.is_empty() && (!root.has("listener") || root.list("listener").is_some()) {
         root.problem("listener", "missing; add a [[listener]] with name and bind");
@@ -43,6 +46,19 @@ pub(super) fn listeners(root: &Reader<'_>, insecure_permissions: bool) -> Vec<Li
         if listeners.iter().any(|other| other.name == listener.name) {
             reader.problem("name", "another listener has this name; give each its own");
         }
+        let mut taken = listeners.iter().map(|l| (l.name.as_str(), l.bind));
+        let admin = std::iter::once(("[admin]", admin));
+        if let Some((who, other)) = admin
+            .chain(&mut taken)
+            .find(|(_, b)| overlap(*b, listener.bind))
+        {
+            let message = format!(
+                "{} overlaps {other} of {who}; change one port",
+                listener.bind
+            );
+            reader.problem("bind", message);
+        }
+        drop(taken);
         listeners.push(listener);
     }
     listeners
@@ -151,7 +167,9 @@ fn accept(reader: &Reader<'_>, tls: Option<&TlsConfig>, plain: bool) -> Vec<Cred
         if matches!(item.node, Node::Failed) {
             continue;
         }
-        match text_of(item).and_then(kind) {
+        let kind =
+            text_of(item).and_then(|text| kind(text).map_err(|message| complain(item, &message)));
+        match kind {
             Ok(kind) if accepted.contains(&kind) => {
                 reader.problem_at(&key, item, "is listed twice; remove one");
             }
@@ -172,10 +190,7 @@ fn kind(text: &str) -> Result<CredentialKind, String> {
     KINDS
         .into_iter()
         .find(|kind| kind.label() == text)
-        .ok_or_else(|| {
-            let shown = capped(text);
-            format!("\"{shown}\" must be \"psk\", \"x509\", \"sas\" or \"password\"")
-        })
+        .ok_or_else(|| "must be \"psk\", \"x509\", \"sas\" or \"password\"".to_owned())
 }
 
 fn labels(kinds: &[CredentialKind]) -> String {
@@ -267,24 +282,6 @@ fn tls_files(reader: &Reader<'_>, tls: &TlsConfig, insecure_permissions: bool) {
         if let Err(message) = material::revocations(path) {
             reader.problem("crl", message);
         }
-    }
-}
-
-/// Reports listeners, and the admin port, that want the same address.
-pub(super) fn binds_apart(root: &Reader<'_>, config: &Config) {
-    let mut taken: Vec<(&str, SocketAddr)> = vec![("[admin]", config.admin.bind)];
-    for listener in &config.listeners {
-        let clash = taken
-            .iter()
-            .find(|(_, other)| overlap(*other, listener.bind));
-        if let Some((who, other)) = clash {
-            let message = format!(
-                "{} overlaps {other} of {who}; change one port",
-                listener.bind
-            );
-            root.problem(&format!("listener \"{}\".bind", listener.name), message);
-        }
-        taken.push((&listener.name, listener.bind));
     }
 }
 

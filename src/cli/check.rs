@@ -1,0 +1,243 @@
+//! `check`: everything that can be known about a configuration without opening a port.
+
+use crate::config::limits::WorstCase;
+use crate::config::values::{human_count, human_size};
+use crate::config::{Config, Origin, Problem, Setting, examine};
+use crate::telemetry::log::capped;
+use std::fmt::Write as _;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The exit code for a configuration that cannot be served (`EX_USAGE`).
+pub const EXIT_BAD_CONFIGURATION: u8 = 64;
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// What `check` found.
+#[derive(Debug)]
+pub struct Report {
+    /// The configuration, as far as it can be read.
+    pub config: Option<Config>,
+    /// What is wrong; empty when the configuration can be served.
+    pub problems: Vec<Problem>,
+    /// What deserves a second look.
+    pub warnings: Vec<Problem>,
+    /// Every key with its value and origin, secrets hidden.
+    pub settings: Vec<Setting>,
+}
+
+/// Checks and prints: problems to standard error and exit code 64, or the effective
+/// configuration and its worst-case memory to standard output and exit code 0.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let report = check_all(&args.config, environment());
+    let (text, code) = if report.problems.is_empty() {
+        print(&mut std::io::stdout(), &summary(&args.config, &report));
+        (warnings(&report), ExitCode::SUCCESS)
+    } else {
+        (failure(&report), ExitCode::from(EXIT_BAD_CONFIGURATION))
+    };
+    print(&mut std::io::stderr(), &text);
+    code
+}
+
+/// The process's environment. Names and values that are no Unicode are taken approximately.
+pub fn environment() -> impl Iterator<Item = (String, String)> {
+    let text = |raw: std::ffi::OsString| raw.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
+}
+
+/// Examines the configuration and the rules it names. Opens no port.
+#[must_use]
+pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Report {
+    let examined = examine(path, env);
+    let mut problems = examined.problems;
+    if let Some(config) = &examined.draft {
+        problems.extend(rules_problems(config));
+    }
+    Report {
+        config: examined.draft,
+        problems,
+        warnings: examined.warnings,
+        settings: examined.settings,
+    }
+}
+
+/// What is wrong with the rules files.
+fn rules_problems(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for path in &config.rules_files {
+        let readable = std::fs::File::open(path).and_then(|mut file| file.read(&mut [0]));
+        if let Err(error) = readable {
+            let file = capped(&path.display().to_string());
+            let message = format!("cannot be read ({error}); create it or correct rules.files");
+            problems.push(Problem::new(file, "", message));
+        }
+    }
+    problems
+}
+
+/// Output that nobody reads any more is no reason to fail.
+fn print(out: &mut dyn std::io::Write, text: &str) {
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn failure(report: &Report) -> String {
+    let mut text = warnings(report);
+    for problem in &report.problems {
+        let _ = writeln!(text, "{problem}");
+    }
+    let _ = writeln!(text, "\n{}", plural(report.problems.len(), "problem"));
+    text
+}
+
+fn warnings(report: &Report) -> String {
+    let mut text = String::new();
+    for warning in &report.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    text
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{s}")
+}
+
+fn summary(path: &Path, report: &Report) -> String {
+    let mut text = String::new();
+    settings_table(&mut text, &report.settings);
+    if let Some(config) = &report.config {
+        let hub = &config.hub;
+        let worst = config.limits.worst_case_bytes(
+            hub.connections,
+            hub.sessions_per_connection,
+            hub.connection_bytes_max,
+        );
+        memory_table(&mut text, &worst);
+    }
+    let name = capped(&path.display().to_string());
+    let remarks = match report.warnings.len() {
+        0 => String::new(),
+        count => format!(", {}", plural(count, "warning")),
+    };
+    let _ = writeln!(text, "{name} is good{remarks}");
+    text
+}
+
+/// `key = value` with who set it; what nobody set is left without a remark.
+fn settings_table(text: &mut String, settings: &[Setting]) {
+    let width =
+        |len: fn(&Setting) -> usize, max| settings.iter().map(len).max().unwrap_or(0).min(max);
+    let key_width = width(|setting| setting.key.chars().count(), 40);
+    let value_width = width(|setting| setting.value.chars().count(), 40);
+    let mut section = "";
+    for setting in settings {
+        let this = setting.key.split('.').next().unwrap_or_default();
+        if !section.is_empty() && this != section {
+            text.push('\n');
+        }
+        section = this;
+        let origin = match &setting.origin {
+            Origin::Default => "default".to_owned(),
+            Origin::File(line) => format!("line {line}"),
+            Origin::Env(variable) => capped(variable),
+        };
+        let Setting { key, value, .. } = setting;
+        let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {origin}");
+    }
+}
+
+fn memory_table(text: &mut String, worst: &WorstCase) {
+    text.push_str("\nmemory, worst case\n");
+    for row in &worst.rows {
+        let _ = writeln!(
+            text,
+            "  {:24} {:>9} × {:>8}  = {:>8}",
+            row.what,
+            human_count(row.count),
+            human_size(row.each),
+            human_size(row.total()),
+        );
+    }
+    let _ = writeln!(
+        text,
+        "  {:24} {:>32}",
+        "together, never more",
+        human_size(worst.total())
+    );
+    let _ = writeln!(
+        text,
+        "  {:24} {:>32}",
+        "every device silent",
+        human_size(worst.idle())
+    );
+    if let Some(available) = memory_available() {
+        let _ = writeln!(
+            text,
+            "  {:24} {:>32}",
+            "this machine has",
+            human_size(available)
+        );
+        if available < worst.total()
+            && let Some(heaviest) = worst.heaviest()
+        {
+            let _ = writeln!(
+                text,
+                "  hostile devices could ask for more than there is; lower limits.{} or limits.{}",
+                heaviest.count_key, heaviest.each_key
+            );
+        }
+    }
+    text.push('\n');
+}
+
+/// Memory the process may use, bytes: the machine's, or the control group's when that is less.
+fn memory_available() -> Option<u64> {
+    let machine = std::fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| {
+            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+            line.split_whitespace()
+                .nth(1)?
+                .parse::<u64>()
+                .ok()?
+                .checked_mul(1024)
+        });
+    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
+        .ok()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    [machine, group].into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_problem_is_not_problems() {
+        assert_eq!(plural(1, "problem"), "1 problem");
+        assert_eq!(plural(5, "problem"), "5 problems");
+    }
+
+    #[test]
+    fn the_memory_table_adds_up_for_a_reader() {
+        let limits = crate::config::limits::Limits::default();
+        let worst = limits.worst_case_bytes(16, 64, 2 * 1024 * 1024);
+        let mut text = String::new();
+        memory_table(&mut text, &worst);
+        assert!(text.contains("15,000 ×  512 KiB  =  7.3 GiB"), "{text}");
+        assert!(text.contains("together, never more"), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 100),
+            "{text}"
+        );
+    }
+}
