@@ -1,5 +1,7 @@
 //! Real TLS clients against one port: rustls for certificates, OpenSSL for pre-shared keys.
 
+#![allow(clippy::unwrap_used)] // a helper that cannot go on fails its test
+
 #[path = "tls/certificates.rs"]
 mod certificates;
 #[path = "tls/hostile.rs"]

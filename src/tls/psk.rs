@@ -241,8 +241,8 @@ impl PskStack {
                 refused(asked.standing, &asked.identity)
             }
             (101 | 118 | 193 | 295 | 410, None) => {
-                let text = "no PSK suite or group in common: TLS 1.3 needs a SHA-256 suite, 1.2 one \
-                            of the PSK suites served";
+                let text = "no PSK suite or group in common: TLS 1.3 needs a suite with SHA-256, \
+                            TLS 1.2 one of the PSK suites served";
                 Refusal::new("no_shared_suite", "psk", text)
             }
             (258 | 267 | 396, None) => Refusal::new(

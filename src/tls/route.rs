@@ -1,8 +1,7 @@
 //! Which stack a ClientHello goes to. Pure: one hello, one rule, one answer.
 //!
-//! A connection is routed once and never handed from one stack to the other. The rules are
-//! numbered as in the routing section of ARCHITECTURE.md. No stack here issues tickets, so every
-//! `pre_shared_key` identity is taken for an external key.
+//! A connection is routed once and never handed from one stack to the other. No stack here issues
+//! tickets, so every `pre_shared_key` identity is taken for an external key.
 
 use crate::config::Mixed;
 use crate::tls::hello::Hello;

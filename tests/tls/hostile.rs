@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+/// How a record is sent: one write a piece.
+type Cut = fn(&[u8]) -> Vec<Vec<u8>>;
+
 #[tokio::test]
 async fn a_hello_in_one_byte_segments_or_many_records_serves_every_kind() {
     let site = Site::new();
@@ -20,7 +23,7 @@ async fn a_hello_in_one_byte_segments_or_many_records_serves_every_kind() {
         Psk::tls12("PSK-AES128-CCM8", b"dev-1", KEY),
         Psk::tls12("ECDHE-PSK-CHACHA20-POLY1305", b"dev-1", KEY),
     ];
-    let cuts: [fn(&[u8]) -> Vec<Vec<u8>>; 3] = [
+    let cuts: [Cut; 3] = [
         one_byte_segments,
         |record| in_records(record, 2),
         |record| in_records(record, 16),

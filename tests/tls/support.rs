@@ -323,6 +323,8 @@ where
 pub struct Psk {
     pub version: SslVersion,
     pub suites: &'static str,
+    /// The first one gets the key share.
+    pub groups: &'static str,
     pub identity: Vec<u8>,
     pub key: Vec<u8>,
 }
@@ -334,6 +336,7 @@ impl Psk {
         Self {
             version: SslVersion::TLS1_3,
             suites,
+            groups: "X25519:P-256",
             identity,
             key,
         }
@@ -344,6 +347,7 @@ impl Psk {
         Self {
             version: SslVersion::TLS1_2,
             suites,
+            groups: "X25519:P-256",
             identity,
             key,
         }
@@ -352,6 +356,7 @@ impl Psk {
     fn context(&self) -> SslContextBuilder {
         let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
         builder.set_security_level(0);
+        builder.set_groups_list(self.groups).unwrap();
         builder.set_min_proto_version(Some(self.version)).unwrap();
         builder.set_max_proto_version(Some(self.version)).unwrap();
         if self.version == SslVersion::TLS1_3 {

@@ -1,5 +1,6 @@
 //! Real hellos of OpenSSL: the parser reads them, the binder verifies them.
 
+use super::PskStack;
 use super::keys::Keyring;
 use super::select::select;
 use crate::config::Mixed;
@@ -7,11 +8,17 @@ use crate::config::secret::Secret;
 use crate::tls::binder::Transcript;
 use crate::tls::hello::{Hello, Parsed, parse};
 use crate::tls::hello_bytes::assert_every_prefix_is_partial;
+use crate::tls::replay::Replay;
 use crate::tls::route::{Route, route};
 use crate::tls::{KeySlot, PskKeys};
+use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslStream, SslVersion};
+use openssl::x509::X509;
 use std::io::{self, Read, Write};
+use std::pin::Pin;
 use std::sync::Arc;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 
 const KEY: &[u8] = b"0123456789abcdef";
 
@@ -149,7 +156,7 @@ fn the_suites_served_are_the_committed_ones() {
 }
 
 #[test]
-fn the_context_holds_no_certificate_and_offers_no_renegotiation_tickets_or_compression() {
+fn the_context_never_holds_a_certificate_nor_allows_renegotiation_tickets_or_compression() {
     use openssl::ssl::SslOptions;
     for dhe_psk in [false, true] {
         let index = Ssl::new_ex_index().unwrap();
@@ -165,4 +172,56 @@ fn the_context_holds_no_certificate_and_offers_no_renegotiation_tickets_or_compr
         let context = builder.build();
         assert!(context.certificate().is_none() && context.private_key().is_none());
     }
+}
+
+/// The bypass itself, with every outer lock opened: a certificate in the context, a suite of
+/// another hash, and a client that does hold the key, so that the callback names its identity.
+/// OpenSSL drops the PSK and completes a certificate handshake; it must not count as a PSK.
+#[tokio::test]
+async fn a_certificate_handshake_is_never_reported_as_the_identity_the_callback_saw() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let cert = rcgen::CertificateParams::new(vec![])
+        .unwrap()
+        .self_signed(&key)
+        .unwrap();
+    let key = PKey::private_key_from_der(&key.serialize_der()).unwrap();
+    let (index, keyring) = (Ssl::new_ex_index().unwrap(), Arc::new(ring()));
+    let mut builder = super::context(index, keyring.clone(), false).unwrap();
+    builder
+        .set_certificate(&X509::from_der(cert.der()).unwrap())
+        .unwrap();
+    builder.set_private_key(&key).unwrap();
+    builder.set_ciphersuites("TLS_AES_256_GCM_SHA384").unwrap();
+    let stack = PskStack {
+        context: builder.build(),
+        index,
+        keyring,
+    };
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = tokio::spawn(async move {
+        let mut builder = client(SslVersion::TLS1_3, b"dev-1", KEY);
+        builder.set_ciphersuites("TLS_AES_256_GCM_SHA384").unwrap();
+        let ssl = Ssl::new(&builder.build()).unwrap();
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let mut stream = tokio_openssl::SslStream::new(ssl, tcp).unwrap();
+        Pin::new(&mut stream).connect().await.is_ok()
+    });
+    let (mut tcp, _) = listener.accept().await.unwrap();
+    let mut raw = vec![0; 5];
+    tcp.read_exact(&mut raw).await.unwrap();
+    raw.resize(5 + usize::from(u16::from_be_bytes([raw[3], raw[4]])), 0);
+    tcp.read_exact(&mut raw[5..]).await.unwrap();
+    let hello = complete(&raw);
+    let refusal = stack
+        .accept13(&hello, Replay::new(raw, tcp))
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(refusal.reason, "psk_not_proved");
+    assert!(
+        client.await.unwrap(),
+        "the client did complete a certificate handshake"
+    );
 }

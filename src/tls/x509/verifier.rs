@@ -159,8 +159,8 @@ impl DeviceVerifier {
                 () => Ok(Judgement::Registered),
             };
         }
-        // webpki calls a self-signed certificate made by plain `openssl req -x509` a CA used as
-        // end entity; what the device's owner must know is that nobody registered it.
+        // Most tools write CA:TRUE into a self-signed certificate, and webpki then speaks of a CA
+        // used as end entity; what its owner must know is that nobody registered it.
         let self_signed = fields.issuer == fields.subject;
         match error {
             Error::InvalidCertificate(CertificateError::Other(_)) if self_signed => unknown(),
