@@ -38,7 +38,7 @@ pub(super) const LIMITS: DecodeLimits = DecodeLimits {
     properties_max: 4,
 };
 
-pub(super) fn session_limits() -> SessionLimits {
+pub(in crate::mqtt) fn session_limits() -> SessionLimits {
     SessionLimits {
         connect_timeout: Duration::from_secs(5),
         keep_alive_max: Duration::from_secs(1177),
@@ -57,7 +57,7 @@ pub(super) fn session_limits() -> SessionLimits {
 /// Bytes from a line: hex digits stand for themselves, `'a/b'` is a string with its length,
 /// `"a/b"` the same without, `~` the length (variable byte integer) of all that follows, `(` the
 /// length of what stands before `)`, and `*n` repeats the string before it n times.
-pub(super) fn assemble(line: &str) -> Vec<u8> {
+pub(in crate::mqtt) fn assemble(line: &str) -> Vec<u8> {
     let tokens: Vec<&str> = line.split_whitespace().collect();
     assemble_tokens(&tokens)
 }
