@@ -3,9 +3,10 @@
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size};
 use crate::config::{Config, Origin, Problem, Setting, examine};
+use crate::gateway::{environment, load_rules};
 use crate::telemetry::log::capped;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -37,7 +38,7 @@ pub struct Report {
 /// configuration and its worst-case memory to standard output and exit code 0.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let report = check_all(&args.config, environment());
+    let report = check_all(&args.config, environment().into_iter());
     let (text, code) = if report.problems.is_empty() {
         print(&mut std::io::stdout(), &summary(&args.config, &report));
         (warnings(&report), ExitCode::SUCCESS)
@@ -48,19 +49,14 @@ pub fn run(args: &Args) -> ExitCode {
     code
 }
 
-/// The process's environment. Names and values that are no Unicode are taken approximately.
-pub fn environment() -> impl Iterator<Item = (String, String)> {
-    let text = |raw: std::ffi::OsString| raw.to_string_lossy().into_owned();
-    std::env::vars_os().map(move |(name, value)| (text(name), text(value)))
-}
-
 /// Examines the configuration and the rules it names. Opens no port.
 #[must_use]
 pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Report {
-    let examined = examine(path, env);
+    let environment: BTreeMap<_, _> = env.collect();
+    let examined = examine(path, environment.clone().into_iter());
     let mut problems = examined.problems;
     if let Some(config) = &examined.draft {
-        problems.extend(rules_problems(config));
+        problems.extend(load_rules(config, &environment).err().into_iter().flatten());
     }
     Report {
         config: examined.draft,
@@ -68,20 +64,6 @@ pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Re
         warnings: examined.warnings,
         settings: examined.settings,
     }
-}
-
-/// What is wrong with the rules files.
-fn rules_problems(config: &Config) -> Vec<Problem> {
-    let mut problems = Vec::new();
-    for path in &config.rules_files {
-        let readable = std::fs::File::open(path).and_then(|mut file| file.read(&mut [0]));
-        if let Err(error) = readable {
-            let file = capped(&path.display().to_string());
-            let message = format!("cannot be read ({error}); create it or correct rules.files");
-            problems.push(Problem::new(file, "", message));
-        }
-    }
-    problems
 }
 
 /// Output that nobody reads any more is no reason to fail.

@@ -168,6 +168,7 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
         admin,
         listeners,
         limits,
+        insecure_permissions,
     };
     descriptors(&limits_reader, &config.limits, config.hub.connections);
     config

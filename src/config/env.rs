@@ -187,6 +187,26 @@ fn element(index: &str, len: usize) -> Result<usize, String> {
     }
 }
 
+/// `text` with every `${ENV}` and `${file:PATH}` replaced; relative paths start at `base`.
+///
+/// # Errors
+/// One sentence that names the fix and holds no secret.
+pub fn interpolate(
+    text: &str,
+    base: &Path,
+    env: &BTreeMap<String, String>,
+    insecure_permissions: bool,
+) -> Result<Zeroizing<String>, String> {
+    let sources = Sources {
+        env,
+        base,
+        insecure_permissions,
+        name: "",
+        contents: RefCell::default(),
+    };
+    sources.expand(text).map(|(text, _)| text)
+}
+
 /// Where `${…}` finds its values.
 pub(super) struct Sources<'a> {
     /// The process's environment.

@@ -17,6 +17,7 @@ pub mod values;
 
 pub use check::{Examination, Loaded, examine, load};
 pub use endpoint::host_name;
+pub use env::interpolate;
 pub use file::Origin;
 pub use problem::Problem;
 pub use reader::Setting;
@@ -45,6 +46,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How the process stops.
     pub shutdown: ShutdownConfig,
+    /// Secret files that others can read are taken.
+    pub insecure_permissions: bool,
 }
 
 /// `[hub]`.
