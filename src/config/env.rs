@@ -202,9 +202,9 @@ pub fn interpolate(
         base,
         insecure_permissions,
         name: "",
-        contents: RefCell::default(),
     };
-    sources.expand(text).map(|(text, _)| text)
+    // The caller asks for secrets only.
+    sources.expand(text, SECRET_KEYS[0]).map(|(text, _)| text)
 }
 
 /// Where `${…}` finds its values.
