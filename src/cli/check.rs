@@ -152,7 +152,7 @@ fn memory_table(text: &mut String, worst: &WorstCase) {
     let _ = writeln!(
         text,
         "  {:24} {:>32}",
-        "together, never more",
+        "together",
         human_size(worst.total())
     );
     let _ = writeln!(
@@ -171,10 +171,12 @@ fn memory_table(text: &mut String, worst: &WorstCase) {
         if available < worst.total()
             && let Some(heaviest) = worst.heaviest()
         {
+            let keys = [heaviest.count_key, heaviest.each_key];
+            let keys: Vec<_> = keys.into_iter().filter(|key| !key.is_empty()).collect();
+            let keys = keys.join(" or ");
             let _ = writeln!(
                 text,
-                "  hostile devices could ask for more than there is; lower limits.{} or limits.{}",
-                heaviest.count_key, heaviest.each_key
+                "  devices could ask for more than there is; lower {keys}"
             );
         }
     }
@@ -216,7 +218,7 @@ mod tests {
         let mut text = String::new();
         memory_table(&mut text, &worst);
         assert!(text.contains("15,000 ×  512 KiB  =  7.3 GiB"), "{text}");
-        assert!(text.contains("together, never more"), "{text}");
+        assert!(text.contains("together "), "{text}");
         assert!(
             text.lines().all(|line| line.chars().count() <= 100),
             "{text}"

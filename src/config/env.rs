@@ -28,7 +28,7 @@ pub(super) fn apply(
             if !prefix.eq_ignore_ascii_case(PREFIX) {
                 return None;
             }
-            let path = name[PREFIX.len()..].to_lowercase();
+            let path = name[PREFIX.len()..].to_ascii_lowercase();
             let path = path.split("__").map(str::to_owned).collect();
             Some((path, name.as_str(), value.as_str()))
         })
@@ -82,8 +82,13 @@ fn set(
         }
         (Shape::Value, _) => Err(format!("`{key}` holds one value; end the name there")),
         (Shape::Table(inner), [_, ..]) => {
-            set(subtable(table, key, origin)?, inner, rest, variable, value)
+            let table = subtable(table, key, origin)?;
+            set(table, inner, rest, variable, value)
         }
+        (Shape::Table(inner), []) => Err(format!(
+            "`{key}` is a section; add one of its keys: {}",
+            inner.keys().join(", ")
+        )),
         (Shape::Tables(inner), [index, more @ ..]) if !more.is_empty() => {
             let items = sublist(table, key, &origin)?;
             let at = element(index, items.len())?;
@@ -98,38 +103,48 @@ fn set(
                 )),
             }
         }
-        (Shape::List, []) => {
+        (Shape::Tables(_), _) => Err(format!(
+            "name an element and a key, as in {PREFIX}{}__0__NAME",
+            key.to_uppercase()
+        )),
+        (Shape::List, index) => set_in_list(table, key, index, value, origin),
+    }
+}
+
+/// Sets a whole array of strings, or one of its elements.
+fn set_in_list(
+    table: &mut Table,
+    key: &str,
+    index: &[String],
+    value: &str,
+    origin: Origin,
+) -> Result<(), String> {
+    let index = match index {
+        [] => {
             let node = super::file::parse_value(value, &origin)
                 .filter(|node| matches!(node, Node::List(_)))
                 .ok_or(
                     r#"write a TOML array, as in ["psk", "sas"], or set elements: …__0, …__1"#,
                 )?;
-            table.insert(key.clone(), Entry { node, origin });
-            Ok(())
+            table.insert(key.to_owned(), Entry { node, origin });
+            return Ok(());
         }
-        (Shape::List, [index]) => {
-            let items = sublist(table, key, &origin)?;
-            let at = element(index, items.len())?;
-            let node = Node::text(value);
-            let entry = Entry { node, origin };
-            match items.get_mut(at) {
-                Some(item) => *item = entry,
-                None => items.push(entry),
-            }
-            Ok(())
+        [index] => index,
+        _ => {
+            return Err(format!(
+                "elements of `{key}` are values; end the name there"
+            ));
         }
-        (Shape::List, _) => Err(format!(
-            "elements of `{key}` are values; end the name there"
-        )),
-        (Shape::Table(inner), []) => Err(format!(
-            "`{key}` is a section; add one of its keys: {}",
-            inner.keys().join(", ")
-        )),
-        (Shape::Tables(_), _) => Err(format!(
-            "name an element and a key, as in {PREFIX}{}__0__NAME",
-            key.to_uppercase()
-        )),
+    };
+    let items = sublist(table, key, &origin)?;
+    let at = element(index, items.len())?;
+    let node = Node::text(value);
+    let entry = Entry { node, origin };
+    match items.get_mut(at) {
+        Some(item) => *item = entry,
+        None => items.push(entry),
     }
+    Ok(())
 }
 
 fn unknown_variable(section: Section, key: &str, variable: &str, rest: &[String]) -> String {
@@ -138,7 +153,9 @@ fn unknown_variable(section: Section, key: &str, variable: &str, rest: &[String]
     match nearest(key, &section.keys()) {
         Some(near) => {
             let head = variable.get(..head_len).unwrap_or(PREFIX);
-            let tail = variable.get(variable.len() - tail_len..).unwrap_or("");
+            let tail = variable
+                .get(variable.len().saturating_sub(tail_len)..)
+                .unwrap_or("");
             let meant = format!("{head}{}{tail}", near.to_uppercase());
             format!("names no key; did you mean {}?", capped(&meant))
         }

@@ -237,7 +237,10 @@ pub fn reference() -> String {
     for row in ROWS {
         let about = row.about.trim();
         let (min, max, cost) = (row.min, row.max, row.cost);
-        comment(&mut text, &format!("{about} {min}..{max}. Memory: {cost}."));
+        comment(
+            &mut text,
+            &format!("{about} Range {min}..{max}. Memory: {cost}."),
+        );
         text.push_str(&format!("{} = {}\n\n", row.key, row.default_toml()));
     }
     comment(

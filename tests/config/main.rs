@@ -1,11 +1,14 @@
 //! The configuration as an operator meets it: files, environment, and what `check` says of them.
 
+#![allow(clippy::unwrap_used)] // a failed step of a test is a failed test
+
 mod bad_files;
 mod folder;
 
 use folder::{Folder, GOOD, KEY, KEY_2};
 use iothub_gateway::auth::CredentialKind;
 use iothub_gateway::cli::check::{Args, check_all, run};
+use iothub_gateway::config::values::human_size;
 use iothub_gateway::config::{
     Config, Loaded, OnDisconnect, Origin, Problem, examine, limits, load,
 };
@@ -197,6 +200,7 @@ fn a_variable_that_names_nothing_is_a_problem_with_a_suggestion() {
             "IOTHUB_GATEWAY__HUB__TOKEN_TTL?",
         ),
         ("IOTHUB_GATEWAY__COLOUR", "unset it"),
+        ("IOTHUB_GATEWAY__İİİ__ホスト", "unset it"),
         ("IOTHUB_GATEWAY__HUB", "add one of its keys"),
         ("IOTHUB_GATEWAY__", "names no key"),
         ("IOTHUB_GATEWAY__HUB__HOST__X", "one value"),
@@ -455,5 +459,10 @@ fn the_complete_file_documents_what_the_table_of_limits_says() {
         "[limits] of config/gateway.toml must be:\n{}",
         limits::reference()
     );
+    let limits = limits::Limits::default();
+    let worst = limits.worst_case_bytes(16, 64, 2 * 1024 * 1024);
+    let (total, idle) = (human_size(worst.total()), human_size(worst.idle()));
+    let sums = format!("{total} when 15,000 devices are hostile, {idle} when silent");
+    assert!(text.contains(&sums), "{sums}");
     assert!(text.lines().all(|line| line.chars().count() <= 100));
 }

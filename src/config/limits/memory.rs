@@ -25,11 +25,11 @@ const SESSION_BYTES: usize = 20 * KIB;
 pub struct MemoryRow {
     /// What takes the memory.
     pub what: &'static str,
-    /// The key that bounds `count`.
+    /// The key that bounds `count`, or nothing when it is a property of the program.
     pub count_key: &'static str,
     /// How many.
     pub count: u64,
-    /// The key that bounds `each`, or nothing when it is a property of the program.
+    /// The key that bounds `each`, or nothing.
     pub each_key: &'static str,
     /// Bytes of one.
     pub each: u64,
@@ -97,7 +97,7 @@ impl Limits {
             each_key,
             each: each as u64,
         };
-        let devices = ("connections", self.connections);
+        let devices = ("limits.connections", self.connections);
         let commands = self.downlink_messages.saturating_mul(COMMAND_BYTES);
         let sessions = hub_connections.saturating_mul(sessions_per_connection);
         // A transfer exists encoded next to its payload until the socket has taken it.
@@ -109,29 +109,33 @@ impl Limits {
                 row(
                     "packets being read",
                     devices,
-                    ("packet_bytes", self.packet_bytes),
+                    ("limits.packet_bytes", self.packet_bytes),
                 ),
                 row(
                     "uplink undecided",
                     devices,
-                    ("uplink_bytes", self.uplink_bytes),
+                    ("limits.uplink_bytes", self.uplink_bytes),
                 ),
                 row(
                     "commands undecided",
                     devices,
-                    ("downlink_messages", commands),
+                    ("limits.downlink_messages", commands),
                 ),
                 row(
                     "handshakes",
-                    ("handshakes", self.handshakes),
+                    ("limits.handshakes", self.handshakes),
                     ("", HANDSHAKE_BYTES),
                 ),
                 row(
                     "password checks",
-                    ("password_checks", self.password_checks),
+                    ("limits.password_checks", self.password_checks),
                     ("", PASSWORD_CHECK_BYTES),
                 ),
-                row(SESSIONS, ("hub sessions", sessions), ("", SESSION_BYTES)),
+                row(
+                    SESSIONS,
+                    ("hub.sessions_per_connection", sessions),
+                    ("", SESSION_BYTES),
+                ),
                 row(
                     "transfers being written",
                     ("hub.connections", hub_connections),
@@ -183,7 +187,7 @@ mod tests {
         assert!(
             worst
                 .heaviest()
-                .is_some_and(|row| row.count_key == "connections")
+                .is_some_and(|row| row.count_key == "limits.connections")
         );
     }
 }

@@ -1,6 +1,5 @@
 use super::*;
 use std::sync::{Arc, Mutex};
-use tracing_subscriber::layer::SubscriberExt as _;
 
 const EVIL: &str = "a\x1b[31mred\x1b]0;title\x07\r\nlevel=ERROR forged\u{202e}txt\u{200f}\u{9b}b";
 
@@ -126,4 +125,14 @@ fn a_filter_that_would_log_nothing_by_mistake_is_refused() {
     for text in ["", "  ", "verbose", "infoo", "info,x=loud", "a=b=c"] {
         assert!(parse_filter(text).is_err(), "{text:?} was taken");
     }
+}
+
+#[test]
+fn a_bad_filter_stops_the_set_up_and_names_its_key() {
+    let config = LogConfig {
+        json: false,
+        filter: "loud".to_owned(),
+    };
+    let error = init(&config).expect_err("no filter").to_string();
+    assert!(error.starts_with("log.filter: "), "{error}");
 }
