@@ -1,0 +1,88 @@
+//! `emulator`: the hub emulator alone, until SIGINT or SIGTERM.
+
+use crate::emulator::{Emulator, EmulatorConfig};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Exit status of a bad configuration (`EX_USAGE`).
+const BAD_CONFIG: u8 = 64;
+
+/// Arguments of `emulator`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Configuration file.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "config/emulator.toml"
+    )]
+    pub config: PathBuf,
+    /// Read the configuration, print every problem, and leave.
+    #[arg(long)]
+    pub check: bool,
+}
+
+/// Runs the emulator. Exit status 0 after a stop, 64 for a bad configuration, 1 when it could
+/// not start.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let config = match read(&args.config) {
+        Ok(config) => config,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{}: {problem}", args.config.display());
+            }
+            return ExitCode::from(BAD_CONFIG);
+        }
+    };
+    if args.check {
+        println!("{}: ok", args.config.display());
+        return ExitCode::SUCCESS;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    match runtime.block_on(serve(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&*error),
+    }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("emulator: {error}");
+    ExitCode::FAILURE
+}
+
+fn read(path: &Path) -> Result<EmulatorConfig, Vec<String>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![format!("cannot be read: {error}; name it with -c FILE")])?;
+    EmulatorConfig::from_toml(&text, path.parent().unwrap_or(Path::new(".")))
+}
+
+async fn serve(config: EmulatorConfig) -> Result<(), Box<dyn std::error::Error>> {
+    // Before the ports are open, so that no early signal is missed.
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let emulator = Emulator::start(config).await?;
+    for (name, address) in [
+        ("amqps", emulator.amqps_addr()),
+        ("amqp", emulator.amqp_addr()),
+        ("control http", emulator.control_addr()),
+    ] {
+        if let Some(address) = address {
+            println!("listening {name} {address}");
+        }
+    }
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    emulator.stop().await;
+    Ok(())
+}

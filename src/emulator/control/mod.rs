@@ -1,0 +1,181 @@
+//! The control API: HTTP and JSON on a loopback address, for tests, the load generator and the
+//! demonstration. It hands out new policy keys, so it answers to no other address and to no
+//! request that a browser made for a foreign page.
+
+mod devices;
+mod ledger;
+
+use crate::emulator::config::duration_text;
+use crate::emulator::faults::{self, FaultKind};
+use crate::emulator::hub::Hub;
+use crate::emulator::policies::KeySlot;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+type Hubs = State<Arc<Hub>>;
+
+/// Largest body of a request that is not a command.
+const BODY_MAX: usize = 256 * 1024;
+
+/// An answer that is not a success: status, and a sentence that names the fix.
+struct Refusal(StatusCode, String);
+
+impl Refusal {
+    fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self(status, text.into())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.0, Json(json!({ "error": self.1 }))).into_response()
+    }
+}
+
+type Answer = Result<Json<Value>, Refusal>;
+
+/// Serves until `stopping`.
+pub(crate) async fn serve(listener: TcpListener, hub: Arc<Hub>, stopping: CancellationToken) {
+    let router = router(hub);
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
+    if let Err(error) = serving.await {
+        tracing::error!(target: "emulator", %error, "the control API ended");
+    }
+}
+
+fn router(hub: Arc<Hub>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/stats", get(stats))
+        .route("/messages", get(ledger::messages).delete(ledger::forget))
+        .route(
+            "/devices/{id}",
+            put(devices::set).get(devices::get).delete(devices::remove),
+        )
+        .route(
+            "/devices/{id}/commands",
+            post(devices::send)
+                .get(devices::commands)
+                .delete(devices::purge),
+        )
+        .route("/policies/{name}/rotate", post(rotate))
+        .route(
+            "/faults",
+            post(inject).get(list_faults).delete(clear_faults),
+        )
+        .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(middleware::from_fn(local_only))
+        .with_state(hub)
+}
+
+/// A page elsewhere can make a browser call a loopback port, and by rebinding its name even read
+/// the answer; neither knows our address as host.
+async fn local_only(request: Request, next: Next) -> Response {
+    let host = request
+        .headers()
+        .get(header::HOST)
+        .map(|value| value.to_str().unwrap_or(""));
+    let local = host.is_none_or(|host| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        ["127.0.0.1", "localhost", "[::1]"].contains(&name) || name.starts_with("127.")
+    });
+    if !local || request.headers().contains_key(header::ORIGIN) {
+        let text = "only requests for a loopback host, and none from web pages, are answered";
+        return Refusal::new(StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(request).await
+}
+
+async fn stats(State(hub): Hubs) -> Json<Value> {
+    Json(json!(hub.stats.snapshot()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    which: KeySlot,
+}
+
+async fn rotate(State(hub): Hubs, Path(name): Path<String>, body: Json<Rotation>) -> Answer {
+    match hub.policies.rotate(&name, body.which) {
+        Some(key) => Ok(Json(json!({ "key": key }))),
+        None => Err(Refusal::new(
+            StatusCode::NOT_FOUND,
+            "no such policy, see the configuration",
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FaultRequest {
+    name: String,
+    #[serde(default)]
+    delay: Option<String>,
+    #[serde(default)]
+    duration: Option<String>,
+    #[serde(default)]
+    device: Option<String>,
+}
+
+async fn inject(State(hub): Hubs, body: Json<FaultRequest>) -> Result<Response, Refusal> {
+    let Json(request) = body;
+    let name = FaultKind::ALL
+        .iter()
+        .find(|kind| format!("{kind:?}") == request.name)
+        .copied();
+    let Some(name) = name else {
+        let text = format!("no such fault, known are {:?}", FaultKind::ALL);
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
+    };
+    if !name.implemented() {
+        let text = format!("{name:?} is not implemented, see GET /faults for those that are");
+        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text));
+    }
+    let delay = time(request.delay.as_deref())?;
+    let duration = time(request.duration.as_deref())?;
+    match faults::inject(&hub, name, request.device, delay, duration) {
+        Some(id) => Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response()),
+        None => Err(Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many faults are under way, DELETE /faults first",
+        )),
+    }
+}
+
+/// A time of a request; absent is none.
+fn time(text: Option<&str>) -> Result<Duration, Refusal> {
+    let Some(text) = text else {
+        return Ok(Duration::ZERO);
+    };
+    duration_text(text)
+        .filter(|time| *time <= Duration::from_secs(86_400))
+        .ok_or_else(|| {
+            Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "times are written \"250ms\", \"5s\", at most \"24h\"",
+            )
+        })
+}
+
+async fn list_faults(State(hub): Hubs) -> Json<Value> {
+    let known: Vec<_> = FaultKind::ALL
+        .iter()
+        .map(|kind| json!({ "name": kind, "implemented": kind.implemented() }))
+        .collect();
+    Json(json!({ "known": known, "active": hub.faults.active() }))
+}
+
+async fn clear_faults(State(hub): Hubs) -> Json<Value> {
+    Json(json!({ "ended": hub.faults.clear() }))
+}

@@ -1,0 +1,214 @@
+//! AMQP errors in the service's words (wire sheet §6), with the tracking id it adds.
+
+use crate::emulator::config::DisabledDevice;
+use crate::runtime::clock::{self, Unix};
+use fe2o3_amqp::types::definitions::{
+    AmqpError, ConnectionError, Error, ErrorCondition, Fields, LinkError,
+};
+use serde_amqp::Value;
+use serde_amqp::primitives::Symbol;
+use std::fmt::Write;
+
+/// `N` random bytes. They identify, they do not protect, so a failing source yields zeros.
+pub(crate) fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    if getrandom::fill(&mut bytes).is_err() {
+        tracing::warn!(target: "emulator", "the system's random source failed, ids repeat");
+    }
+    bytes
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// ISO 8601 in UTC with milliseconds.
+pub(crate) fn iso8601(at: Unix) -> String {
+    let seconds = i64::try_from(at.as_secs()).unwrap_or(0);
+    let t = time::OffsetDateTime::from_unix_timestamp(seconds)
+        .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
+    let (date, millis) = (t.date(), at.as_millis() % 1000);
+    let (year, month, day) = (date.year(), u8::from(date.month()), date.day());
+    let (hour, minute, second) = (t.hour(), t.minute(), t.second());
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+fn error(condition: impl Into<ErrorCondition>, description: String) -> Error {
+    let mut info = Fields::new();
+    info.insert(
+        Symbol::from("com.microsoft:tracking-id"),
+        Value::String(format!("{}-G:0", hex(&random::<16>()))),
+    );
+    Error::new(condition, description, info)
+}
+
+/// An error whose description is the service's JSON with a numeric code (wire sheet §6.1).
+fn coded(condition: impl Into<ErrorCondition>, code: u32, message: &str) -> Error {
+    let description = serde_json::json!({
+        "errorCode": code,
+        "trackingId": format!("{}-G:0", hex(&random::<16>())),
+        "message": message,
+        "timestampUtc": iso8601(clock::unix()),
+    });
+    error(condition, description.to_string())
+}
+
+fn custom(condition: &'static str) -> ErrorCondition {
+    ErrorCondition::Custom(Symbol::from(condition))
+}
+
+pub(crate) fn unauthorized() -> Error {
+    coded(AmqpError::UnauthorizedAccess, 401_002, "Unauthorized")
+}
+
+/// A token ended and the link had no other (wire sheet §6.3).
+pub(crate) fn token_invalid() -> Error {
+    error(AmqpError::UnauthorizedAccess, "Token Invalid.".to_owned())
+}
+
+pub(crate) fn device_not_found(device: &str) -> Error {
+    coded(
+        AmqpError::NotFound,
+        404_001,
+        &format!("Device {device} not registered"),
+    )
+}
+
+pub(crate) fn module_not_found(device: &str, module: &str) -> Error {
+    let text = format!("Module {module} of device {device} not registered");
+    coded(AmqpError::NotFound, 404_010, &text)
+}
+
+pub(crate) fn device_disabled(device: &str, style: DisabledDevice) -> Error {
+    match style {
+        DisabledDevice::NotFound => coded(
+            AmqpError::NotFound,
+            404_001,
+            &format!("Device {device} is disabled"),
+        ),
+        DisabledDevice::Unauthorized => coded(
+            AmqpError::UnauthorizedAccess,
+            403_012,
+            &format!("Device {device} is disabled"),
+        ),
+    }
+}
+
+pub(crate) fn unknown_address() -> Error {
+    let text = "The link address did not match any of the expected formats";
+    error(AmqpError::NotFound, text.to_owned())
+}
+
+pub(crate) fn not_implemented(what: &str) -> Error {
+    error(
+        AmqpError::NotImplemented,
+        format!("The emulator does not serve {what}."),
+    )
+}
+
+pub(crate) fn not_allowed(text: &str) -> Error {
+    error(AmqpError::NotAllowed, text.to_owned())
+}
+
+pub(crate) fn undecodable() -> Error {
+    error(
+        AmqpError::DecodeError,
+        "The message is no AMQP message.".to_owned(),
+    )
+}
+
+/// Wire text of azure-iot-sdk-c#2233.
+pub(crate) fn message_too_large(size: usize, max: usize) -> Error {
+    let mut error = error(
+        LinkError::MessageSizeExceeded,
+        format!(
+            "Message size is {size} bytes which is greater than the max size {max} bytes allowed."
+        ),
+    );
+    if let Some(info) = &mut error.info {
+        info.insert(Symbol::from("com.microsoft:is-filtered"), Value::Bool(true));
+    }
+    error
+}
+
+pub(crate) fn attach_throttled() -> Error {
+    error(
+        LinkError::DetachForced,
+        "Server Busy. Please retry operation".to_owned(),
+    )
+}
+
+pub(crate) fn send_throttled() -> Error {
+    coded(
+        custom("com.microsoft:device-container-throttled"),
+        429_001,
+        "Throttling",
+    )
+}
+
+/// The ledger is full: accepting now would acknowledge what nobody can check.
+pub(crate) fn ledger_full() -> Error {
+    coded(
+        AmqpError::ResourceLimitExceeded,
+        403_002,
+        "The emulator's ledger is full; raise ledger_entries_max or DELETE /messages",
+    )
+}
+
+pub(crate) fn too_many(what: &str) -> Error {
+    error(
+        AmqpError::ResourceLimitExceeded,
+        format!("The limit of {what} is reached."),
+    )
+}
+
+pub(crate) fn second_receiver() -> Error {
+    let text = "Another AMQP Client has opened a Receive Link";
+    error(AmqpError::InternalError, text.to_owned())
+}
+
+pub(crate) fn stolen() -> Error {
+    error(
+        LinkError::Stolen,
+        "Another AMQP Client has opened a Receive Link".to_owned(),
+    )
+}
+
+pub(crate) fn idle_timeout_too_short(min_ms: u128) -> Error {
+    not_allowed(&format!("The idle-time-out must be at least {min_ms} ms."))
+}
+
+pub(crate) fn connection_forced(text: &str) -> Error {
+    error(ConnectionError::ConnectionForced, text.to_owned())
+}
+
+pub(crate) fn killed(what: &str) -> Error {
+    error(LinkError::DetachForced, format!("Fault injected: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_iso_8601() {
+        assert_eq!(
+            iso8601(Unix::from_secs(1_893_456_000)),
+            "2030-01-01T00:00:00.000Z"
+        );
+    }
+
+    #[test]
+    fn coded_descriptions_are_json() {
+        let error = device_not_found("a\"b");
+        let json: serde_json::Value =
+            serde_json::from_str(error.description.as_deref().unwrap()).unwrap();
+        assert_eq!(json["errorCode"], 404_001);
+    }
+}

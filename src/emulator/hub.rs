@@ -1,0 +1,76 @@
+//! The hub itself: configuration, registry, ledger and directory, shared by every connection.
+
+use crate::emulator::config::EmulatorConfig;
+use crate::emulator::devices::Devices;
+use crate::emulator::errors;
+use crate::emulator::faults::Faults;
+use crate::emulator::ledger::Ledger;
+use crate::emulator::links::Directory;
+use crate::emulator::policies::Policies;
+use crate::emulator::stats::Stats;
+use crate::emulator::throttle::Throttle;
+use crate::emulator::tokens::Authority;
+use fe2o3_amqp::types::definitions::Error;
+use std::sync::Arc;
+
+pub(crate) struct Hub {
+    pub(crate) config: EmulatorConfig,
+    pub(crate) policies: Policies,
+    pub(crate) devices: Devices,
+    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) faults: Faults,
+    pub(crate) attach_throttle: Throttle,
+    pub(crate) send_throttle: Throttle,
+}
+
+impl Hub {
+    pub(crate) fn new(config: EmulatorConfig) -> Self {
+        let stats = Arc::<Stats>::default();
+        let limits = &config.limits;
+        Self {
+            policies: Policies::new(config.policies.clone()),
+            devices: Devices::new(&config, Arc::clone(&stats)),
+            ledger: Arc::new(Ledger::new(
+                limits.ledger_entries_max,
+                limits.ledger_bytes_max,
+            )),
+            directory: Arc::new(Directory::new(Arc::clone(&stats))),
+            faults: Faults::default(),
+            attach_throttle: Throttle::new(limits.attach_rate),
+            send_throttle: Throttle::new(limits.d2c_rate),
+            stats,
+            config,
+        }
+    }
+
+    /// `{hubName}`: the first label of the host.
+    pub(crate) fn name(&self) -> &str {
+        self.config.host.split('.').next().unwrap_or_default()
+    }
+
+    pub(crate) fn authority(&self) -> Authority<'_> {
+        Authority {
+            host: &self.config.host,
+            policies: &self.policies,
+            devices: &self.devices,
+            skew: self.config.limits.token_skew,
+        }
+    }
+
+    /// Detaches every link of `device`, after its registration changed.
+    pub(crate) fn detach_device(&self, device: &str, error: impl Fn() -> Error) {
+        for link in self.directory.links(Some(device)) {
+            if link.stop.ask(error()) {
+                self.stats.detaches_device.inc();
+            }
+        }
+    }
+
+    /// Detaches every link of a device that was disabled.
+    pub(crate) fn detach_disabled(&self, device: &str) {
+        let style = self.config.switches.disabled_device;
+        self.detach_device(device, || errors::device_disabled(device, style));
+    }
+}

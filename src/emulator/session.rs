@@ -1,0 +1,320 @@
+//! One AMQP session: judges each attach, answers it, and gives the link a task of its own.
+//! Nothing here may be slow: a session's attaches are answered one after the other.
+
+use crate::emulator::address::{Address, Endpoint, Identity};
+use crate::emulator::commands;
+use crate::emulator::config::SecondReceiver;
+use crate::emulator::connection::Connection;
+use crate::emulator::devices::{Record, Unregistered};
+use crate::emulator::errors;
+use crate::emulator::ledger::Stamp;
+use crate::emulator::links::{Link, Listed};
+use crate::emulator::tokens::Signer;
+use crate::emulator::{cbs, telemetry};
+use crate::runtime::clock;
+use fe2o3_amqp::acceptor::{
+    LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SupportedReceiverSettleModes,
+};
+use fe2o3_amqp::types::definitions::{Error, ReceiverSettleMode, Role};
+use fe2o3_amqp::types::messaging::{Source, Target, TargetArchetype};
+use fe2o3_amqp::types::performatives::Attach;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Time for a client to answer a detach before its link is forgotten.
+pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What becomes of an attach.
+enum Verdict {
+    CbsRequests,
+    CbsReplies,
+    Device(Box<Admitted>),
+    Refuse(Error),
+}
+
+/// A device link that may be attached.
+struct Admitted {
+    identity: Identity,
+    endpoint: Endpoint,
+    signer: Signer,
+    record: Record,
+}
+
+/// Serves a session until it ends.
+pub(crate) async fn serve(mut session: ListenerSessionHandle, connection: Arc<Connection>) {
+    let (id, entry, _listed) = connection.hub.directory.add_session();
+    loop {
+        let attach = tokio::select! {
+            error = entry.stop.asked() => {
+                drop(tokio::time::timeout(DETACH_TIMEOUT, session.end_with_error(error)).await);
+                return;
+            }
+            attach = session.next_incoming_attach() => attach,
+        };
+        let Some(attach) = attach else { return };
+        if attach_link(&mut session, attach, id, &connection)
+            .await
+            .is_err()
+        {
+            // The library cannot attach one name in both directions, and would not answer.
+            let error = errors::not_allowed("The link name is in use in this session.");
+            drop(tokio::time::timeout(DETACH_TIMEOUT, session.end_with_error(error)).await);
+            return;
+        }
+    }
+}
+
+/// The library could not answer an attach.
+struct Unanswered;
+
+async fn attach_link(
+    session: &mut ListenerSessionHandle,
+    mut attach: Attach,
+    session_id: u64,
+    connection: &Arc<Connection>,
+) -> Result<(), Unanswered> {
+    let mut verdict = judge(&attach, connection);
+    // Listed before the answer, so that a change of the registry cannot slip in between.
+    let mut listed = None;
+    if let Verdict::Device(admitted) = &verdict {
+        match list(admitted, session_id, connection) {
+            Ok(entry) => listed = Some(entry),
+            Err(error) => verdict = Verdict::Refuse(error),
+        }
+    }
+    sanitise(&mut attach, matches!(verdict, Verdict::Refuse(_)));
+    let endpoint = acceptor(&attach, &verdict, connection)
+        .accept_incoming_attach(attach, session)
+        .await
+        .map_err(|_| Unanswered)?;
+    let connection = Arc::clone(connection);
+    let tasks = connection.life.tasks.clone();
+    match (verdict, endpoint, listed) {
+        (Verdict::Refuse(error), endpoint, _) => {
+            connection.hub.stats.attaches_refused.inc();
+            tasks.spawn(refuse(endpoint, error));
+        }
+        (Verdict::CbsRequests, LinkEndpoint::Receiver(receiver), _) => {
+            tasks.spawn(cbs::serve_requests(receiver, session_id, connection));
+        }
+        (Verdict::CbsReplies, LinkEndpoint::Sender(sender), _) => {
+            let replies = cbs::reply_channel(session_id, &connection);
+            tasks.spawn(cbs::serve_replies(sender, replies));
+        }
+        (Verdict::Device(admitted), LinkEndpoint::Receiver(receiver), Some((link, listed))) => {
+            let stamp = admitted.stamp();
+            let hub = Arc::clone(&connection.hub);
+            tasks.spawn(telemetry::serve(receiver, link, listed, stamp, hub));
+        }
+        (Verdict::Device(_), LinkEndpoint::Sender(sender), Some((link, listed))) => {
+            let hub = Arc::clone(&connection.hub);
+            tasks.spawn(commands::serve(sender, link, listed, hub));
+        }
+        // Roles and verdicts are made from the same attach.
+        (_, endpoint, _) => {
+            tasks.spawn(refuse(endpoint, errors::unknown_address()));
+        }
+    }
+    Ok(())
+}
+
+fn judge(attach: &Attach, connection: &Connection) -> Verdict {
+    let hub = &connection.hub;
+    let address = match &attach.role {
+        // The client sends: the node is its target.
+        Role::Sender => attach.target.as_deref().and_then(|target| match target {
+            TargetArchetype::Target(target) if !target.dynamic => target.address.as_deref(),
+            _ => None,
+        }),
+        Role::Receiver => attach.source.as_deref().and_then(|source| {
+            if source.dynamic {
+                None
+            } else {
+                source.address.as_deref()
+            }
+        }),
+    };
+    let parsed = address.and_then(|text| Address::parse(text, &hub.config.host));
+    match (parsed, &attach.role) {
+        (None, _) => Verdict::Refuse(errors::unknown_address()),
+        (Some(Address::Cbs), Role::Sender) => Verdict::CbsRequests,
+        (Some(Address::Cbs), Role::Receiver) => Verdict::CbsReplies,
+        (Some(Address::Service), _) => {
+            Verdict::Refuse(errors::not_implemented("service-side links"))
+        }
+        (Some(Address::Device(identity, endpoint)), role) => {
+            match admit(identity, endpoint, role, connection) {
+                Ok(admitted) => Verdict::Device(Box::new(admitted)),
+                Err(error) => Verdict::Refuse(error),
+            }
+        }
+    }
+}
+
+/// A device link needs a token, a registered and enabled device, and room under the throttle.
+fn admit(
+    identity: Identity,
+    endpoint: Endpoint,
+    role: &Role,
+    connection: &Connection,
+) -> Result<Admitted, Error> {
+    let hub = &connection.hub;
+    let covering = connection
+        .tokens()
+        .covering(&identity, endpoint, clock::unix());
+    let signer = covering.ok_or_else(errors::unauthorized)?;
+    let record = hub
+        .devices
+        .find(&identity)
+        .map_err(|what| match (what, &identity.module) {
+            (Unregistered::Module, Some(module)) => {
+                errors::module_not_found(&identity.device, module)
+            }
+            _ => errors::device_not_found(&identity.device),
+        })?;
+    if !record.enabled {
+        let style = hub.config.switches.disabled_device;
+        return Err(errors::device_disabled(&identity.device, style));
+    }
+    match (endpoint, role) {
+        (Endpoint::Events, Role::Sender) | (Endpoint::Commands, Role::Receiver) => {}
+        (Endpoint::Events, Role::Receiver) => {
+            return Err(errors::not_implemented("module inputs"));
+        }
+        (Endpoint::Commands, Role::Sender) => {
+            return Err(errors::not_allowed(
+                "A device does not send to its command queue.",
+            ));
+        }
+        (Endpoint::Methods, _) => return Err(errors::not_implemented("direct methods")),
+        (Endpoint::Twin, _) => return Err(errors::not_implemented("device twins")),
+    }
+    if hub.stats.links.get() >= hub.config.limits.links as u64 {
+        return Err(errors::too_many("links"));
+    }
+    if !hub.attach_throttle.allow(1) {
+        hub.stats.throttled_attaches.inc();
+        return Err(errors::attach_throttled());
+    }
+    Ok(Admitted {
+        identity,
+        endpoint,
+        signer,
+        record,
+    })
+}
+
+/// Puts an admitted link into the directory and, for commands, in front of its queue.
+fn list(
+    admitted: &Admitted,
+    session_id: u64,
+    connection: &Arc<Connection>,
+) -> Result<(Arc<Link>, Listed), Error> {
+    let hub = &connection.hub;
+    let (identity, endpoint) = (&admitted.identity, admitted.endpoint);
+    let policy = hub.config.switches.second_receiver;
+    let commands = endpoint == Endpoint::Commands;
+    if commands
+        && policy == SecondReceiver::RefuseNew
+        && hub.devices.queue(identity).holder().is_some()
+    {
+        return Err(errors::second_receiver());
+    }
+    let on = (connection.id, &connection.entry);
+    let (link, listed) = hub
+        .directory
+        .add_link(on, session_id, identity.clone(), endpoint);
+    if !hub
+        .devices
+        .get(&identity.device)
+        .is_some_and(|record| record.enabled)
+    {
+        return Err(errors::device_not_found(&identity.device));
+    }
+    if commands && let Some(older) = hub.devices.queue(identity).claim(&link) {
+        let error = match policy {
+            SecondReceiver::Stolen => errors::stolen(),
+            _ => errors::second_receiver(),
+        };
+        if older.stop.ask(error) {
+            hub.stats.detaches_second_receiver.inc();
+        }
+    }
+    Ok((link, listed))
+}
+
+impl Admitted {
+    fn stamp(&self) -> Arc<Stamp> {
+        Arc::new(Stamp {
+            identity: self.identity.clone(),
+            auth_method: self.signer.auth_method(),
+            generation: Arc::clone(&self.record.generation),
+        })
+    }
+}
+
+/// Removes what the library would answer on its own, and slowly; a refusal gets the null terminus
+/// by which AMQP says that a detach follows.
+fn sanitise(attach: &mut Attach, refused: bool) {
+    attach.unsettled = None;
+    attach.incomplete_unsettled = false;
+    let mut source = attach
+        .source
+        .take()
+        .unwrap_or_else(|| Box::new(Source::default()));
+    source.dynamic = false;
+    source.dynamic_node_properties = None;
+    let target = attach.target.take().map(|target| *target);
+    let mut target = match target {
+        Some(TargetArchetype::Target(target)) => target,
+        _ => Target::default(),
+    };
+    target.dynamic = false;
+    target.dynamic_node_properties = None;
+    let target = Box::new(TargetArchetype::Target(target));
+    match attach.role {
+        Role::Sender => {
+            attach.initial_delivery_count.get_or_insert(0);
+            attach.source = Some(source);
+            attach.target = (!refused).then_some(target);
+        }
+        Role::Receiver => {
+            attach.source = (!refused).then_some(source);
+            attach.target = Some(target);
+        }
+    }
+}
+
+type Acceptor = LinkAcceptor<fn(Source) -> Option<Source>, fn(Target) -> Option<Target>>;
+
+/// Settle modes and sizes of wire sheet §2.5.
+fn acceptor(attach: &Attach, verdict: &Verdict, connection: &Connection) -> Acceptor {
+    let builder = LinkAcceptor::builder()
+        .verify_incoming_source(false)
+        .verify_incoming_target(false);
+    let max = connection.hub.config.limits.link_message_bytes as u64;
+    match (verdict, &attach.role) {
+        (Verdict::Device(_), Role::Receiver) => builder
+            .supported_receiver_settle_modes(SupportedReceiverSettleModes::Second)
+            .fallback_receiver_settle_mode(ReceiverSettleMode::Second)
+            .build(),
+        // In mode second the library waits for a settlement some clients never send.
+        (_, Role::Sender) => builder
+            .supported_receiver_settle_modes(SupportedReceiverSettleModes::First)
+            .fallback_receiver_settle_mode(ReceiverSettleMode::First)
+            .max_message_size(max)
+            .build(),
+        (_, Role::Receiver) => builder.max_message_size(max).build(),
+    }
+}
+
+/// Detaches a link that was answered with a null terminus.
+async fn refuse(endpoint: LinkEndpoint, error: Error) {
+    let closing = async {
+        match endpoint {
+            LinkEndpoint::Sender(sender) => drop(sender.close_with_error(error).await),
+            LinkEndpoint::Receiver(receiver) => drop(receiver.close_with_error(error).await),
+        }
+    };
+    drop(tokio::time::timeout(DETACH_TIMEOUT, closing).await);
+}
