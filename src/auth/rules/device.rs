@@ -180,13 +180,15 @@ fn read_x509(mut section: Section<'_, '_>, index: u32, set: &mut RuleSet) {
         let Some(thumbprint) = section.parsed(key, parse_thumbprint) else {
             continue;
         };
-        if set.by_thumbprint.contains_key(&thumbprint) {
+        if let Some(owner) = set.by_thumbprint.insert(thumbprint, index) {
+            let owner = set
+                .devices
+                .get(owner as usize)
+                .map_or("this device", |d| &*d.name);
             section.problem(
                 key,
-                "this thumbprint is registered already; one device each",
+                format!("this thumbprint is registered already for {owner}"),
             );
-        } else {
-            set.by_thumbprint.insert(thumbprint, index);
         }
     }
     if !section.has("thumbprint") {

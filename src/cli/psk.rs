@@ -1,0 +1,357 @@
+//! `psk`: make, convert and check files of pre-shared keys. The file format and what makes a key
+//! acceptable are those of `auth::rules::psk_file`.
+
+use crate::auth::identity::DeviceId;
+use crate::auth::rules::encoding::{
+    KeyBytes, PSK_BYTES_MAX, PSK_BYTES_MIN, ambiguity, check_psk, decode_base64, decode_hex,
+    encode_hex,
+};
+use crate::auth::rules::psk_file::{lines, parse_line};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use zeroize::Zeroizing;
+
+/// Exit code for input the user has to correct (`EX_USAGE`).
+const EXIT_USAGE: u8 = 64;
+
+/// Most identities made at once.
+const COUNT_MAX: u32 = 1_000_000;
+
+/// Make, convert and check PSK files.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Command {
+    /// Print new identities with random keys, in mosquitto's format.
+    Generate(Generate),
+    /// Print a file in mosquitto's format (identity:HEX).
+    Import(Import),
+    /// Report duplicates, weak keys and ambiguous encodings; exit code 64 when there are any.
+    Lint(Lint),
+}
+
+#[derive(clap::Args, Debug)]
+struct Generate {
+    /// How many identities.
+    #[arg(long, default_value_t = 1)]
+    count: u32,
+    /// Begin of each identity; a number follows.
+    #[arg(long, default_value = "device-")]
+    prefix: String,
+    /// Length of the keys, bytes.
+    #[arg(long, default_value_t = 32)]
+    bytes: usize,
+}
+
+#[derive(clap::Args, Debug)]
+struct Import {
+    /// File with lines identity:KEY.
+    file: PathBuf,
+    /// How keys without a prefix are written.
+    #[arg(long, value_enum, default_value = "hex")]
+    format: Format,
+    /// What stands between identity and key.
+    #[arg(long, default_value_t = ':')]
+    separator: char,
+}
+
+/// Encoding of keys without a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// Hex digits, as mosquitto writes them; also reads hex:, base64: and raw: prefixes.
+    Hex,
+    /// Padded base64.
+    Base64,
+    /// The text itself.
+    Raw,
+}
+
+#[derive(clap::Args, Debug)]
+struct Lint {
+    /// File with lines identity:KEY.
+    file: PathBuf,
+}
+
+/// Runs the subcommand; prints to standard output, problems to standard error with exit code 64.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| e.to_string());
+    let result = match &args.command {
+        Command::Generate(args) => generate(args, random),
+        Command::Import(args) => read(&args.file).and_then(|file| import(args, &file)),
+        Command::Lint(args) => read(&args.file).and_then(|file| lint(&file)),
+    };
+    match result {
+        Ok(text) => {
+            // a closed pipe is the reader's wish
+            let _ = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => {
+            for problem in problems {
+                let _ = writeln!(std::io::stderr(), "psk: {problem}");
+            }
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+type Output = Result<Zeroizing<String>, Vec<String>>;
+
+fn read(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, Vec<String>> {
+    let file = std::fs::read(path).map_err(|e| vec![format!("{}: {e}", path.display())])?;
+    Ok(Zeroizing::new(file))
+}
+
+fn generate(args: &Generate, random: impl Fn(&mut [u8]) -> Result<(), String>) -> Output {
+    if args.count == 0 || args.count > COUNT_MAX {
+        return Err(vec![format!("--count must be 1 to {COUNT_MAX}")]);
+    }
+    if args.bytes < PSK_BYTES_MIN || args.bytes > PSK_BYTES_MAX {
+        return Err(vec![format!(
+            "--bytes must be {PSK_BYTES_MIN} to {PSK_BYTES_MAX}"
+        )]);
+    }
+    let width = args.count.to_string().len();
+    let last = format!("{}{:0width$}", args.prefix, args.count);
+    if args.prefix.contains(':') || DeviceId::parse(&last).is_err() {
+        return Err(vec![
+            "--prefix must make valid device ids, without a colon".to_owned(),
+        ]);
+    }
+    let mut key = Zeroizing::new(vec![0u8; args.bytes]);
+    let line_bytes = last.len() + 2 + 2 * args.bytes;
+    let mut text = Zeroizing::new(String::with_capacity(line_bytes * args.count as usize));
+    for number in 1..=args.count {
+        random(&mut key).map_err(|e| vec![format!("no random bytes: {e}")])?;
+        text.push_str(&format!("{}{number:0width$}:", args.prefix));
+        text.push_str(&encode_hex(&key));
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Lines that are neither blank nor comments, with their numbers.
+fn entries(file: &[u8]) -> Result<impl Iterator<Item = (usize, &str)>, Vec<String>> {
+    let lines = lines(file).map_err(|line| vec![format!("line {line}: is not UTF-8")])?;
+    Ok(lines
+        .map(|(number, line)| (number, line.trim()))
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#')))
+}
+
+fn import(args: &Import, file: &[u8]) -> Output {
+    // hex needs twice the bytes; enough room, so that no copy is left behind
+    let mut text = Zeroizing::new(String::with_capacity(3 * file.len() + 64));
+    let mut problems = Vec::new();
+    let mut seen: HashMap<&str, usize> = HashMap::new();
+    for (number, line) in entries(file)? {
+        let converted = import_line(args, line);
+        let (identity, keys) = match converted {
+            Ok(converted) => converted,
+            Err(error) => {
+                problems.push(format!("line {number}: {error}"));
+                continue;
+            }
+        };
+        if let Some(first) = seen.insert(identity, number) {
+            problems.push(format!(
+                "line {number}: identity is there twice; first in line {first}"
+            ));
+        }
+        text.push_str(identity);
+        text.push(':');
+        text.push_str(&encode_hex(&keys.0));
+        if let Some(next) = &keys.1 {
+            text.push_str(" next=");
+            text.push_str(&encode_hex(next));
+        }
+        text.push('\n');
+    }
+    if text.is_empty() && problems.is_empty() {
+        problems.push("the file names no identity".to_owned());
+    }
+    if problems.is_empty() {
+        Ok(text)
+    } else {
+        Err(problems)
+    }
+}
+
+type Keys = (KeyBytes, Option<KeyBytes>);
+
+fn import_line<'a>(args: &Import, line: &'a str) -> Result<(&'a str, Keys), &'static str> {
+    if args.format == Format::Hex && args.separator == ':' {
+        let parsed = parse_line(line)?.ok_or("an empty line")?;
+        return Ok((parsed.identity, (parsed.key, parsed.next_key)));
+    }
+    let (identity, key) = line
+        .split_once(args.separator)
+        .ok_or("the separator is missing; a line reads identity:KEY")?;
+    let identity = identity.trim();
+    let key = key.trim();
+    if identity.contains(':') || DeviceId::parse(identity).is_err() {
+        return Err("the identity is no device id, or holds a colon");
+    }
+    let key = match args.format {
+        Format::Hex => decode_hex(key.as_bytes()).ok_or("the key is not hex")?,
+        Format::Base64 => decode_base64(key).ok_or("the key is not padded base64")?,
+        Format::Raw => Zeroizing::new(key.as_bytes().to_vec()),
+    };
+    check_psk(&key)?;
+    Ok((identity, (key, None)))
+}
+
+fn lint(file: &[u8]) -> Output {
+    let mut problems = Vec::new();
+    let mut identities: HashMap<&str, usize> = HashMap::new();
+    // digests, so that no second copy of the keys is made
+    let mut keys: HashMap<[u8; 32], usize> = HashMap::new();
+    for (number, line) in entries(file)? {
+        let mut report = |problem: &str| problems.push(format!("line {number}: {problem}"));
+        let parsed = match parse_line(line) {
+            Ok(Some(parsed)) => parsed,
+            Ok(None) => continue,
+            Err(error) => {
+                report(error);
+                continue;
+            }
+        };
+        if let Some(first) = identities.insert(parsed.identity, number) {
+            report(&format!("identity is there twice; first in line {first}"));
+        }
+        let both = [
+            Some((&parsed.key, parsed.key_text)),
+            parsed.next_key.as_ref().zip(parsed.next_text),
+        ];
+        for (key, written) in both.into_iter().flatten() {
+            if let Some(problem) = ambiguity(written) {
+                report(problem);
+            }
+            if key.iter().all(|b| *b == key[0]) {
+                report("the key repeats one byte; make one with `psk generate`");
+            }
+            let digest: [u8; 32] = Sha256::digest(key.as_slice()).into();
+            match keys.insert(digest, number) {
+                Some(first) if first != number => {
+                    report(&format!(
+                        "the key is also the one of line {first}; one key each"
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+    if identities.is_empty() && problems.is_empty() {
+        problems.push("the file names no identity".to_owned());
+    }
+    if problems.is_empty() {
+        Ok(Zeroizing::new(format!(
+            "{} identities, no problem\n",
+            identities.len()
+        )))
+    } else {
+        Err(problems)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "00112233445566778899aabbccddeeff";
+
+    fn counting() -> impl Fn(&mut [u8]) -> Result<(), String> {
+        let next = std::cell::Cell::new(1u8);
+        move |bytes| {
+            bytes.fill_with(|| {
+                next.set(next.get().wrapping_add(7));
+                next.get()
+            });
+            Ok(())
+        }
+    }
+
+    fn import_args(format: Format, separator: char) -> Import {
+        Import {
+            file: PathBuf::new(),
+            format,
+            separator,
+        }
+    }
+
+    #[test]
+    fn what_is_generated_passes_lint_and_import() {
+        let args = Generate {
+            count: 12,
+            prefix: "line-".to_owned(),
+            bytes: 16,
+        };
+        let file = generate(&args, counting()).unwrap();
+        assert_eq!(file.lines().count(), 12);
+        assert!(file.starts_with("line-01:"));
+        assert!(lint(file.as_bytes()).is_ok());
+        let imported = import(&import_args(Format::Hex, ':'), file.as_bytes()).unwrap();
+        assert_eq!(imported, file);
+    }
+
+    #[test]
+    fn generate_refuses_what_the_gateway_would_not_load() {
+        let row = |count: u32, prefix: &str, bytes: usize| {
+            let args = Generate {
+                count,
+                prefix: prefix.to_owned(),
+                bytes,
+            };
+            assert!(generate(&args, counting()).is_err());
+        };
+        row(0, "d", 32);
+        row(1, "a b", 32);
+        row(1, "a:b", 32);
+        row(1, "d", 15);
+        row(1, &"x".repeat(128), 32);
+    }
+
+    #[test]
+    fn every_encoding_becomes_mosquittos() {
+        let base64 = "t,c2l4dGVlbi1ieXRlLWtleQ==\n";
+        let hex = "t:7369787465656e2d627974652d6b6579\n";
+        let got = import(&import_args(Format::Base64, ','), base64.as_bytes());
+        assert_eq!(got.unwrap().as_str(), hex);
+        let got = import(&import_args(Format::Raw, ':'), b"t:sixteen-byte-key\r\n");
+        assert_eq!(got.unwrap().as_str(), hex);
+        let mixed = "\u{feff}# c\n\nt:raw:sixteen-byte-key\n";
+        let got = import(&import_args(Format::Hex, ':'), mixed.as_bytes());
+        assert_eq!(got.unwrap().as_str(), hex);
+    }
+
+    #[test]
+    fn lint_names_every_line_and_no_key() {
+        let file = format!(
+            "a:{KEY}\na:hex:{}\nb:{KEY}\nc:0011\nd:base64:{KEY}\ne:{}\nno colon\n",
+            KEY.replace("00", "ab"),
+            "ab".repeat(16)
+        );
+        let problems = lint(file.as_bytes()).unwrap_err();
+        let all = problems.join("\n");
+        for expected in [
+            "line 2: identity is there twice; first in line 1",
+            "line 3: the key is also the one of line 1",
+            "line 4: the key is shorter than 16 bytes",
+            "line 5: the key after `base64:` is also hex",
+            "line 6: the key repeats one byte",
+            "line 7: no colon",
+        ] {
+            assert!(all.contains(expected), "{expected}\n{all}");
+        }
+        assert!(!all.contains("0011"), "{all}");
+        assert!(lint(b"# only\n").is_err());
+        assert!(lint(b"a:\xff\n").is_err());
+    }
+}
