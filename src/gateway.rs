@@ -10,8 +10,8 @@ pub use load::{Loaded, environment, load, load_rules};
 
 use crate::admin::{self, AdminHandle, Readiness};
 use crate::auth::rules::RuleSet;
-use crate::config::{Config, ShutdownConfig};
 use crate::config::secret::Secret;
+use crate::config::{Config, ShutdownConfig};
 use crate::hub::Hub;
 use crate::listener::{Listener, Shared};
 use crate::runtime::clock;
@@ -76,8 +76,13 @@ impl Gateway {
             error,
         })?;
         let hub = Hub::start(Arc::new(config.hub.clone()), metrics.clone());
-        let shared =
-            Shared::new(rules, hub.clone(), config.hub.host.clone(), config.limits, metrics.clone());
+        let shared = Shared::new(
+            rules,
+            hub.clone(),
+            config.hub.host.clone(),
+            config.limits,
+            metrics.clone(),
+        );
         let mut bound = Vec::new();
         for (listener, acceptor) in config.listeners.into_iter().zip(acceptors) {
             let (name, address) = (listener.name.clone(), listener.bind);
@@ -94,11 +99,23 @@ impl Gateway {
         let status = status(hub.clone(), phase.subscribe());
         let admin = admin::spawn_thread(admin_socket, metrics.clone(), status)
             .map_err(StartError::Admin)?;
-        let listeners = bound.iter().map(|(name, address, _)| (name.clone(), *address)).collect();
+        let listeners = bound
+            .iter()
+            .map(|(name, address, _)| (name.clone(), *address))
+            .collect();
         let accepting = CancellationToken::new();
         tokio::spawn(accept(bound, hub.clone(), phase.clone(), accepting.clone()));
         let shutdown = config.shutdown;
-        Ok(Self { shared, hub, metrics, listeners, admin, accepting, phase, shutdown })
+        Ok(Self {
+            shared,
+            hub,
+            metrics,
+            listeners,
+            admin,
+            accepting,
+            phase,
+            shutdown,
+        })
     }
 
     /// Waits until devices are accepted with a hub behind them; whether that came in time.
@@ -113,7 +130,10 @@ impl Gateway {
     /// The bound address of a listener.
     #[must_use]
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
-        self.listeners.iter().find(|(known, _)| known == name).map(|(_, address)| *address)
+        self.listeners
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, address)| *address)
     }
 
     /// The bound address of the admin server.
@@ -131,7 +151,11 @@ impl Gateway {
     /// Stops in order: not ready, no new devices, what is in flight settled, devices closed, hub
     /// connections closed. Whether all of it ended within the configured times.
     pub async fn stop(self) -> bool {
-        let ShutdownConfig { announce, settle, close } = self.shutdown;
+        let ShutdownConfig {
+            announce,
+            settle,
+            close,
+        } = self.shutdown;
         self.phase.send_replace(Phase::NotReady);
         tokio::time::sleep(announce).await;
         self.phase.send_replace(Phase::Draining);
@@ -171,14 +195,20 @@ fn acceptors(
             Ok(acceptor) => {
                 for expiry in acceptor.expiries() {
                     let gauge = &metrics.certificate_expiry;
-                    gauge.with_label_values(&[&expiry.file.display().to_string()]).set(expiry.at.as_secs() as f64);
+                    gauge
+                        .with_label_values(&[&expiry.file.display().to_string()])
+                        .set(expiry.at.as_secs() as f64);
                 }
                 made.push(Arc::new(acceptor));
             }
             Err(found) => problems.extend(found),
         }
     }
-    if problems.is_empty() { Ok(made) } else { Err(StartError::Tls(problems)) }
+    if problems.is_empty() {
+        Ok(made)
+    } else {
+        Err(StartError::Tls(problems))
+    }
 }
 
 /// The keys of a PSK identity, from the rules of the moment.

@@ -1,7 +1,7 @@
 //! A small MQTT 3.1.1 device: the simulated one of `demo`. Its codec is not the gateway's.
 
 use bytes::BytesMut;
-use mqttbytes::v4::{Connect, Login, Packet, PubAck, Publish, Subscribe};
+use mqttbytes::v4::{Connect, Login, Packet, PubAck, Publish};
 use mqttbytes::{Error as CodecError, QoS};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -70,7 +70,11 @@ impl Device {
         tcp.set_nodelay(true)?;
         let name = ServerName::try_from("localhost").map_err(other)?;
         let stream = tls.connect(name, tcp).await?;
-        let mut device = Self { stream, input: BytesMut::new(), next_id: 1 };
+        let mut device = Self {
+            stream,
+            input: BytesMut::new(),
+            next_id: 1,
+        };
         let mut connect = Connect::new(login.client_id);
         connect.keep_alive = 60;
         connect.login = Some(Login {
@@ -106,21 +110,6 @@ impl Device {
                 _ => {}
             }
         }
-    }
-
-    /// Subscribes at QoS 1 and waits for the SUBACK.
-    ///
-    /// # Errors
-    /// As [`Device::publish`].
-    pub async fn subscribe(&mut self, filter: &str) -> io::Result<()> {
-        let mut packet = Subscribe::new(filter, QoS::AtLeastOnce);
-        packet.pkid = self.next_id;
-        self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-        let mut out = BytesMut::new();
-        packet.write(&mut out).map_err(other)?;
-        self.stream.write_all(&out).await?;
-        while !matches!(self.receive().await?, Packet::SubAck(_)) {}
-        Ok(())
     }
 
     async fn acknowledge(&mut self, command: &Publish) -> io::Result<()> {

@@ -8,7 +8,10 @@ use std::process::ExitCode;
 pub mod check;
 mod demo;
 mod device;
+mod emulator;
+mod psk;
 mod run;
+mod token;
 
 /// Exit code for wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
@@ -44,7 +47,11 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => {
             let _ = message.print();
-            return if message.use_stderr() { ExitCode::from(USAGE) } else { ExitCode::SUCCESS };
+            return if message.use_stderr() {
+                ExitCode::from(USAGE)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
     match arguments.command {

@@ -20,7 +20,9 @@ pub struct Loaded {
 #[must_use]
 pub fn environment() -> BTreeMap<String, String> {
     let text = |raw: std::ffi::OsString| raw.to_string_lossy().into_owned();
-    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+    std::env::vars_os()
+        .map(|(name, value)| (text(name), text(value)))
+        .collect()
 }
 
 /// Loads the configuration at `path` and the rules it names. Opens no port.
@@ -31,11 +33,16 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let environment = environment();
     let examined = config::examine(path, environment.clone().into_iter());
     let mut problems = examined.problems;
-    let rules = examined.draft.as_ref().map(|config| load_rules(config, &environment));
+    let rules = examined
+        .draft
+        .as_ref()
+        .map(|config| load_rules(config, &environment));
     match (examined.draft, rules) {
-        (Some(config), Some(Ok(rules))) if problems.is_empty() => {
-            Ok(Loaded { config, rules, warnings: examined.warnings })
-        }
+        (Some(config), Some(Ok(rules))) if problems.is_empty() => Ok(Loaded {
+            config,
+            rules,
+            warnings: examined.warnings,
+        }),
         (_, Some(Err(found))) => {
             problems.extend(found);
             Err(problems)
@@ -73,12 +80,17 @@ pub fn load_rules(
                 .map(|value| value.to_string())
         },
     };
-    let texts: Vec<_> = files.iter().map(|(name, text)| RulesText { name, text }).collect();
+    let texts: Vec<_> = files
+        .iter()
+        .map(|(name, text)| RulesText { name, text })
+        .collect();
     match RuleSet::parse(&texts, &resolvers) {
         Ok(rules) if problems.is_empty() => Ok(rules),
         Ok(_) => Err(problems),
         Err(found) => {
-            let found = found.into_iter().map(|p| Problem::new(p.file, p.key, p.message));
+            let found = found
+                .into_iter()
+                .map(|p| Problem::new(p.file, p.key, p.message));
             problems.extend(found);
             Err(problems)
         }

@@ -10,7 +10,10 @@ fn check(config: &std::path::Path) -> (Option<i32>, String) {
         .output()
         .expect("the binary starts");
     let text = [output.stdout, output.stderr].concat();
-    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
 }
 
 #[tokio::test]
@@ -24,12 +27,21 @@ async fn check_reports_five_planted_mistakes_in_one_run() {
     assert_eq!(code, Some(0), "{text}");
 
     let bad = good
-        .replace("token_ttl = \"1h\"", "token_ttl = \"soon\"\nrenew_att = 0.5")
+        .replace(
+            "token_ttl = \"1h\"",
+            "token_ttl = \"soon\"\nrenew_att = 0.5",
+        )
         .replace("cert = \"server.pem\"", "cert = \"absent.pem\"")
-        .replace("accept = [\"sas\", \"password\"]", "accept = [\"sas\", \"passwort\"]");
+        .replace(
+            "accept = [\"sas\", \"password\"]",
+            "accept = [\"sas\", \"passwort\"]",
+        );
     std::fs::write(&path, bad).expect("written");
     let rules = std::fs::read_to_string(dir.join("rules.toml")).expect("rules");
-    crate::support::secret(&dir.join("rules.toml"), &rules.replacen("id = \"sas-1\"", "id = \"a/b\"", 1));
+    crate::support::secret(
+        &dir.join("rules.toml"),
+        &rules.replacen("id = \"sas-1\"", "id = \"a/b\"", 1),
+    );
     let (code, text) = check(&path);
     assert_eq!(code, Some(64), "{text}");
     for part in ["token_ttl", "renew_at", "absent.pem", "passwort", "a/b"] {

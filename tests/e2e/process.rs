@@ -35,12 +35,21 @@ async fn more(fleet: &Fleet, messages: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_when_the_gateway_is_killed_or_stopped_under_load() {
-    let options = Options { fleet: DEVICES, ..Options::default() };
+    let options = Options {
+        fleet: DEVICES,
+        ..Options::default()
+    };
     let dir = scratch("killed");
     let emulator = hub_in(&dir, &options).await;
     let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
     let config = dir.join("gateway.toml");
-    let text = gateway_toml(&options, emulator.amqp_address().port(), mqtt, plain, admin);
+    let text = gateway_toml(
+        &options,
+        crate::support::amqps_port(&emulator),
+        mqtt,
+        plain,
+        admin,
+    );
     std::fs::write(&config, text).expect("written");
 
     let mut gateway = spawn(&config);
@@ -53,11 +62,17 @@ async fn nothing_acknowledged_is_lost_when_the_gateway_is_killed_or_stopped_unde
     }
     more(&fleet, 5 * DEVICES as u64).await;
     let pid = gateway.id().to_string();
-    let sent = Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs");
+    let sent = Command::new("kill")
+        .args(["-TERM", &pid])
+        .status()
+        .expect("kill runs");
     assert!(sent.success());
     let ended = tokio::task::spawn_blocking(move || gateway.wait().expect("reaped"));
     let status = tokio::time::timeout(Duration::from_secs(30), ended).await;
-    assert_eq!(status.expect("SIGTERM ends it").expect("joined").code(), Some(0));
+    assert_eq!(
+        status.expect("SIGTERM ends it").expect("joined").code(),
+        Some(0)
+    );
 
     let mut gateway = spawn(&config);
     more(&fleet, DEVICES as u64).await;
@@ -65,5 +80,9 @@ async fn nothing_acknowledged_is_lost_when_the_gateway_is_killed_or_stopped_unde
     gateway.kill().expect("SIGKILL");
     gateway.wait().expect("reaped");
     let verdict = judge(&ledger(&emulator), &seen);
-    assert_eq!((verdict.missing, verdict.foreign, verdict.misordered), (0, 0, 0), "{verdict:?}");
+    assert_eq!(
+        (verdict.missing, verdict.foreign, verdict.misordered),
+        (0, 0, 0),
+        "{verdict:?}"
+    );
 }

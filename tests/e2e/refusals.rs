@@ -5,7 +5,11 @@ use crate::support::{Bench, DEVICE_KEY, HUB, Options, PASSWORD, PSK, now, sas};
 use mqttbytes::v4::ConnectReturnCode;
 
 fn psk(identity: &str, key: &[u8], tls13: bool) -> Transport {
-    Transport::Psk { identity: identity.to_owned(), key: key.to_vec(), tls13 }
+    Transport::Psk {
+        identity: identity.to_owned(),
+        key: key.to_vec(),
+        tls13,
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -21,30 +25,68 @@ async fn each_wrong_credential_has_its_own_reason() {
     let good = sas(DEVICE_KEY, &scope("sas-1"), in_an_hour);
     let tls = bench.tls();
     let cases = [
-        ("sas_signature", &tls, Who::login("sas-1", &user("sas-1"), &wrong_key)),
-        ("sas_expired", &tls, Who::login("sas-1", &user("sas-1"), &expired)),
-        ("sas_scope", &tls, Who::login("sas-1", &user("sas-1"), &other_scope)),
-        ("device_unknown", &tls, Who::login("nobody", &user("nobody"), &unknown)),
-        ("client_id_mismatch", &tls, Who::login("psk-1", &user("sas-1"), &good)),
-        ("bad_password", &tls, Who::login("pass-1", "pass-1", "wrong")),
+        (
+            "sas_signature",
+            &tls,
+            Who::login("sas-1", &user("sas-1"), &wrong_key),
+        ),
+        (
+            "sas_expired",
+            &tls,
+            Who::login("sas-1", &user("sas-1"), &expired),
+        ),
+        (
+            "sas_scope",
+            &tls,
+            Who::login("sas-1", &user("sas-1"), &other_scope),
+        ),
+        (
+            "device_unknown",
+            &tls,
+            Who::login("nobody", &user("nobody"), &unknown),
+        ),
+        (
+            "client_id_mismatch",
+            &tls,
+            Who::login("psk-1", &user("sas-1"), &good),
+        ),
+        (
+            "bad_password",
+            &tls,
+            Who::login("pass-1", "pass-1", "wrong"),
+        ),
         ("no_credentials", &tls, Who::id("sas-1")),
-        ("client_id_mismatch", &psk("psk-1", PSK, true), Who::id("sas-1")),
+        (
+            "client_id_mismatch",
+            &psk("psk-1", PSK, true),
+            Who::id("sas-1"),
+        ),
     ];
     for (reason, transport, who) in cases {
         let label = format!("result=\"{reason}\"");
         let before = bench.metric("connects_total", &[&label]).await;
         let refused = Device::try_connect(bench.mqtt(), transport, &who).await;
         let code = refused.expect("an answer").err().expect("a refusal");
-        let expected = [ConnectReturnCode::NotAuthorized, ConnectReturnCode::BadUserNamePassword];
+        let expected = [
+            ConnectReturnCode::NotAuthorized,
+            ConnectReturnCode::BadUserNamePassword,
+        ];
         assert!(
-            expected.contains(&code) || code == ConnectReturnCode::RefusedIdentifier,
+            expected.contains(&code) || code == ConnectReturnCode::BadClientId,
             "{reason}: {code:?}"
         );
         let after = bench.metric("connects_total", &[&label]).await;
         assert_eq!(after - before, 1.0, "{reason}:\n{}", bench.metrics().await);
     }
-    let device = Device::try_connect(bench.mqtt(), &tls, &Who::login("pass-1", "pass-1", PASSWORD));
-    assert!(device.await.expect("an answer").is_ok(), "the right one still passes");
+    let device = Device::try_connect(
+        bench.mqtt(),
+        &tls,
+        &Who::login("pass-1", "pass-1", PASSWORD),
+    );
+    assert!(
+        device.await.expect("an answer").is_ok(),
+        "the right one still passes"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -52,32 +94,62 @@ async fn an_unknown_psk_identity_looks_like_a_wrong_key() {
     let bench = Bench::start("psk-refusals", Options::default()).await;
     for tls13 in [true, false] {
         let mut alerts = Vec::new();
-        for transport in [psk("psk-1", b"wrong-key-123456", tls13), psk("nobody", PSK, tls13)] {
+        for transport in [
+            psk("psk-1", b"wrong-key-123456", tls13),
+            psk("nobody", PSK, tls13),
+        ] {
             let refused = Device::try_connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
             let error = refused.err().expect("no handshake").to_string();
-            let alert = error.split("reason: \"").nth(1).and_then(|r| r.split('"').next());
+            let alert = error
+                .split("reason: \"")
+                .nth(1)
+                .and_then(|r| r.split('"').next());
             alerts.push(alert.map_or(error.clone(), str::to_owned));
         }
         assert_eq!(alerts[0], alerts[1], "TLS 1.3: {tls13}");
     }
-    assert!(bench.metric("handshakes_total", &["result=\"psk_wrong_key\""]).await >= 2.0);
-    assert!(bench.metric("handshakes_total", &["result=\"psk_unknown_identity\""]).await >= 2.0);
+    assert!(
+        bench
+            .metric("handshakes_total", &["result=\"psk_wrong_key\""])
+            .await
+            >= 2.0
+    );
+    assert!(
+        bench
+            .metric("handshakes_total", &["result=\"psk_unknown_identity\""])
+            .await
+            >= 2.0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_cannot_speak_or_listen_for_another() {
     let bench = Bench::start("foreign", Options::default()).await;
     let transport = psk("psk-1", PSK, true);
-    for topic in ["devices/sas-1/messages/events/", "devices/psk-1/", "anything"] {
+    for topic in [
+        "devices/sas-1/messages/events/",
+        "devices/psk-1/",
+        "anything",
+    ] {
         let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
         assert!(device.publish(topic, b"x").await.is_err(), "{topic}");
     }
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
-    for filter in ["devices/sas-1/messages/devicebound/#", "#", "devices/+/messages/devicebound/#"] {
+    for filter in [
+        "devices/sas-1/messages/devicebound/#",
+        "#",
+        "devices/+/messages/devicebound/#",
+    ] {
         let granted = device.subscribe(filter, mqttbytes::QoS::AtLeastOnce).await;
         assert!(!granted.expect("SUBACK"), "{filter}");
     }
-    assert!(bench.emulator.ledger().messages(None, 0, usize::MAX).is_empty());
+    assert!(
+        bench
+            .emulator
+            .ledger()
+            .messages(None, 0, usize::MAX)
+            .is_empty()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -86,26 +158,54 @@ async fn a_message_over_the_hubs_size_is_refused_and_counted() {
     let transport = psk("psk-1", PSK, true);
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
     let body = vec![b'x'; 256 * 1024];
-    assert!(device.publish("devices/psk-1/messages/events/", &body).await.is_err());
-    assert!(bench.metric("messages_total", &["result=\"message_too_large\""]).await >= 1.0);
+    assert!(
+        device
+            .publish("devices/psk-1/messages/events/", &body)
+            .await
+            .is_err()
+    );
+    assert!(
+        bench
+            .metric("messages_total", &["result=\"message_too_large\""])
+            .await
+            >= 1.0
+    );
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
     let body = vec![b'x'; 250 * 1024];
-    device.publish("devices/psk-1/messages/events/", &body).await.expect("a large one passes");
+    device
+        .publish("devices/psk-1/messages/events/", &body)
+        .await
+        .expect("a large one passes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_the_hub_does_not_know_loses_only_its_own_session() {
-    let options = Options { fleet: 1, ..Options::default() };
+    let options = Options {
+        fleet: 1,
+        ..Options::default()
+    };
     let bench = Bench::start("deleted", options).await;
     let transport = psk("psk-1", PSK, true);
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
-    device.publish("devices/psk-1/messages/events/", b"1").await.expect("PUBACK");
+    device
+        .publish("devices/psk-1/messages/events/", b"1")
+        .await
+        .expect("PUBACK");
     let fleet = psk("load-0", &crate::support::fleet_key(0), true);
     let mut neighbour = Device::connect(bench.mqtt(), &fleet, &Who::id("load-0")).await;
-    neighbour.publish("devices/load-0/messages/events/", b"1").await.expect("PUBACK");
+    neighbour
+        .publish("devices/load-0/messages/events/", b"1")
+        .await
+        .expect("PUBACK");
     let (status, _) = bench.control("DELETE", "/devices/psk-1", "").await;
     assert!((200..300).contains(&status));
-    assert!(device.receive().await.is_err(), "the deleted device is closed");
-    neighbour.publish("devices/load-0/messages/events/", b"2").await.expect("PUBACK");
+    assert!(
+        device.receive().await.is_err(),
+        "the deleted device is closed"
+    );
+    neighbour
+        .publish("devices/load-0/messages/events/", b"2")
+        .await
+        .expect("PUBACK");
     assert!(bench.metric("disconnects_total", &["reason=\"gone_"]).await >= 1.0);
 }

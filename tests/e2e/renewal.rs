@@ -16,20 +16,31 @@ async fn two_hundred_devices_publish_through_nine_renewals_without_a_ripple() {
         ..Options::default()
     };
     let bench = Bench::start("renewal", options).await;
-    let renewals_before = bench.metric("token_renewals_total", &["result=\"ok\""]).await;
+    let renewals_before = bench
+        .metric("token_renewals_total", &["result=\"ok\""])
+        .await;
     let fleet = Fleet::start(bench.mqtt(), DEVICES);
     tokio::time::sleep(Duration::from_secs(60)).await; // the length of the story, not a wait
     let disconnects = bench.metric("disconnects_total", &[]).await;
     let detaches = bench.metric("hub_detaches_total", &[]).await;
     let reconnects = bench.metric("hub_reconnects_total", &[]).await;
-    let renewals = bench.metric("token_renewals_total", &["result=\"ok\""]).await - renewals_before;
+    let renewals = bench
+        .metric("token_renewals_total", &["result=\"ok\""])
+        .await
+        - renewals_before;
     let connections = bench.metric("hub_connections", &["state=\"ready\""]).await;
     let seen = fleet.finish().await;
 
-    assert!(renewals >= 9.0 * connections, "{renewals} renewals on {connections} connections");
+    assert!(
+        renewals >= 9.0 * connections,
+        "{renewals} renewals on {connections} connections"
+    );
     assert_eq!((disconnects, detaches, reconnects), (0.0, 0.0, 0.0));
     assert!(seen.values().all(|device| device.reconnects == 0));
-    assert!(seen.values().all(|device| device.acknowledged > 0), "every device published");
+    assert!(
+        seen.values().all(|device| device.acknowledged > 0),
+        "every device published"
+    );
     let verdict = judge(&ledger(&bench.emulator), &seen);
     assert_eq!(verdict, Verdict::default());
 }

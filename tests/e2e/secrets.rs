@@ -23,7 +23,13 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
     let emulator = hub_in(&dir, &options).await;
     let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
     let config = dir.join("gateway.toml");
-    let text = gateway_toml(&options, emulator.amqp_address().port(), mqtt, plain, admin);
+    let text = gateway_toml(
+        &options,
+        crate::support::amqps_port(&emulator),
+        mqtt,
+        plain,
+        admin,
+    );
     std::fs::write(&config, format!("{text}[log]\nfilter = \"trace\"\n")).expect("written");
     let log = dir.join("log");
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
@@ -33,7 +39,10 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
         .spawn()
         .expect("the binary starts");
     let admin = SocketAddr::from(([127, 0, 0, 1], admin));
-    let ready = || std::net::TcpStream::connect(admin).is_ok() && http::request(admin, "GET", "/ready", "").0 == 200;
+    let ready = || {
+        std::net::TcpStream::connect(admin).is_ok()
+            && http::request(admin, "GET", "/ready", "").0 == 200
+    };
     for _ in 0..400 {
         if ready() {
             break;
@@ -42,7 +51,10 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
     }
 
     let address = SocketAddr::from(([127, 0, 0, 1], mqtt));
-    let tls = Transport::Tls { ca: dir.join("ca.pem"), certificate: None };
+    let tls = Transport::Tls {
+        ca: dir.join("ca.pem"),
+        certificate: None,
+    };
     let psk = |key: &[u8]| Transport::Psk {
         identity: "psk-1".to_owned(),
         key: key.to_vec(),
@@ -72,19 +84,35 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
     });
     let metrics = metrics.await.expect("scraped");
     let arguments = std::fs::read(format!("/proc/{}/cmdline", gateway.id())).expect("cmdline");
-    let _ = Command::new("kill").args(["-TERM", &gateway.id().to_string()]).status();
-    tokio::task::spawn_blocking(move || gateway.wait()).await.expect("joined").expect("reaped");
+    let _ = Command::new("kill")
+        .args(["-TERM", &gateway.id().to_string()])
+        .status();
+    tokio::task::spawn_blocking(move || gateway.wait())
+        .await
+        .expect("joined")
+        .expect("reaped");
 
     let log = std::fs::read_to_string(&log).expect("log");
-    assert!(log.contains("TRACE") && log.contains("psk-1"), "the log was at trace level:\n{log}");
-    assert!(metrics.contains("iothub_gateway_connects_total{result=\"accepted\"} 3"), "{metrics}");
+    assert!(
+        log.contains("TRACE") && log.contains("psk-1"),
+        "the log was at trace level:\n{log}"
+    );
+    assert!(
+        metrics.contains("iothub_gateway_connects_total{result=\"accepted\"} 3"),
+        "{metrics}"
+    );
     let everything = format!("{log}\n{metrics}\n{}", String::from_utf8_lossy(&arguments));
     said.push("MARKER".to_owned());
     for key in [POLICY_KEY, DEVICE_KEY, PSK] {
         said.push(BASE64.encode(key));
         said.push(key.iter().map(|b| format!("{b:02x}")).collect());
     }
-    let signature = |token: &str| token.split("sig=").nth(1).and_then(|s| s.split('&').next().map(str::to_owned));
+    let signature = |token: &str| {
+        token
+            .split("sig=")
+            .nth(1)
+            .and_then(|s| s.split('&').next().map(str::to_owned))
+    };
     said.extend(signature(&good));
     said.extend(signature(&expired));
     for secret in said {

@@ -59,7 +59,13 @@ impl Demo {
             }
         });
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { process, lines, control: local(control), admin: local(admin), dir }
+        Self {
+            process,
+            lines,
+            control: local(control),
+            admin: local(admin),
+            dir,
+        }
     }
 
     /// The printed lines up to the first that contains `text`.
@@ -85,13 +91,19 @@ impl Drop for Demo {
 
 fn shell(command: &str) -> Command {
     let mut shell = Command::new("sh");
-    shell.args(["-c", &format!("exec timeout 30 {}", env_first(command))]).current_dir(root());
+    shell
+        .args(["-c", &format!("exec timeout 30 {}", env_first(command))])
+        .current_dir(root());
     shell
 }
 
 /// `VAR=x cmd` under `timeout` needs `env`.
 fn env_first(command: &str) -> String {
-    if command.starts_with("OPENSSL_CONF=") { format!("env {command}") } else { command.to_owned() }
+    if command.starts_with("OPENSSL_CONF=") {
+        format!("env {command}")
+    } else {
+        command.to_owned()
+    }
 }
 
 #[test]
@@ -102,7 +114,11 @@ fn every_command_the_demo_prints_works_as_printed() {
     let commands: Vec<String> = head
         .iter()
         .map(|line| line.trim().to_owned())
-        .filter(|line| ["mosquitto_", "OPENSSL_CONF=", "curl "].iter().any(|c| line.starts_with(c)))
+        .filter(|line| {
+            ["mosquitto_", "OPENSSL_CONF=", "curl "]
+                .iter()
+                .any(|c| line.starts_with(c))
+        })
         .collect();
     assert_eq!(commands.len(), 7, "{commands:#?}");
 
@@ -112,7 +128,11 @@ fn every_command_the_demo_prints_works_as_printed() {
         let output = shell(command).output().expect("sh runs");
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{command}\n{errors}");
-        let body = command.rsplit("-m '").next().and_then(|b| b.strip_suffix('\'')).expect("-m");
+        let body = command
+            .rsplit("-m '")
+            .next()
+            .and_then(|b| b.strip_suffix('\''))
+            .expect("-m");
         demo.until(body);
         bodies += 1;
     }
@@ -124,17 +144,33 @@ fn every_command_the_demo_prints_works_as_printed() {
         assert_eq!(count, 1.0, "{version}:\n{metrics}");
     }
 
-    let subscribe = commands.iter().find(|c| c.contains("mosquitto_sub")).expect("offered");
+    let subscribe = commands
+        .iter()
+        .find(|c| c.contains("mosquitto_sub"))
+        .expect("offered");
     let command = format!("{subscribe} -C 1");
-    let mut subscriber = shell(&command).stdout(Stdio::piped()).spawn().expect("sh runs");
-    let send = commands.iter().find(|c| c.starts_with("curl ")).expect("offered");
+    let mut subscriber = shell(&command)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("sh runs");
+    let send = commands
+        .iter()
+        .find(|c| c.starts_with("curl "))
+        .expect("offered");
     let sent = shell(send).output().expect("sh runs");
-    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    assert!(
+        sent.status.success(),
+        "{}",
+        String::from_utf8_lossy(&sent.stderr)
+    );
     let status = subscriber.wait().expect("ended");
     let mut text = String::new();
     let mut output = subscriber.stdout.take().expect("piped");
     std::io::Read::read_to_string(&mut output, &mut text).expect("text");
-    assert!(status.success() && text.contains("open the valve"), "{text}");
+    assert!(
+        status.success() && text.contains("open the valve"),
+        "{text}"
+    );
     assert!(text.contains("unit=percent"), "{text}");
 }
 
@@ -168,7 +204,10 @@ fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
     let path = "/devices/pump-3/commands?unit=percent";
     let (status, answer) = http::request(demo.control, "POST", path, "open");
     assert!((200..300).contains(&status), "{answer}");
-    assert_eq!(lines.next().expect("a line").expect("text"), "command open percent");
+    assert_eq!(
+        lines.next().expect("a line").expect("text"),
+        "command open percent"
+    );
     assert_eq!(lines.next().expect("a line").expect("text"), "done");
     assert!(sdk.wait().expect("ended").success());
 }

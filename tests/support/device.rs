@@ -46,7 +46,11 @@ pub struct Who {
 
 impl Who {
     pub fn id(client_id: &str) -> Self {
-        Self { client_id: client_id.to_owned(), keep_alive_s: 60, ..Self::default() }
+        Self {
+            client_id: client_id.to_owned(),
+            keep_alive_s: 60,
+            ..Self::default()
+        }
     }
 
     pub fn login(client_id: &str, username: &str, password: &str) -> Self {
@@ -69,7 +73,11 @@ pub async fn open(address: SocketAddr, transport: &Transport) -> io::Result<Box<
     let ssl = match transport {
         Transport::Plain => return Ok(Box::new(tcp)),
         Transport::Tls { ca, certificate } => tls_client(ca, certificate.as_ref())?,
-        Transport::Psk { identity, key, tls13 } => psk_client(identity, key, *tls13)?,
+        Transport::Psk {
+            identity,
+            key,
+            tls13,
+        } => psk_client(identity, key, *tls13)?,
     };
     let mut stream = tokio_openssl::SslStream::new(ssl, tcp).map_err(other)?;
     Pin::new(&mut stream).connect().await.map_err(other)?;
@@ -84,17 +92,27 @@ fn tls_client(
     builder.set_ca_file(ca).map_err(other)?;
     if let Some((chain, key)) = certificate {
         builder.set_certificate_chain_file(chain).map_err(other)?;
-        builder.set_private_key_file(key, openssl::ssl::SslFiletype::PEM).map_err(other)?;
+        builder
+            .set_private_key_file(key, openssl::ssl::SslFiletype::PEM)
+            .map_err(other)?;
     }
-    builder.build().configure().and_then(|c| c.into_ssl("localhost")).map_err(other)
+    builder
+        .build()
+        .configure()
+        .and_then(|c| c.into_ssl("localhost"))
+        .map_err(other)
 }
 
 fn psk_client(identity: &str, key: &[u8], tls13: bool) -> io::Result<Ssl> {
     let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(other)?;
     builder.set_verify(SslVerifyMode::NONE);
     if !tls13 {
-        builder.set_max_proto_version(Some(SslVersion::TLS1_2)).map_err(other)?;
-        builder.set_cipher_list("PSK-AES128-GCM-SHA256").map_err(other)?;
+        builder
+            .set_max_proto_version(Some(SslVersion::TLS1_2))
+            .map_err(other)?;
+        builder
+            .set_cipher_list("PSK-AES128-GCM-SHA256")
+            .map_err(other)?;
     }
     let (identity, key) = (identity.as_bytes().to_vec(), key.to_vec());
     builder.set_psk_client_callback(move |_, _, identity_out, key_out| {

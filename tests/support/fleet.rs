@@ -23,8 +23,8 @@ pub fn ledger(emulator: &EmulatorHandle) -> Vec<Accepted> {
         .messages(None, 0, usize::MAX)
         .into_iter()
         .map(|entry| Accepted {
-            device: entry.device.to_string(),
-            body: entry.body.as_deref().map(<[u8]>::to_vec).unwrap_or_default(),
+            device: entry.device().to_owned(),
+            body: entry.body().map(|body| body.to_vec()).unwrap_or_default(),
         })
         .collect()
 }
@@ -57,7 +57,11 @@ impl Fleet {
             let (stop, progress) = (stop.clone(), progress.clone());
             tasks.spawn(async move { (index, work(address, index, &stop, &progress).await) });
         }
-        Self { stop, progress, tasks }
+        Self {
+            stop,
+            progress,
+            tasks,
+        }
     }
 
     /// Messages acknowledged so far, all devices together.
@@ -82,7 +86,11 @@ impl Fleet {
 async fn work(address: SocketAddr, index: usize, stop: &AtomicBool, progress: &AtomicU64) -> Seen {
     let id = format!("load-{index}");
     let topic = format!("devices/{id}/messages/events/");
-    let transport = Transport::Psk { identity: id.clone(), key: fleet_key(index), tls13: true };
+    let transport = Transport::Psk {
+        identity: id.clone(),
+        key: fleet_key(index),
+        tls13: true,
+    };
     let mut seen = Seen::default();
     let mut first = true;
     while !stop.load(Ordering::Relaxed) {
@@ -129,13 +137,19 @@ pub fn judge(accepted: &[Accepted], seen: &HashMap<usize, Seen>) -> Verdict {
     let mut counts: HashMap<(&str, u64), u64> = HashMap::new();
     for message in accepted {
         let text = String::from_utf8_lossy(&message.body);
-        let parsed = text.split_once(' ').map(|(id, n)| (id.to_owned(), n.parse::<u64>()));
+        let parsed = text
+            .split_once(' ')
+            .map(|(id, n)| (id.to_owned(), n.parse::<u64>()));
         let Some((id, Ok(number))) = parsed else {
             verdict.foreign += 1;
             continue;
         };
-        let index = id.strip_prefix("load-").and_then(|i| i.parse::<usize>().ok());
-        let known = index.and_then(|i| seen.get(&i)).is_some_and(|s| number <= s.sent);
+        let index = id
+            .strip_prefix("load-")
+            .and_then(|i| i.parse::<usize>().ok());
+        let known = index
+            .and_then(|i| seen.get(&i))
+            .is_some_and(|s| number <= s.sent);
         if id != message.device || !known {
             verdict.foreign += 1;
             continue;
@@ -167,8 +181,17 @@ fn the_judge_tells_the_four_apart() {
         device: device.to_owned(),
         body: body.as_bytes().to_vec(),
     };
-    let seen =
-        HashMap::from([(0, Seen { sent: 4, acknowledged: 4, reconnects: 0 }), (1, Seen::default())]);
+    let seen = HashMap::from([
+        (
+            0,
+            Seen {
+                sent: 4,
+                acknowledged: 4,
+                reconnects: 0,
+            },
+        ),
+        (1, Seen::default()),
+    ]);
     let accepted = [
         message("load-0", "load-0 1"),
         message("load-0", "load-0 3"),
@@ -178,5 +201,13 @@ fn the_judge_tells_the_four_apart() {
         message("load-1", "load-1 7"),
     ];
     let verdict = judge(&accepted, &seen);
-    assert_eq!(verdict, Verdict { missing: 1, duplicate: 1, misordered: 1, foreign: 2 });
+    assert_eq!(
+        verdict,
+        Verdict {
+            missing: 1,
+            duplicate: 1,
+            misordered: 1,
+            foreign: 2
+        }
+    );
 }

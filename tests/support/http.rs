@@ -7,7 +7,9 @@ use std::time::Duration;
 /// Status and body.
 pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("server listens");
-    stream.set_read_timeout(Some(Duration::from_secs(30))).expect("socket option");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("socket option");
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
          Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -18,9 +20,22 @@ pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u1
     stream.read_to_end(&mut answer).expect("answer");
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-    let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
-    (status, if chunked { unchunk(body) } else { body.to_owned() })
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .expect("a status");
+    let chunked = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    (
+        status,
+        if chunked {
+            unchunk(body)
+        } else {
+            body.to_owned()
+        },
+    )
 }
 
 fn unchunk(mut body: &str) -> String {
@@ -48,7 +63,8 @@ pub fn metric(exposition: &str, name: &str, labels: &[&str]) -> f64 {
     exposition
         .lines()
         .filter(|line| {
-            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            line.strip_prefix(name)
+                .is_some_and(|rest| rest.starts_with(['{', ' ']))
                 && labels.iter().all(|label| line.contains(label))
         })
         .filter_map(|line| line.rsplit(' ').next().and_then(|v| v.parse::<f64>().ok()))

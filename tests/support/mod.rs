@@ -40,7 +40,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { token_ttl: "1h", gateway: String::new(), emulator: String::new(), fleet: 0 }
+        Self {
+            token_ttl: "1h",
+            gateway: String::new(),
+            emulator: String::new(),
+            fleet: 0,
+        }
     }
 }
 
@@ -68,7 +73,9 @@ pub fn fleet_key(index: usize) -> Vec<u8> {
 pub fn now() -> u64 {
     #[allow(clippy::disallowed_methods)] // tests mint tokens against the real clock
     let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
+    now.duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs()
 }
 
 /// A SAS token made by the test's own code.
@@ -90,8 +97,11 @@ fn certificates(dir: &Path) {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("key");
-        fs::write(dir.join(format!("{name}.pem")), params.self_signed(&key).expect("CA").pem())
-            .expect("written");
+        fs::write(
+            dir.join(format!("{name}.pem")),
+            params.self_signed(&key).expect("CA").pem(),
+        )
+        .expect("written");
         Issuer::new(params, key)
     };
     let leaf = |issuer: &Issuer<'_, KeyPair>, file: &str, params: CertificateParams| {
@@ -161,7 +171,11 @@ fn emulator_toml(options: &Options, amqp: u16, control: u16) -> String {
         let _ = writeln!(text, "[[device]]\nid = \"{id}\"");
     }
     if options.fleet > 0 {
-        let _ = writeln!(text, "[[device_range]]\nprefix = \"load-\"\ncount = {}", options.fleet);
+        let _ = writeln!(
+            text,
+            "[[device_range]]\nprefix = \"load-\"\ncount = {}",
+            options.fleet
+        );
     }
     text
 }
@@ -187,7 +201,15 @@ fn argon2_hash(password: &str) -> String {
     let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
     let salt = SaltString::encode_b64(b"0123456789abcdef").expect("salt");
-    argon.hash_password(password.as_bytes(), &salt).expect("hash").to_string()
+    argon
+        .hash_password(password.as_bytes(), &salt)
+        .expect("hash")
+        .to_string()
+}
+
+/// The hub's TLS port.
+pub fn amqps_port(emulator: &EmulatorHandle) -> u16 {
+    emulator.amqps_addr().expect("bound").port()
 }
 
 /// The gateway's configuration against a hub on port `amqp`.
@@ -211,15 +233,32 @@ impl Bench {
     pub async fn start(name: &str, options: Options) -> Self {
         let dir = scratch(name);
         let emulator = hub_in(&dir, &options).await;
-        let amqp = emulator.amqp_address().port();
+        let amqp = amqps_port(&emulator);
         let path = dir.join("gateway.toml");
         fs::write(&path, gateway_toml(&options, amqp, 0, 0, 0)).expect("written");
         let loaded = load(&path).unwrap_or_else(|problems| {
-            panic!("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+            panic!(
+                "{}",
+                problems
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join("\n")
+            )
         });
-        let gateway = Gateway::start(loaded.config, loaded.rules).await.expect("gateway starts");
-        assert!(gateway.ready(Duration::from_secs(20)).await, "ready in time");
-        Self { dir, emulator, gateway, options }
+        let gateway = Gateway::start(loaded.config, loaded.rules)
+            .await
+            .expect("gateway starts");
+        assert!(
+            gateway.ready(Duration::from_secs(20)).await,
+            "ready in time"
+        );
+        Self {
+            dir,
+            emulator,
+            gateway,
+            options,
+        }
     }
 
     /// The TLS listener.
@@ -235,17 +274,27 @@ impl Bench {
     /// The metrics as scraped.
     pub async fn metrics(&self) -> String {
         let address = self.gateway.admin();
-        tokio::task::spawn_blocking(move || http::get(address, "/metrics")).await.expect("scrape")
+        tokio::task::spawn_blocking(move || http::get(address, "/metrics"))
+            .await
+            .expect("scrape")
     }
 
     /// One metric summed over the series that carry these labels.
     pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        http::metric(&self.metrics().await, &format!("iothub_gateway_{name}"), labels)
+        http::metric(
+            &self.metrics().await,
+            &format!("iothub_gateway_{name}"),
+            labels,
+        )
+    }
+
+    fn control_address(&self) -> SocketAddr {
+        self.emulator.control_addr().expect("bound")
     }
 
     /// A call of the hub's control API.
     pub async fn control(&self, method: &'static str, path: &str, body: &str) -> (u16, String) {
-        let address = self.emulator.control_address();
+        let address = self.control_address();
         let (path, body) = (path.to_owned(), body.to_owned());
         tokio::task::spawn_blocking(move || http::request(address, method, &path, &body))
             .await
@@ -254,16 +303,23 @@ impl Bench {
 
     /// TLS as a device that checks the server's certificate.
     pub fn tls(&self) -> Transport {
-        Transport::Tls { ca: self.dir.join("ca.pem"), certificate: None }
+        Transport::Tls {
+            ca: self.dir.join("ca.pem"),
+            certificate: None,
+        }
     }
 
     /// Stops the hub, and gives what it had accepted and its ports.
     pub async fn stop_hub(self) -> (StoppedHub, Vec<fleet::Accepted>) {
-        let ports = (self.emulator.amqp_address().port(), self.emulator.control_address().port());
+        let ports = (amqps_port(&self.emulator), self.control_address().port());
         let accepted = fleet::ledger(&self.emulator);
         self.emulator.stop().await;
-        let stopped =
-            StoppedHub { dir: self.dir, gateway: self.gateway, options: self.options, ports };
+        let stopped = StoppedHub {
+            dir: self.dir,
+            gateway: self.gateway,
+            options: self.options,
+            ports,
+        };
         (stopped, accepted)
     }
 }
@@ -280,6 +336,11 @@ impl StoppedHub {
     /// Starts the hub again on the ports it had; its ledger starts empty.
     pub async fn restart(self) -> Bench {
         let emulator = start_hub(&self.dir, &self.options, self.ports.0, self.ports.1).await;
-        Bench { dir: self.dir, emulator, gateway: self.gateway, options: self.options }
+        Bench {
+            dir: self.dir,
+            emulator,
+            gateway: self.gateway,
+            options: self.options,
+        }
     }
 }

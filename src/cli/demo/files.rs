@@ -66,14 +66,19 @@ impl Layout {
     pub fn prepare(&self) -> io::Result<Samples> {
         fs::create_dir_all(&self.dir)?;
         if !self.path("device-ca.pem").exists() {
-            self.certificates().map_err(|error| io::Error::other(error.to_string()))?;
+            self.certificates()
+                .map_err(|error| io::Error::other(error.to_string()))?;
         }
         let samples = self.samples()?;
         write(&self.path("hub-key"), &samples.policy_key, true)?;
         write(&self.path("hub-key-2"), &samples.policy_secondary, true)?;
         write(&self.path("gateway.toml"), &self.gateway_toml(), false)?;
         write(&self.path("rules.toml"), &rules_toml(&samples), true)?;
-        write(&self.path("emulator.toml"), &self.emulator_toml(&samples), true)?;
+        write(
+            &self.path("emulator.toml"),
+            &self.emulator_toml(&samples),
+            true,
+        )?;
         write(&self.path("tls12.cnf"), TLS12, false)?;
         Ok(samples)
     }
@@ -110,7 +115,9 @@ impl Layout {
         let names = ["localhost", "127.0.0.1", "::1", HUB_HOST].map(str::to_owned);
         let mut params = CertificateParams::new(names)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.distinguished_name.push(DnType::CommonName, "localhost");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "localhost");
         let (cert, key) = server_ca.sign(params)?;
         write(&self.path("server.pem"), &cert, false)?;
         write(&self.path("server.key"), &key, true)?;
@@ -119,7 +126,9 @@ impl Layout {
         let device_ca = Authority::new("iothub-gateway demo device CA")?;
         let mut params = CertificateParams::default();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        params.distinguished_name.push(DnType::CommonName, "press-7");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "press-7");
         let (cert, key) = device_ca.sign(params)?;
         write(&self.path("press-7.pem"), &cert, false)?;
         write(&self.path("press-7.key"), &key, true)?;
@@ -236,7 +245,10 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate()?;
         let pem = params.self_signed(&key)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem })
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            pem,
+        })
     }
 
     fn sign(&self, params: CertificateParams) -> Result<(String, String), rcgen::Error> {
@@ -263,8 +275,13 @@ fn hex(bytes: &[u8]) -> String {
 fn write(path: &Path, text: &str, secret: bool) -> io::Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(if secret { 0o600 } else { 0o644 });
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    options
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(if secret { 0o600 } else { 0o644 });
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let mut file = options.open(path).map_err(named)?;
     file.write_all(text.as_bytes()).map_err(named)
 }

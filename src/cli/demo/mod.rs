@@ -11,7 +11,7 @@ use super::device::{Device, Identity, trust};
 use super::run::stop_signal;
 use crate::auth::sas;
 use crate::config::secret::Secret;
-use crate::emulator::{Emulator, EmulatorConfig, EmulatorHandle, LedgerEntry};
+use crate::emulator::{Emulator, EmulatorConfig, EmulatorHandle, Entry};
 use crate::gateway::{Gateway, load};
 use crate::runtime::clock;
 use base64::Engine;
@@ -50,7 +50,10 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Runs the demo until Ctrl-C.
 pub fn run(args: &Args) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
@@ -80,7 +83,10 @@ async fn demo(args: &Args) -> Result<(), Failure> {
 
     let screen = Screen::new();
     let token = device_token("pump-3", &samples.sas_key, TOKEN_LIFE)?;
-    print!("{}", screen.head(&layout, &offers(&layout, &samples, &token)));
+    print!(
+        "{}",
+        screen.head(&layout, &offers(&layout, &samples, &token))
+    );
     let simulated = tokio::spawn(simulate(
         layout.path("ca.pem"),
         layout.mqtt_port,
@@ -95,19 +101,29 @@ async fn demo(args: &Args) -> Result<(), Failure> {
     println!("\nstopping");
     let clean = gateway.stop().await;
     emulator.stop().await;
-    if clean { Ok(()) } else { Err("the gateway did not stop in time".into()) }
+    if clean {
+        Ok(())
+    } else {
+        Err("the gateway did not stop in time".into())
+    }
 }
 
 async fn start_emulator(layout: &Layout) -> Result<EmulatorHandle, Failure> {
     let text = std::fs::read_to_string(layout.path("emulator.toml"))?;
     let config = EmulatorConfig::from_toml(&text, &layout.dir).map_err(|all| all.join("\n"))?;
     let hint = "choose other ports with --amqp-port and --control-port";
-    Ok(Emulator::start(config).await.map_err(|error| format!("{error}; {hint}"))?)
+    Ok(Emulator::start(config)
+        .await
+        .map_err(|error| format!("{error}; {hint}"))?)
 }
 
 async fn start_gateway(layout: &Layout) -> Result<Gateway, Failure> {
     let loaded = load(&layout.path("gateway.toml")).map_err(|problems| {
-        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+        problems
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     })?;
     let hint = "choose other ports with --mqtt-port and --admin-port";
     let started = Gateway::start(loaded.config, loaded.rules).await;
@@ -133,7 +149,11 @@ async fn simulate(ca: PathBuf, port: u16, samples: Samples, interval: Duration) 
     loop {
         let hour = Duration::from_secs(3600);
         let token = device_token(SIMULATED, &samples.simulated_key, hour).unwrap_or_default();
-        let identity = Identity { client_id: SIMULATED, username: &username, password: &token };
+        let identity = Identity {
+            client_id: SIMULATED,
+            username: &username,
+            password: &token,
+        };
         if let Ok(mut device) = Device::connect(&tls, port, &identity).await {
             loop {
                 let celsius = 20.0 + 5.0 * f64::from(reading).mul_add(0.1, 0.0).sin();
@@ -157,7 +177,7 @@ async fn show(emulator: &EmulatorHandle, screen: &Screen) {
     let ledger = emulator.ledger();
     let mut after = 0;
     loop {
-        ledger.wait_past(after).await;
+        ledger.grown_past(after).await;
         for entry in ledger.messages(None, after, 1000) {
             after = entry.seq;
             println!("{}", line(&entry, screen));
@@ -165,12 +185,22 @@ async fn show(emulator: &EmulatorHandle, screen: &Screen) {
     }
 }
 
-fn line(entry: &LedgerEntry, screen: &Screen) -> String {
-    let body = entry.body.as_deref().map_or("(not kept)".into(), String::from_utf8_lossy);
+fn line(entry: &Entry, screen: &Screen) -> String {
+    let body = entry
+        .body()
+        .map_or("(not kept)".into(), |body| String::from_utf8_lossy(body));
     let shown = crate::telemetry::log::capped(&body).to_string();
-    let bag: Vec<String> = entry.properties.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let properties = entry.content.iter().flat_map(|content| &content.properties);
+    let bag: Vec<String> = properties
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let seconds = clock::unix().as_secs() % 86_400;
-    let time = format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    let time = format!(
+        "{:02}:{:02}:{:02}",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    );
     let bag = crate::telemetry::log::capped(&bag.join(" ")).to_string();
-    screen.message(&time, entry.seq, &entry.device, &shown, &bag)
+    screen.message(&time, entry.seq, entry.device(), &shown, &bag)
 }

@@ -22,11 +22,17 @@ impl Screen {
     #[must_use]
     pub fn new() -> Self {
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { colour: wanted && std::io::stdout().is_terminal() }
+        Self {
+            colour: wanted && std::io::stdout().is_terminal(),
+        }
     }
 
     fn paint(&self, code: &str, text: &str) -> String {
-        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.colour {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     /// The head of the demo: what runs where, and what to try.
@@ -35,10 +41,22 @@ impl Screen {
         let mut text = String::new();
         let rows = [
             ("gateway", format!("mqtts://localhost:{}", layout.mqtt_port)),
-            ("metrics", format!("http://127.0.0.1:{}/metrics", layout.admin_port)),
-            ("hub emulator", format!("amqps://localhost:{}", layout.amqp_port)),
-            ("control API", format!("http://127.0.0.1:{}/messages", layout.control_port)),
-            ("files", format!("{}  (delete it to start afresh)", layout.dir.display())),
+            (
+                "metrics",
+                format!("http://127.0.0.1:{}/metrics", layout.admin_port),
+            ),
+            (
+                "hub emulator",
+                format!("amqps://localhost:{}", layout.amqp_port),
+            ),
+            (
+                "control API",
+                format!("http://127.0.0.1:{}/messages", layout.control_port),
+            ),
+            (
+                "files",
+                format!("{}  (delete it to start afresh)", layout.dir.display()),
+            ),
         ];
         let _ = writeln!(text, "\n{}\n", self.paint("1", "iothub-gateway demo"));
         for (name, value) in rows {
@@ -58,7 +76,10 @@ impl Screen {
     /// One accepted message.
     #[must_use]
     pub fn message(&self, time: &str, seq: u64, device: &str, body: &str, bag: &str) -> String {
-        let device = self.paint(if device == SIMULATED { "2" } else { "32" }, &format!("{device:<10}"));
+        let device = self.paint(
+            if device == SIMULATED { "2" } else { "32" },
+            &format!("{device:<10}"),
+        );
         let seq = self.paint("2", &format!("#{seq:<4}"));
         format!("  {time}  {seq} {device} {body}  {}", self.paint("2", bag))
     }
@@ -82,7 +103,10 @@ pub fn offers(layout: &Layout, samples: &Samples, sas_token: &str) -> Vec<Offer>
     vec![
         Offer {
             title: "pre-shared key, TLS 1.3",
-            command: format!("mosquitto_pub {server} {psk} {} -m 'psk over TLS 1.3'", publish("thermo-1")),
+            command: format!(
+                "mosquitto_pub {server} {psk} {} -m 'psk over TLS 1.3'",
+                publish("thermo-1")
+            ),
         },
         Offer {
             title: "pre-shared key, TLS 1.2 only",
