@@ -2,7 +2,7 @@
 
 use super::device::{Device, Transport, Who};
 use super::fleet_key;
-use iothub_gateway::emulator::EmulatorHandle;
+use iothub_gateway::emulator::{EmulatorHandle, Ledger};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,8 +18,12 @@ pub struct Accepted {
 
 /// Everything in the hub's ledger, oldest first.
 pub fn ledger(emulator: &EmulatorHandle) -> Vec<Accepted> {
-    emulator
-        .ledger()
+    messages(emulator.ledger())
+}
+
+/// Everything in a ledger, which outlives its hub.
+pub fn messages(ledger: &Ledger) -> Vec<Accepted> {
+    ledger
         .messages(None, 0, usize::MAX)
         .into_iter()
         .map(|entry| Accepted {

@@ -141,7 +141,8 @@ pub async fn hub_in(dir: &Path, options: &Options) -> EmulatorHandle {
     secret(&dir.join("hub-key"), &BASE64.encode(POLICY_KEY));
     secret(&dir.join("hub-key-2"), &BASE64.encode(POLICY_KEY_2));
     secret(&dir.join("rules.toml"), &rules());
-    let mut fleet = String::from("# fleet\n");
+    // A file without an identity is refused, as one that was cut off.
+    let mut fleet = format!("nobody-else:{}\n", hex(b"a key nobody has"));
     for index in 0..options.fleet {
         let _ = writeln!(fleet, "load-{index}:{}", hex(&fleet_key(index)));
     }
@@ -312,8 +313,9 @@ impl Bench {
     /// Stops the hub, and gives what it had accepted and its ports.
     pub async fn stop_hub(self) -> (StoppedHub, Vec<fleet::Accepted>) {
         let ports = (amqps_port(&self.emulator), self.control_address().port());
-        let accepted = fleet::ledger(&self.emulator);
+        let ledger = self.emulator.ledger().clone();
         self.emulator.stop().await;
+        let accepted = fleet::messages(&ledger);
         let stopped = StoppedHub {
             dir: self.dir,
             gateway: self.gateway,
