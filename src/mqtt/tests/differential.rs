@@ -91,8 +91,8 @@ proptest! {
         filters in prop::collection::vec((topic(), 0..3_u8), 1..5),
         id in 1..=u16::MAX,
     ) {
-        let theirs = filters.iter().map(|(f, bits)| v4::SubscribeFilter::new(f.clone(), qos(*bits)));
-        let mut theirs = v4::Subscribe::new_many(theirs);
+        let each = |(f, bits): &(String, u8)| v4::SubscribeFilter::new(f.clone(), qos(*bits));
+        let mut theirs = v4::Subscribe::new_many(filters.iter().map(each));
         theirs.pkid = id;
         let mut bytes = BytesMut::new();
         theirs.write(&mut bytes).unwrap();
