@@ -217,6 +217,27 @@ fn an_id_with_an_entry_cannot_be_taken_by_another_credential() {
 }
 
 #[test]
+fn an_unverified_chain_never_counts_for_a_rule_even_when_its_thumbprint_is_registered() {
+    let (ca, leaf) = issued(|_| {});
+    let text = format!("{}{CA_RULE}", registered("plant-a-1", &leaf, false));
+    let rules = parse_with(&text, &[("ca.pem", &ca)]);
+    let (chain, anchors) = ([leaf], [ca]);
+    let rule = |trusted| {
+        let transport = Transport::Certificate {
+            chain: &chain,
+            trusted,
+            anchors: &anchors,
+        };
+        match decide(&rules, &claim(transport, "plant-a-1")) {
+            Decision::Admit(admission) => admission.device.rule().to_string(),
+            _ => panic!("not admitted"),
+        }
+    };
+    assert_eq!(rule(true), "plant A");
+    assert_eq!(rule(false), "device plant-a-1");
+}
+
+#[test]
 fn damaged_or_missing_certificates_are_refused() {
     let (ca, leaf) = issued(|_| {});
     let rules = parse_with(CA_RULE, &[("ca.pem", &ca)]);
