@@ -36,7 +36,7 @@ impl StoredHash {
     /// # Errors
     /// What is wrong and what to do, without the hash.
     pub(crate) fn parse(phc: &str) -> Result<Self, &'static str> {
-        const FORM: &str = "no argon2id hash; it must read $argon2id$v=19$m=…,t=…,p=…$salt$hash";
+        const FORM: &str = "no argon2id hash; write $argon2id$v=19$m=…,t=…,p=…$salt$hash";
         let parsed = PasswordHash::new(phc).map_err(|_| FORM)?;
         if parsed.algorithm.as_str() != "argon2id" {
             return Err("only argon2id hashes are taken; hash the password again");

@@ -286,19 +286,23 @@ fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     (distance <= 1 + name.len() / 4).then_some(name)
 }
 
-/// Levenshtein distance in bytes.
+/// Levenshtein distance in bytes; two neighbours swapped count as one mistake.
 fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let substituted = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1; b.len() + 1];
+        for j in 0..b.len() {
+            let substituted = last[j] + usize::from(a[i] != b[j]);
+            row[j + 1] = substituted.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                row[j + 1] = row[j + 1].min(before[j - 1] + 1);
+            }
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row[b.len()]
+    last[b.len()]
 }
 
 #[cfg(test)]
@@ -312,6 +316,7 @@ mod tests {
         assert_eq!(nearest("next-key", &known), Some("next_key"));
         assert_eq!(nearest("Thumbprint", &known), Some("thumbprint"));
         assert_eq!(nearest("colour", &known), None);
+        assert_eq!(nearest("pks", &["id", "psk"]), Some("psk"));
         assert_eq!(distance("kitten", "sitting"), 3);
         assert_eq!(distance("", "abc"), 3);
     }
