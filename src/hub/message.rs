@@ -3,7 +3,15 @@
 use crate::auth::AuthenticatedDevice;
 use crate::auth::identity::{DeviceId, ModuleId};
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt;
+
+/// Ids stand in addresses percent-encoded, because `%` and `?` are legal in them (wire sheet §4.1).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// Where a device's links lead: `/devices/{d}` or `/devices/{d}/modules/{m}`, percent-encoded.
 /// Built only from an [`AuthenticatedDevice`], so nobody can speak for a device that did not
@@ -34,6 +42,37 @@ impl DeviceAddress {
     #[must_use]
     pub fn module(&self) -> Option<&ModuleId> {
         self.module.as_ref()
+    }
+
+    /// The target of the telemetry link (wire sheet §4.1).
+    #[must_use]
+    pub fn telemetry(&self) -> String {
+        self.path("messages/events")
+    }
+
+    /// The source of the command link (wire sheet §4.1).
+    #[must_use]
+    pub fn commands(&self) -> String {
+        self.path("messages/devicebound")
+    }
+
+    fn path(&self, end: &str) -> String {
+        let device = utf8_percent_encode(self.device.as_str(), SEGMENT);
+        match &self.module {
+            None => format!("/devices/{device}/{end}"),
+            Some(module) => {
+                let module = utf8_percent_encode(module.as_str(), SEGMENT);
+                format!("/devices/{device}/modules/{module}/{end}")
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(in crate::hub) fn for_test(device: &str, module: Option<&str>) -> Self {
+        Self {
+            device: DeviceId::parse(device).unwrap(),
+            module: module.map(|m| ModuleId::parse(m).unwrap()),
+        }
     }
 }
 
@@ -105,4 +144,21 @@ pub enum Settlement {
     Released,
     /// Not for this device: AMQP `rejected`, the hub dead-letters it.
     Rejected,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::DeviceAddress;
+
+    #[test]
+    fn addresses_are_the_hubs_with_ids_percent_encoded() {
+        let device = DeviceAddress::for_test("thermo-1", None);
+        assert_eq!(device.telemetry(), "/devices/thermo-1/messages/events");
+        assert_eq!(device.commands(), "/devices/thermo-1/messages/devicebound");
+        let odd = DeviceAddress::for_test("a%2Fb?c:d", Some("m$1"));
+        assert_eq!(
+            odd.telemetry(),
+            "/devices/a%252Fb%3Fc%3Ad/modules/m%241/messages/events"
+        );
+    }
 }

@@ -1,19 +1,54 @@
 //! One hub, a few AMQP connections, many device links, one token.
+//!
+//! A message goes down this list; each file is one station and knows only the next:
+//! `links` (a device's task) → `uplink`/`downlink` → `path` → `session` (attaches, closes) →
+//! `connection` (supervises) → `connect`, `io` (the wire). `token`, `cbs`, `schedule`, `sas` keep
+//! the one token. `outcome` alone says what counts as accepted. No type of the AMQP library
+//! leaves this folder, and this folder knows no MQTT.
 
+mod cbs;
+mod connect;
+mod connection;
+mod downlink;
+mod encode;
+mod io;
+mod lane;
+mod links;
+mod live;
 pub mod message;
 pub mod outcome;
+mod pace;
+mod path;
+mod pool;
+mod sas;
+mod schedule;
+mod session;
+#[cfg(test)]
+mod tests;
+mod token;
+mod tuning;
+mod uplink;
 
-use crate::config::{HubConfig, OnDisconnect};
+pub use links::DeviceLinks;
+
+use crate::config::HubConfig;
 use crate::runtime::clock::Unix;
 use crate::telemetry::metrics::Metrics;
-use message::{Command, DeviceAddress, Settlement, Telemetry};
+use lane::{Lane, Shared};
+use message::{Command, DeviceAddress};
 use outcome::{DeviceGone, HubAccepted, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
 /// The upstream: cheap to clone, shared by all connections.
 #[derive(Clone)]
-pub struct Hub {}
+pub struct Hub {
+    shared: Arc<Shared>,
+    lanes: Arc<[Arc<Lane>]>,
+    tasks: TaskTracker,
+}
 
 /// What the rest of the process may know about the upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,66 +76,80 @@ pub enum HubEvent {
     Gone(DeviceGone),
 }
 
-/// The upstream links of one device, owned by its connection task.
-pub struct DeviceLinks {}
-
 impl Hub {
-    /// Starts the pool: connects, puts the token, keeps both alive. Returns at once.
+    /// Starts the pool: connects, puts the token, keeps both alive. Returns at once. Must be
+    /// called inside a tokio runtime.
     #[must_use]
-    pub fn start(_config: Arc<HubConfig>, _metrics: Arc<Metrics>) -> Self {
-        Self {}
+    pub fn start(config: Arc<HubConfig>, metrics: Arc<Metrics>) -> Self {
+        let connections = config.connections.max(1);
+        let sessions = config.sessions_per_connection.max(1);
+        let (pacer, bucket) = pace::pacer(config.attach_rate_per_s, connections * sessions * 2);
+        let bytes = config.connection_bytes_max;
+        let shared = Arc::new(Shared::new(config, metrics, pacer));
+        let lane = |index| Arc::new(Lane::new(index, sessions, bytes));
+        let lanes: Arc<[Arc<Lane>]> = (0..connections).map(lane).collect();
+        let tasks = TaskTracker::new();
+        let stop = shared.stop.clone();
+        tasks.spawn(async move {
+            tokio::select! {
+                () = bucket.run() => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        for lane in lanes.iter() {
+            let supervisor = connection::supervise(Arc::clone(&shared), Arc::clone(lane));
+            tasks.spawn(supervisor);
+        }
+        Self {
+            shared,
+            lanes,
+            tasks,
+        }
     }
 
     /// Waits until one connection holds a token the hub accepted, or the time is up.
-    pub async fn ready(&self, _within: Duration) -> bool {
-        false
+    pub async fn ready(&self, within: Duration) -> bool {
+        let mut ready = self.shared.ready.subscribe();
+        let ready = ready.wait_for(|connections| *connections > 0);
+        matches!(timeout(within, ready).await, Ok(Ok(_)))
     }
 
     /// A snapshot for `/ready` and metrics.
     #[must_use]
     pub fn status(&self) -> HubStatus {
-        HubStatus::default()
+        self.shared.status()
     }
 
-    /// Links for a device. Nothing is attached until the first `send` or `subscribe`.
+    /// Links for a device. Nothing is attached until the first `send` or `subscribe`. When every
+    /// connection is full the links report [`HubEvent::Gone`] with reason `hub_full`.
     #[must_use]
-    pub fn links(&self, _address: DeviceAddress) -> DeviceLinks {
-        DeviceLinks {}
+    pub fn links(&self, address: DeviceAddress) -> DeviceLinks {
+        let devices_max = self.shared.config.max_devices_per_connection;
+        for index in pool::preference(&address, self.lanes.len()) {
+            let lane = &self.lanes[index];
+            if lane.admit(devices_max) {
+                return DeviceLinks::new(path::Path {
+                    shared: Arc::clone(&self.shared),
+                    lane: Arc::clone(lane),
+                    slot: pool::session(&address, lane.slots.len()),
+                    address,
+                });
+            }
+        }
+        DeviceLinks::refused()
     }
 
     /// Closes every link, session and connection properly, at most for `within`; whether all
-    /// closed in time.
-    pub async fn shutdown(&self, _within: Duration) -> bool {
-        true
+    /// closed in time. What is left then is cut.
+    pub async fn shutdown(&self, within: Duration) -> bool {
+        self.shared.stop.cancel();
+        self.tasks.close();
+        let closed = timeout(within, self.tasks.wait()).await.is_ok();
+        if !closed {
+            for lane in self.lanes.iter() {
+                lane.cut();
+            }
+        }
+        closed
     }
-}
-
-impl DeviceLinks {
-    /// Takes a message over. It is sent, and sent again after a connection loss with the same
-    /// message-id, until the hub decides. The caller bounds how many are outstanding.
-    pub fn send(&mut self, _ticket: u64, _message: Telemetry) {}
-
-    /// Messages the hub has not decided about.
-    #[must_use]
-    pub fn outstanding(&self) -> usize {
-        0
-    }
-
-    /// Opens the command link with room for `credit` commands; kept open over reconnections.
-    pub fn subscribe(&mut self, _credit: u32) {}
-
-    /// Closes the command link; unsettled commands go back to the hub.
-    pub fn unsubscribe(&mut self) {}
-
-    /// Settles a command and gives its credit back.
-    pub fn settle(&mut self, _delivery: u64, _how: Settlement) {}
-
-    /// The next event. Cancel-safe: dropping the future loses nothing. Pending while idle.
-    pub async fn next(&mut self) -> HubEvent {
-        std::future::pending().await
-    }
-
-    /// Ends the links in the background: messages in flight are abandoned unacknowledged,
-    /// unsettled commands go back as `policy` says.
-    pub fn close(self, _policy: OnDisconnect) {}
 }

@@ -1,0 +1,223 @@
+//! From an endpoint to an open AMQP connection: TCP, TLS, SASL ANONYMOUS, Open; each with a
+//! deadline. Verifies the hub's certificate always; there is no switch to turn that off.
+
+use super::io::{BatchIo, KillSwitch};
+use super::lane::Shared;
+use super::tuning;
+use crate::config::HubConfig;
+use fe2o3_amqp::Connection;
+use fe2o3_amqp::connection::{ConnectionHandle, OpenError};
+use fe2o3_amqp::sasl_profile::SaslProfile;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Where the system keeps its trusted roots.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// TCP.
+    #[error("cannot reach {0}: {1}")]
+    Tcp(String, io::Error),
+    /// No root certificate could be loaded.
+    #[error("no trusted root certificate in {0}: {1}; set hub.ca")]
+    Roots(String, String),
+    /// TLS.
+    #[error("TLS with {0} failed: {1}")]
+    Tls(String, io::Error),
+    /// SASL or Open.
+    #[error("AMQP open failed: {0}")]
+    Open(String),
+    /// A deadline passed.
+    #[error("{0} did not finish within hub.connect_timeout")]
+    Timeout(&'static str),
+}
+
+impl ConnectError {
+    /// `hub_reconnects_total{cause}`
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Tcp(..) => "connect_tcp",
+            Self::Roots(..) => "connect_roots",
+            Self::Tls(..) => "connect_tls",
+            Self::Open(..) => "connect_open",
+            Self::Timeout(..) => "connect_timeout",
+        }
+    }
+}
+
+/// Opens a connection and returns its kill switch with it.
+pub async fn open(shared: &Shared) -> Result<(ConnectionHandle<()>, KillSwitch), ConnectError> {
+    let config = &shared.config;
+    let wire = wire(config).await?;
+    let kill = KillSwitch::default();
+    let capacity = config.connection_bytes_max.saturating_mul(2) + tuning::WRITE_BUFFER_SLACK;
+    let stream = BatchIo::new(wire, kill.clone(), capacity);
+    let host = config.host.clone();
+    let idle = u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    // A channel for each session, one for $cbs, and as many again for sessions being replaced.
+    let channels = config.sessions_per_connection.max(1) * 2 + 2;
+    let channel_max = u16::try_from(channels).unwrap_or(u16::MAX);
+    let id = container_id();
+    // In its own task: a frame of 4 to 7 bytes panics inside the engine's open (fe2o3 F14).
+    let opening = tokio::spawn(async move {
+        Connection::builder()
+            .container_id(id)
+            .scheme("amqp") // TLS is done here, not by the engine
+            .hostname(host.as_str())
+            .sasl_hostname(host.as_str())
+            .sasl_profile(SaslProfile::Anonymous)
+            .max_frame_size(tuning::FRAME_BYTES_MAX)
+            .channel_max(channel_max)
+            .idle_time_out(idle)
+            .open_with_stream(stream)
+            .await
+    });
+    match timeout(config.connect_timeout, opening).await {
+        Ok(Ok(Ok(handle))) => Ok((handle, kill)),
+        Ok(Ok(Err(error))) => Err(ConnectError::Open(words(&error))),
+        Ok(Err(_panic)) => {
+            shared.metrics.panics.inc();
+            Err(ConnectError::Open("malformed frame".to_owned()))
+        }
+        Err(_elapsed) => {
+            kill.kill();
+            Err(ConnectError::Timeout("AMQP open"))
+        }
+    }
+}
+
+fn words(error: &OpenError) -> String {
+    let text = error.to_string();
+    text.chars()
+        .take(tuning::TEXT_CHARS_MAX)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
+fn container_id() -> String {
+    let mut bytes = [0; 8];
+    // The id only names us in the hub's logs; without entropy it is less telling, not wrong.
+    let _ = getrandom::fill(&mut bytes);
+    format!("iothub-gateway-{}", super::encode::hex(&bytes))
+}
+
+async fn wire(config: &HubConfig) -> Result<Wire, ConnectError> {
+    let endpoint = &config.endpoint;
+    let name = format!("{}:{}", endpoint.host, endpoint.port);
+    let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
+    let tcp = timeout(config.connect_timeout, connect)
+        .await
+        .map_err(|_| ConnectError::Timeout("TCP connect"))?
+        .map_err(|error| ConnectError::Tcp(name.clone(), error))?;
+    tune(&tcp).map_err(|error| ConnectError::Tcp(name.clone(), error))?;
+    if !endpoint.tls {
+        return Ok(Wire::Plain(tcp));
+    }
+    let connector = connector(config).await?;
+    let server = ServerName::try_from(endpoint.host.clone())
+        .map_err(|error| ConnectError::Tls(name.clone(), io::Error::other(error)))?;
+    let tls = timeout(config.connect_timeout, connector.connect(server, tcp))
+        .await
+        .map_err(|_| ConnectError::Timeout("TLS"))?
+        .map_err(|error| ConnectError::Tls(name, error))?;
+    Ok(Wire::Tls(Box::new(tls)))
+}
+
+fn tune(tcp: &TcpStream) -> io::Result<()> {
+    tcp.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(tuning::TCP_USER_TIMEOUT))?;
+    Ok(())
+}
+
+/// Trusts the system's roots and `hub.ca`. Read at each connect, so a renewed file is used.
+async fn connector(config: &HubConfig) -> Result<TlsConnector, ConnectError> {
+    let mut roots = RootCertStore::empty();
+    let system = add_roots(&mut roots, Path::new(SYSTEM_ROOTS)).await;
+    match &config.ca {
+        Some(ca) => add_roots(&mut roots, ca).await?,
+        None => system?,
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| ConnectError::Roots("rustls".to_owned(), error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(tls)))
+}
+
+async fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), ConnectError> {
+    let fail = |text: String| ConnectError::Roots(path.display().to_string(), text);
+    let pem = tokio::fs::read(path)
+        .await
+        .map_err(|error| fail(error.to_string()))?;
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .filter_map(Result::ok)
+        .collect();
+    let (added, _ignored) = roots.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(fail("no usable certificate".to_owned()));
+    }
+    Ok(())
+}
+
+/// The stream under the batching: plain for a loopback emulator, TLS otherwise.
+#[derive(Debug)]
+enum Wire {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Wire {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for Wire {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What the parts of the upstream share: the hub-wide context, and one connection as its devices
+//! see it (a lane). State only; the tasks that change it are in `connection` and `token`.
+
+use super::HubStatus;
+use super::io::KillSwitch;
+use super::pace::Pacer;
+use super::session::Port;
+use super::token::TokenSource;
+use crate::config::HubConfig;
+use crate::runtime::clock::{self, Unix};
+use crate::telemetry::metrics::Metrics;
+use prometheus::IntGauge;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The hub-wide context.
+pub struct Shared {
+    /// `[hub]`
+    pub config: Arc<HubConfig>,
+    /// Every metric.
+    pub metrics: Arc<Metrics>,
+    /// Held handles of the gauges device tasks touch.
+    pub gauges: LinkGauges,
+    /// The pace of attaches.
+    pub pacer: Pacer,
+    /// Mints tokens, one per period.
+    pub tokens: TokenSource,
+    /// Cancelled when the hub is shut down.
+    pub stop: CancellationToken,
+    /// Connections that are open and hold a token.
+    pub ready: watch::Sender<usize>,
+    news: Mutex<News>,
+}
+
+/// What `/ready` tells, as far as it is not in `ready`.
+#[derive(Default)]
+struct News {
+    token_expiry: Option<Unix>,
+    key_in_use: &'static str,
+    problem: String,
+}
+
+/// Held `hub_links` handles.
+pub struct LinkGauges {
+    /// Attached telemetry links.
+    pub uplinks: IntGauge,
+    /// Attached command links.
+    pub downlinks: IntGauge,
+    /// Telemetry links on their way.
+    pub uplinks_attaching: IntGauge,
+    /// Command links on their way.
+    pub downlinks_attaching: IntGauge,
+}
+
+impl LinkGauges {
+    fn of(metrics: &Metrics) -> Self {
+        let gauge = |role, state| metrics.hub_links.with_label_values(&[role, state]);
+        Self {
+            uplinks: gauge("uplink", "attached"),
+            downlinks: gauge("downlink", "attached"),
+            uplinks_attaching: gauge("uplink", "attaching"),
+            downlinks_attaching: gauge("downlink", "attaching"),
+        }
+    }
+}
+
+impl Shared {
+    /// The context of a hub that starts.
+    pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer) -> Self {
+        Self {
+            gauges: LinkGauges::of(&metrics),
+            tokens: TokenSource::new(&config),
+            config,
+            metrics,
+            pacer,
+            stop: CancellationToken::new(),
+            ready: watch::Sender::new(0),
+            news: Mutex::new(News::default()),
+        }
+    }
+
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers the newest problem and logs it once; an empty text clears it.
+    pub fn problem(&self, text: String) {
+        let mut news = self.news();
+        if news.problem != text {
+            if !text.is_empty() {
+                tracing::warn!(problem = %text, "hub connection");
+            }
+            news.problem = text;
+        }
+    }
+
+    /// A token was accepted.
+    pub fn token_accepted(&self, expiry: Unix, key: &'static str) {
+        let mut news = self.news();
+        news.token_expiry = news.token_expiry.max(Some(expiry));
+        news.key_in_use = key;
+        let newest = news.token_expiry.unwrap_or(expiry);
+        drop(news);
+        #[allow(clippy::cast_precision_loss)] // seconds of a date are exact in f64
+        self.metrics.token_expiry.set(newest.as_secs() as f64);
+        for slot in ["primary", "secondary"] {
+            let gauge = self.metrics.token_key_in_use.with_label_values(&[slot]);
+            gauge.set(i64::from(slot == key));
+        }
+    }
+
+    /// Says whether `lane` holds a token; whether that is news. Keeps `ready` and the gauge true.
+    pub fn authorize(&self, lane: &Lane, holds: bool) -> bool {
+        let changed = lane
+            .authorized
+            .send_if_modified(|was| std::mem::replace(was, holds) != holds);
+        if changed {
+            self.ready.send_modify(|n| {
+                *n = if holds { *n + 1 } else { n.saturating_sub(1) };
+            });
+        }
+        changed
+    }
+
+    /// The snapshot for `/ready`. Says nothing of a token that has ended.
+    pub fn status(&self) -> HubStatus {
+        let news = self.news();
+        HubStatus {
+            connections_ready: *self.ready.borrow(),
+            connections_wanted: self.config.connections.max(1),
+            token_expiry: news.token_expiry.filter(|at| *at > clock::unix()),
+            key_in_use: news.key_in_use,
+            problem: news.problem.clone(),
+        }
+    }
+}
+
+/// One connection of the pool as its devices see it. Outlives the connection's losses.
+pub struct Lane {
+    /// Position in the pool.
+    pub index: usize,
+    /// The sessions devices are spread over; `None` while one is down.
+    pub slots: Vec<watch::Sender<Option<Arc<Port>>>>,
+    /// Whether the connection holds a token; attaches wait for it.
+    pub authorized: watch::Sender<bool>,
+    /// A link was refused for lack of a token: put one.
+    pub suspect: Notify,
+    /// Bytes in flight.
+    pub bytes: Arc<Semaphore>,
+    /// Bytes of messages that wait for link credit only; kept apart so that one device the hub
+    /// gives no credit cannot hold up its neighbours.
+    pub starved: Arc<Semaphore>,
+    /// Devices placed here.
+    pub devices: AtomicUsize,
+    kill: Mutex<Option<KillSwitch>>,
+}
+
+impl Lane {
+    /// A lane that is down.
+    pub fn new(index: usize, sessions: usize, bytes: usize) -> Self {
+        let bytes = bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        Self {
+            index,
+            slots: (0..sessions.max(1))
+                .map(|_| watch::Sender::new(None))
+                .collect(),
+            authorized: watch::Sender::new(false),
+            suspect: Notify::new(),
+            bytes: Arc::new(Semaphore::new(bytes)),
+            starved: Arc::new(Semaphore::new(bytes)),
+            devices: AtomicUsize::new(0),
+            kill: Mutex::new(None),
+        }
+    }
+
+    /// Remembers how to cut the connection that serves this lane now.
+    pub fn serve(&self, kill: &KillSwitch) {
+        *self.kill.lock().unwrap_or_else(PoisonError::into_inner) = Some(kill.clone());
+    }
+
+    /// Cuts the connection that serves this lane now.
+    pub fn cut(&self) {
+        if let Some(kill) = &*self.kill.lock().unwrap_or_else(PoisonError::into_inner) {
+            kill.kill();
+        }
+    }
+
+    /// Places a device unless the lane is full.
+    pub fn admit(&self, devices_max: usize) -> bool {
+        let more = |n: usize| (n < devices_max).then_some(n + 1);
+        let order = Ordering::Relaxed;
+        self.devices.fetch_update(order, order, more).is_ok()
+    }
+
+    /// A device left.
+    pub fn leave(&self) {
+        self.devices.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A session of this slot that takes requests, as soon as there is one.
+    pub async fn port(&self, slot: usize) -> Arc<Port> {
+        let mut state = self.slots[slot % self.slots.len()].subscribe();
+        let open = |port: &Option<Arc<Port>>| {
+            let usable = |port: &Arc<Port>| {
+                !port.attach.is_closed() && !port.retired.load(Ordering::Relaxed)
+            };
+            port.as_ref().is_some_and(usable)
+        };
+        loop {
+            if let Ok(Some(port)) = state.wait_for(open).await.map(|port| port.clone()) {
+                return port;
+            }
+            // The slot's sender lives as long as `self`; this line is not reached.
+            std::future::pending::<()>().await;
+        }
+    }
+}

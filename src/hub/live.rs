@@ -1,0 +1,140 @@
+//! A live link cannot be dropped: its guard hands it to its session for an awaited close.
+//!
+//! Dropping a link of the AMQP engine while the peer still speaks on it ends the whole session,
+//! or the connection (fe2o3 F2, F3, F4). So a link travels inside [`Live`] from the session task
+//! that attached it to the device task that uses it, and whatever happens to that task, a panic
+//! and a closed channel included, the link comes back to the session's closing queue. The place
+//! in that queue is reserved before the link is attached.
+
+use crate::config::OnDisconnect;
+use fe2o3_amqp::types::messaging::{Body, Modified};
+use fe2o3_amqp::types::primitives::Value;
+use fe2o3_amqp::{Delivery, Receiver, Sender};
+use prometheus::IntGauge;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use tokio::sync::mpsc::OwnedPermit;
+
+use super::session::Port;
+
+/// A link on its way to be closed by its session.
+pub enum Ending {
+    /// A telemetry link.
+    Sender(Box<Sender>),
+    /// A command link; what it received and nobody saw goes back as the policy says.
+    Receiver(Box<Receiver>, OnDisconnect),
+}
+
+/// The two kinds of link.
+pub trait Link: Sized {
+    /// How it is closed.
+    fn ending(self, policy: OnDisconnect) -> Ending;
+}
+
+impl Link for Sender {
+    fn ending(self, _policy: OnDisconnect) -> Ending {
+        Ending::Sender(Box::new(self))
+    }
+}
+
+impl Link for Receiver {
+    fn ending(self, policy: OnDisconnect) -> Ending {
+        Ending::Receiver(Box::new(self), policy)
+    }
+}
+
+/// An attached link and its way back.
+pub struct Live<L: Link> {
+    link: Option<L>,
+    way_back: Option<OwnedPermit<Ending>>,
+    port: Arc<Port>,
+    gauge: IntGauge,
+    /// What becomes of deliveries nobody saw.
+    pub policy: OnDisconnect,
+}
+
+impl<L: Link> Live<L> {
+    /// Guards `link`; `gauge` counts it while it lives.
+    pub fn new(link: L, way_back: OwnedPermit<Ending>, port: Arc<Port>, gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self {
+            link: Some(link),
+            way_back: Some(way_back),
+            port,
+            gauge,
+            policy: OnDisconnect::Release,
+        }
+    }
+
+    /// The link itself.
+    pub fn link(&mut self) -> &mut L {
+        self.link
+            .as_mut()
+            .expect("only drop and lost take the link, and both end the guard")
+    }
+
+    /// The session it is attached to.
+    pub fn port(&self) -> &Port {
+        &self.port
+    }
+
+    /// The peer has detached it or its session has stopped: nothing is left to close.
+    pub fn lost(mut self) {
+        drop(self.link.take());
+    }
+}
+
+impl<L: Link> Drop for Live<L> {
+    fn drop(&mut self) {
+        self.gauge.dec();
+        if let (Some(link), Some(way_back)) = (self.link.take(), self.way_back.take()) {
+            way_back.send(link.ending(self.policy));
+        }
+    }
+}
+
+impl Ending {
+    /// Closes the link and waits for the peer's answer. The caller sets the deadline.
+    pub async fn close(self) {
+        match self {
+            Self::Sender(sender) => drop(sender.close().await),
+            Self::Receiver(mut receiver, policy) => {
+                now(receiver.set_credit(0));
+                while let Some(Ok(delivery)) = now(receiver.recv::<Body<Value>>()) {
+                    give_back(&receiver, delivery, policy);
+                }
+                drop(receiver.close().await);
+            }
+        }
+    }
+}
+
+fn give_back(receiver: &Receiver, delivery: Delivery<Body<Value>>, policy: OnDisconnect) {
+    match policy {
+        OnDisconnect::Release => drop(now(receiver.release(delivery))),
+        OnDisconnect::Abandon => drop(now(receiver.modify(delivery, failed()))),
+        OnDisconnect::LockExpiry => {}
+    }
+}
+
+/// AMQP `modified` with `delivery-failed`.
+pub fn failed() -> Modified {
+    Modified {
+        delivery_failed: Some(true),
+        undeliverable_here: None,
+        message_annotations: None,
+    }
+}
+
+/// Polls once. For operations of the engine that only queue a frame: its queue is far larger
+/// than what may be in flight, so they are ready at once.
+pub fn now<F: Future>(operation: F) -> Option<F::Output> {
+    let mut operation = pin!(tokio::task::unconstrained(operation));
+    let mut cx = Context::from_waker(Waker::noop());
+    match operation.as_mut().poll(&mut cx) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}

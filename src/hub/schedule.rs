@@ -1,0 +1,279 @@
+//! When to put a token, and signed with which key. Pure: events and a time in, an action out.
+//!
+//! One schedule per connection. It renews at a share of the token's life, keeps the current token
+//! over failed renewals until its end, and tries the other policy key within the same attempt
+//! when the hub refuses a signature. It never touches links; renewing is not an event for them.
+
+use super::tuning;
+use crate::runtime::clock::Mono;
+use std::time::Duration;
+
+/// A policy key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// `hub.key`
+    Primary,
+    /// `hub.secondary_key`
+    Secondary,
+}
+
+impl Slot {
+    /// Metric label and status word.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Secondary => "secondary",
+        }
+    }
+
+    const fn other(self) -> Self {
+        match self {
+            Self::Primary => Self::Secondary,
+            Self::Secondary => Self::Primary,
+        }
+    }
+}
+
+/// What a schedule goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Share of a token's life after which it is renewed.
+    pub renew_at: f64,
+    /// First pause after a failed attempt.
+    pub backoff_min: Duration,
+    /// Longest pause.
+    pub backoff_max: Duration,
+    /// Whether a second key exists.
+    pub has_secondary: bool,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Put a token signed with this key, then report how it went.
+    Put(Slot),
+    /// Nothing before this time.
+    Wait(Mono),
+}
+
+/// The renewal of one connection's token.
+#[derive(Debug)]
+pub struct Schedule {
+    plan: Plan,
+    slot: Slot,
+    due: Mono,
+    ends: Option<Mono>,
+    put_at: Option<Mono>,
+    failures: u32,
+    other_tried: bool,
+}
+
+impl Schedule {
+    /// A schedule of a connection that holds no token yet: one is due now, with `slot`'s key.
+    #[must_use]
+    pub fn new(plan: Plan, slot: Slot, now: Mono) -> Self {
+        Self {
+            plan,
+            slot,
+            due: now,
+            ends: None,
+            put_at: None,
+            failures: 0,
+            other_tried: false,
+        }
+    }
+
+    /// What to do now.
+    #[must_use]
+    pub fn action(&self, now: Mono) -> Action {
+        if now >= self.due {
+            return Action::Put(self.slot);
+        }
+        match self.ends {
+            Some(ends) if ends > now && ends < self.due => Action::Wait(ends),
+            _ => Action::Wait(self.due),
+        }
+    }
+
+    /// The hub took a token minted at `minted` that ends at `ends`. `roll` in 0..1 spreads the
+    /// renewals of different connections.
+    pub fn accepted(&mut self, now: Mono, minted: Mono, ends: Mono, roll: f64) {
+        let share = (self.plan.renew_at - tuning::RENEWAL_SPREAD * roll).clamp(0.01, 0.99);
+        self.due = minted + ends.since(minted).mul_f64(share);
+        self.ends = Some(ends);
+        self.put_at = Some(now);
+        self.failures = 0;
+        self.other_tried = false;
+    }
+
+    /// The hub refused the signature or the token. With a second key it is tried at once.
+    pub fn refused(&mut self, now: Mono, roll: f64) {
+        if self.plan.has_secondary {
+            self.slot = self.slot.other();
+            if !self.other_tried {
+                self.other_tried = true;
+                self.due = now;
+                return;
+            }
+        }
+        self.failed(now, roll);
+    }
+
+    /// The put failed for a cause that is not the signature. The current token stays.
+    pub fn failed(&mut self, now: Mono, roll: f64) {
+        self.other_tried = false;
+        let (min, max) = (self.plan.backoff_min, self.plan.backoff_max);
+        let mut pause = tuning::backoff(min, max, self.failures, roll);
+        self.failures = self.failures.saturating_add(1);
+        // Several tries must fit into what is left of the token, however long the pauses grew.
+        if let Some(left) = self
+            .ends
+            .map(|ends| ends.since(now))
+            .filter(|l| !l.is_zero())
+        {
+            pause = pause.min((left / 4).max(min / 4));
+        }
+        self.due = now + pause;
+    }
+
+    /// A link was refused although this connection holds a token: put one soon, not in a storm.
+    pub fn suspected(&mut self, now: Mono) {
+        let earliest = self.put_at.map_or(now, |at| at + tuning::SUSPECT_MIN);
+        self.due = self.due.min(earliest.max(now));
+    }
+
+    /// The wall clock says the token is due or over, though the monotonic clock does not (the
+    /// machine slept): renew now.
+    pub fn overslept(&mut self, now: Mono) {
+        if self.failures == 0 {
+            self.due = self.due.min(now);
+        }
+    }
+
+    /// Whether the hub holds a token of ours that has not ended.
+    #[must_use]
+    pub fn holds_token(&self, now: Mono) -> bool {
+        self.ends.is_some_and(|ends| ends > now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Action, Plan, Schedule, Slot};
+    use crate::runtime::clock::Mono;
+    use std::time::Duration;
+
+    fn at(seconds: f64) -> Mono {
+        Mono::from_start(Duration::from_secs_f64(seconds))
+    }
+
+    fn schedule(has_secondary: bool) -> Schedule {
+        let plan = Plan {
+            renew_at: 0.85,
+            backoff_min: Duration::from_secs(1),
+            backoff_max: Duration::from_secs(60),
+            has_secondary,
+        };
+        Schedule::new(plan, Slot::Primary, at(0.0))
+    }
+
+    #[test]
+    fn the_first_token_is_due_at_once() {
+        assert_eq!(schedule(false).action(at(0.0)), Action::Put(Slot::Primary));
+        assert!(!schedule(false).holds_token(at(0.0)));
+    }
+
+    #[test]
+    fn renewal_comes_at_its_share_of_life_and_jitter_brings_it_forward() {
+        let mut late = schedule(false);
+        late.accepted(at(0.0), at(0.0), at(100.0), 0.0);
+        assert_eq!(late.action(at(1.0)), Action::Wait(at(85.0)));
+        assert_eq!(late.action(at(85.0)), Action::Put(Slot::Primary));
+        let mut early = schedule(false);
+        early.accepted(at(0.0), at(0.0), at(100.0), 1.0);
+        assert_eq!(early.action(at(1.0)), Action::Wait(at(80.0)));
+    }
+
+    #[test]
+    fn a_failed_renewal_keeps_the_token_and_retries_before_it_ends() {
+        let mut s = schedule(false);
+        s.accepted(at(0.0), at(0.0), at(100.0), 0.0);
+        let mut now = at(85.0);
+        let mut tries = 0;
+        while now < at(100.0) {
+            match s.action(now) {
+                Action::Put(_) => {
+                    tries += 1;
+                    assert!(s.holds_token(now));
+                    s.failed(now, 1.0);
+                }
+                Action::Wait(until) => now = until,
+            }
+        }
+        assert!(tries > 5, "{tries} tries in the last 15 s");
+        assert!(!s.holds_token(at(100.0)));
+    }
+
+    #[test]
+    fn without_a_token_the_pauses_grow_to_the_longest() {
+        let mut s = schedule(false);
+        for _ in 0..10 {
+            s.failed(at(0.0), 1.0);
+        }
+        assert_eq!(s.action(at(0.0)), Action::Wait(at(60.0)));
+    }
+
+    #[test]
+    fn a_refused_signature_tries_the_other_key_within_the_attempt() {
+        let mut s = schedule(true);
+        s.refused(at(0.0), 1.0);
+        assert_eq!(s.action(at(0.0)), Action::Put(Slot::Secondary));
+        s.accepted(at(0.0), at(0.0), at(10.0), 0.0);
+        assert_eq!(s.action(at(9.0)), Action::Put(Slot::Secondary));
+    }
+
+    #[test]
+    fn both_keys_refused_backs_off_and_starts_over() {
+        let mut s = schedule(true);
+        s.refused(at(0.0), 1.0);
+        s.refused(at(0.0), 1.0);
+        assert_eq!(s.action(at(0.0)), Action::Wait(at(1.0)));
+        assert_eq!(s.action(at(1.0)), Action::Put(Slot::Primary));
+        s.refused(at(1.0), 1.0);
+        assert_eq!(s.action(at(1.0)), Action::Put(Slot::Secondary));
+    }
+
+    #[test]
+    fn one_key_refused_backs_off() {
+        let mut s = schedule(false);
+        s.refused(at(0.0), 1.0);
+        assert_eq!(s.action(at(0.5)), Action::Wait(at(1.0)));
+    }
+
+    #[test]
+    fn refused_links_bring_one_put_forward_not_many() {
+        let mut s = schedule(false);
+        s.accepted(at(0.0), at(0.0), at(100.0), 0.0);
+        s.suspected(at(0.2));
+        assert_eq!(s.action(at(0.2)), Action::Wait(at(1.0)));
+        s.suspected(at(5.0));
+        assert_eq!(s.action(at(5.0)), Action::Put(Slot::Primary));
+    }
+
+    #[test]
+    fn the_end_of_the_token_is_a_time_to_wake_up() {
+        let mut s = schedule(false);
+        s.accepted(at(0.0), at(0.0), at(0.4), 0.0);
+        s.due = at(2.0);
+        assert_eq!(s.action(at(0.1)), Action::Wait(at(0.4)));
+    }
+
+    #[test]
+    fn a_machine_that_slept_renews_at_once() {
+        let mut s = schedule(false);
+        s.accepted(at(0.0), at(0.0), at(100.0), 0.0);
+        s.overslept(at(3.0));
+        assert_eq!(s.action(at(3.0)), Action::Put(Slot::Primary));
+    }
+}

@@ -1,0 +1,81 @@
+//! Internal constants of the upstream, each with its reason. What an operator may want to change
+//! is in `HubConfig`; these follow from the protocol and from the AMQP engine.
+
+use std::time::Duration;
+
+/// The kernel gives up on unacknowledged data after this (fe2o3 F7: a blocked write hides a dead
+/// peer from the idle timer).
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// `max-frame-size` announced in Open; IoT Hub announces the same (wire sheet §2.3).
+pub const FRAME_BYTES_MAX: u32 = 64 * 1024;
+/// Largest command taken, bytes; IoT Hub allows 64 KiB (wire sheet §7).
+pub const COMMAND_BYTES_MAX: u64 = 256 * 1024;
+/// Room for control frames in the write buffer, beyond the messages `connection_bytes_max` admits.
+pub const WRITE_BUFFER_SLACK: usize = 256 * 1024;
+/// Bytes gathered before a flush is forced.
+pub const FLUSH_BYTES: usize = 32 * 1024;
+/// Idle polls of the reader a flush may be put off for; bounds the latency coalescing adds.
+pub const FLUSH_POLLS: u32 = 32;
+/// Least charge of a message against `connection_bytes_max`; keeps the frames in flight far below
+/// the engine's channel capacity of 65,535, so that a transfer is never half queued.
+pub const MESSAGE_COST_MIN: usize = 256;
+/// Keep-alive Flow at the latest after this (fe2o3 F6: its heartbeat is twice too slow).
+pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(60);
+/// Transfers after which a session is replaced (fe2o3 F5: it stalls silently at 2^32).
+pub const SESSION_TRANSFERS_MAX: u64 = 1 << 31;
+/// How often sessions are checked against `SESSION_TRANSFERS_MAX`.
+pub const SESSION_CHECK: Duration = Duration::from_secs(30);
+/// A replaced session waits this long for its links to move.
+pub const SESSION_RETIRE: Duration = Duration::from_secs(120);
+/// Pause before a session that ended by itself is begun again.
+pub const SESSION_PAUSE: Duration = Duration::from_millis(500);
+/// Closes run at once per session.
+pub const CLOSE_BATCH: usize = 64;
+/// First pause of a link the hub detached or of a message it released.
+pub const RETRY_MIN: Duration = Duration::from_millis(100);
+/// Longest such pause (wire sheet §6.2: the SDKs' 10 s).
+pub const RETRY_MAX: Duration = Duration::from_secs(10);
+/// First pause after a throttling answer (wire sheet §12.1, 9).
+pub const THROTTLE_MIN: Duration = Duration::from_secs(5);
+/// Longest pause after throttling answers.
+pub const THROTTLE_MAX: Duration = Duration::from_secs(60);
+/// Renewals of different connections are spread over this share of the token's life.
+pub const RENEWAL_SPREAD: f64 = 0.05;
+/// A token is not put again within this time because a link was refused.
+pub const SUSPECT_MIN: Duration = Duration::from_secs(1);
+/// The hub's words are cut to this many characters.
+pub const TEXT_CHARS_MAX: usize = 200;
+
+/// A random number in 0 ≤ x < 1, for jitter. Without entropy: the middle.
+#[must_use]
+pub fn roll() -> f64 {
+    #[allow(clippy::cast_precision_loss)] // 53 bits are exact
+    getrandom::u64().map_or(0.5, |bits| (bits >> 11) as f64 / (1u64 << 53) as f64)
+}
+
+/// Exponential back-off with jitter: `min · 2^failures`, at most `max`, then 50 % to 100 % of it.
+#[must_use]
+pub fn backoff(min: Duration, max: Duration, failures: u32, roll: f64) -> Duration {
+    let full = min.saturating_mul(1u32 << failures.min(20)).min(max);
+    full.mul_f64(0.5 + roll.clamp(0.0, 1.0) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::backoff;
+    use std::time::Duration;
+
+    #[test]
+    fn back_off_doubles_and_is_capped() {
+        let at = |n| backoff(Duration::from_millis(100), Duration::from_secs(1), n, 1.0);
+        assert_eq!(at(0), Duration::from_millis(100));
+        assert_eq!(at(2), Duration::from_millis(400));
+        assert_eq!(at(1000), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn jitter_takes_at_most_half() {
+        let wait = backoff(Duration::from_secs(1), Duration::from_secs(8), 0, 0.0);
+        assert_eq!(wait, Duration::from_millis(500));
+    }
+}

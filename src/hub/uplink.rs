@@ -1,0 +1,578 @@
+//! One device's telemetry link: a window of messages and what the hub decided about them.
+//!
+//! Owned and polled by the device's own task. A message leaves the window only when the hub has
+//! decided; after any loss what is undecided goes back to the front, in order, and is sent again
+//! with the same message-id. Outcomes are never awaited on the engine's word alone (fe2o3 F1):
+//! the link's end and the outcome time-out end the wait.
+
+use super::HubEvent;
+use super::encode;
+use super::live::{Live, now};
+use super::message::Telemetry;
+use super::outcome::{DeviceGone, Refusal, Settled, Verdict, judge_detach, judge_settled, words};
+use super::pace::Urgency;
+use super::path::{LinkEnd, Owned, Path, Patience, Seek};
+use super::session::Wanted;
+use super::tuning;
+use crate::runtime::clock::{self, Mono};
+use fe2o3_amqp::link::delivery::DeliveryFut;
+use fe2o3_amqp::link::{LinkStateError, SendError};
+use fe2o3_amqp::types::messaging::{Data, Outcome};
+use fe2o3_amqp::{Sendable, Sender};
+use std::collections::VecDeque;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit as Permit;
+use tokio::time::{Sleep, sleep, timeout};
+
+type Delivery = DeliveryFut<Result<Outcome, SendError>>;
+type Events = VecDeque<HubEvent>;
+
+/// A message on its way; `seq` is its place in the device's order.
+struct Entry {
+    seq: u64,
+    ticket: u64,
+    cost: usize,
+    message: Box<Sendable<Data>>,
+}
+
+/// A message the hub has and has not decided about.
+struct Flight {
+    entry: Entry,
+    outcome: Delivery,
+    since: Mono,
+    _room: Option<Permit>,
+}
+
+/// What a send that had to wait for link credit comes back with.
+struct Fed {
+    live: Live<Sender>,
+    entry: Entry,
+    room: Option<Permit>,
+    /// `None`: still no credit; try again (also the cure for a lost wake-up, fe2o3 F15).
+    result: Option<Result<Delivery, SendError>>,
+}
+
+enum State {
+    Idle,
+    Seeking(Seek<Sender>),
+    Live(Live<Sender>),
+    Starved(Owned<Fed>),
+}
+
+/// The telemetry link of a device.
+pub struct Uplink {
+    state: State,
+    waiting: VecDeque<Entry>,
+    flights: VecDeque<Flight>,
+    patience: Patience,
+    pause: Option<Pin<Box<Sleep>>>,
+    watchdog: Option<Pin<Box<Sleep>>>,
+    gate: Option<Owned<Option<Permit>>>,
+    room: Option<Permit>,
+    next_seq: u64,
+    id_seed: [u8; 16],
+}
+
+impl Uplink {
+    /// A link that is not attached and has nothing to send.
+    pub fn new() -> Self {
+        let mut id_seed = [0; 16];
+        if getrandom::fill(&mut id_seed).is_err() {
+            let nanos = clock::unix().as_millis().to_be_bytes();
+            id_seed[..8].copy_from_slice(&nanos);
+        }
+        Self {
+            state: State::Idle,
+            waiting: VecDeque::new(),
+            flights: VecDeque::new(),
+            patience: Patience::default(),
+            pause: None,
+            watchdog: None,
+            gate: None,
+            room: None,
+            next_seq: 0,
+            id_seed,
+        }
+    }
+
+    /// Takes a message over. Its message-id is fixed here, once.
+    pub fn push(&mut self, ticket: u64, message: Telemetry) {
+        let seq = self.next_seq;
+        self.next_seq += 1;
+        let seed = u128::from_be_bytes(self.id_seed);
+        let id = || encode::hex(&seed.wrapping_add(u128::from(seq)).to_be_bytes());
+        let message = Box::new(encode::telemetry(message, id));
+        let cost = encode::cost(&message).max(tuning::MESSAGE_COST_MIN);
+        self.waiting.push_back(Entry {
+            seq,
+            ticket,
+            cost,
+            message,
+        });
+    }
+
+    /// Messages the hub has not decided about.
+    pub fn outstanding(&self) -> usize {
+        let starved = usize::from(matches!(self.state, State::Starved(_)));
+        self.waiting.len() + self.flights.len() + starved
+    }
+
+    /// Moves everything forward that can move. Decisions are appended to `events`.
+    pub fn poll(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        loop {
+            self.harvest(path, cx, events)?;
+            if self.stalled(path, cx, events)? {
+                continue;
+            }
+            if !self.step(path, cx, events)? {
+                break;
+            }
+        }
+        if self.outstanding() == 0 && self.waiting.capacity() + self.flights.capacity() > 16 {
+            self.waiting = VecDeque::new();
+            self.flights = VecDeque::new();
+        }
+        Ok(())
+    }
+
+    /// Takes decisions from the front. Only the oldest is polled: the device is answered in
+    /// order anyway, and one poll a message is what makes a window cheap.
+    fn harvest(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        while let Some(front) = self.flights.front_mut() {
+            let Poll::Ready(result) = Pin::new(&mut front.outcome).poll(cx) else {
+                return Ok(());
+            };
+            let Some(flight) = self.flights.pop_front() else {
+                return Ok(());
+            };
+            match settled(result) {
+                Ok(settled) => self.decide(path, flight.entry, &settled, events)?,
+                Err(end) => {
+                    self.requeue(flight.entry);
+                    self.link_ended(path, end, events)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Acts on a decision of the hub.
+    fn decide(
+        &mut self,
+        path: &Path,
+        entry: Entry,
+        settled: &Settled,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        let row = judge_settled(settled);
+        let metrics = &path.shared.metrics;
+        let cause = match settled {
+            Settled::Rejected(cause) => cause.as_ref(),
+            _ => None,
+        };
+        match row.verdict {
+            Verdict::Accepted(proof) => {
+                metrics.hub_accepted.inc();
+                self.patience.reset();
+                events.push_back(HubEvent::Sent(entry.ticket, Ok(proof)));
+                return Ok(());
+            }
+            Verdict::Refuse(reason) => {
+                let text = words(cause);
+                events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
+            }
+            Verdict::Gone(reason) => {
+                let text = words(cause);
+                return Err(DeviceGone { reason, text });
+            }
+            Verdict::Throttled => {
+                metrics.hub_throttled.inc();
+                self.requeue(entry);
+                self.rest(true);
+            }
+            Verdict::Unauthorized => {
+                path.lane.suspect.notify_one();
+                self.requeue(entry);
+                self.rest(false);
+            }
+            Verdict::Retry | Verdict::Reattach => {
+                self.requeue(entry);
+                self.rest(false);
+            }
+        }
+        metrics.hub_deliveries.with_label_values(&[row.label]).inc();
+        Ok(())
+    }
+
+    /// Puts an undecided message back in its place; older ones are sent first.
+    fn requeue(&mut self, entry: Entry) {
+        let place = self.waiting.iter().position(|other| other.seq > entry.seq);
+        self.waiting
+            .insert(place.unwrap_or(self.waiting.len()), entry);
+    }
+
+    /// Sends nothing for a while. A burst of refusals counts as one.
+    fn rest(&mut self, throttled: bool) {
+        if self.pause.is_none() {
+            self.pause = Some(Box::pin(sleep(self.patience.lose(throttled))));
+        }
+    }
+
+    fn resting(&mut self, cx: &mut Context<'_>) -> bool {
+        let pending = |pause: &mut Pin<Box<Sleep>>| pause.as_mut().poll(cx).is_pending();
+        let resting = self.pause.as_mut().is_some_and(pending);
+        if !resting {
+            self.pause = None;
+        }
+        resting
+    }
+
+    /// The link is gone: keeps what was decided, puts the rest back, decides how to go on.
+    fn link_ended(
+        &mut self,
+        path: &Path,
+        end: LinkEnd,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        if let State::Live(live) = std::mem::replace(&mut self.state, State::Idle) {
+            end.release(live);
+        }
+        self.take_back(path, events)?;
+        if let LinkEnd::Detached(cause) = end {
+            self.detached(path, cause, events)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the wait for all outcomes. Those that did arrive count.
+    fn take_back(&mut self, path: &Path, events: &mut Events) -> Result<(), DeviceGone> {
+        for flight in std::mem::take(&mut self.flights) {
+            match now(flight.outcome).map(settled) {
+                Some(Ok(settled)) => self.decide(path, flight.entry, &settled, events)?,
+                Some(Err(_)) | None => self.requeue(flight.entry),
+            }
+        }
+        self.room = None;
+        self.gate = None;
+        Ok(())
+    }
+
+    fn detached(
+        &mut self,
+        path: &Path,
+        cause: Option<super::outcome::Cause>,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        let row = judge_detach(cause.as_ref());
+        if let Verdict::Refuse(reason) = row.verdict {
+            // The hub ended the link over a message it does not name; the largest is the one.
+            let largest = self
+                .waiting
+                .iter()
+                .enumerate()
+                .max_by_key(|(_, entry)| entry.cost);
+            if let Some(entry) = largest
+                .map(|(at, _)| at)
+                .and_then(|at| self.waiting.remove(at))
+            {
+                let text = words(cause.as_ref());
+                events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
+            }
+        }
+        path.detached(&row, cause.as_ref(), &mut self.patience)
+    }
+
+    /// Whether the oldest outcome is overdue; then the link is rebuilt.
+    fn stalled(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<bool, DeviceGone> {
+        let Some(since) = self.flights.front().map(|flight| flight.since) else {
+            self.watchdog = None;
+            return Ok(false);
+        };
+        let deadline = since + path.shared.config.outcome_timeout;
+        loop {
+            let left = deadline.since(clock::mono());
+            let overdue = left.is_zero() && matches!(self.state, State::Live(_));
+            if overdue {
+                break;
+            }
+            // One timer for the whole window, moved only when it fires.
+            let wait = left.max(Duration::from_millis(10));
+            let timer = self.watchdog.get_or_insert_with(|| Box::pin(sleep(wait)));
+            if timer.as_mut().poll(cx).is_pending() {
+                return Ok(false);
+            }
+            self.watchdog = None;
+        }
+        let outcome = path
+            .shared
+            .metrics
+            .hub_deliveries
+            .with_label_values(&["no_outcome"]);
+        outcome.inc();
+        tracing::warn!(device = ?path.address, "no outcome in time, rebuilding the link");
+        self.watchdog = None;
+        self.state = State::Idle; // the guard hands the link to its session for closing
+        self.take_back(path, events)?;
+        self.patience.lose(false);
+        Ok(true)
+    }
+
+    /// Moves the link by one step. `false`: nothing to do until something wakes us.
+    fn step(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<bool, DeviceGone> {
+        match &mut self.state {
+            State::Idle => {
+                if self.waiting.is_empty() {
+                    return Ok(false);
+                }
+                let target = path.address.telemetry();
+                let gauge = &path.shared.gauges.uplinks_attaching;
+                let seek = path.seek(&self.patience, Urgency::Urgent, gauge, move |answer| {
+                    Wanted::Uplink(target.clone(), answer)
+                });
+                self.state = State::Seeking(seek);
+                Ok(true)
+            }
+            State::Seeking(seek) => {
+                let Poll::Ready(result) = seek.as_mut().poll(cx) else {
+                    return Ok(false);
+                };
+                match result {
+                    Ok(live) => self.state = State::Live(live),
+                    Err(cause) => {
+                        self.state = State::Idle;
+                        self.detached(path, cause, events)?;
+                    }
+                }
+                Ok(true)
+            }
+            State::Starved(fed) => {
+                let Poll::Ready(fed) = fed.as_mut().poll(cx) else {
+                    return Ok(false);
+                };
+                self.state = State::Live(fed.live);
+                match fed.result {
+                    Some(result) => self.sent(path, fed.entry, fed.room, result, events)?,
+                    None => self.waiting.push_front(fed.entry),
+                }
+                Ok(true)
+            }
+            State::Live(_) => self.step_live(path, cx, events),
+        }
+    }
+
+    fn step_live(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<bool, DeviceGone> {
+        let resting = self.resting(cx);
+        let State::Live(live) = &mut self.state else {
+            return Ok(true);
+        };
+        let retired = live.port().retired.load(Ordering::Relaxed);
+        if retired && self.flights.is_empty() {
+            self.state = State::Idle;
+            return Ok(true);
+        }
+        let hold = resting || retired || self.waiting.is_empty();
+        if hold || !self.has_room(path, cx) {
+            return self.listen(path, cx, events);
+        }
+        self.send_front(path, cx, events)
+    }
+
+    /// With nothing to send, only the link's end is of interest.
+    fn listen(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<bool, DeviceGone> {
+        let State::Live(live) = &mut self.state else {
+            return Ok(true);
+        };
+        let ended = pin!(live.link().on_detach()).poll(cx);
+        match ended {
+            Poll::Pending => Ok(false),
+            Poll::Ready(error) => {
+                self.link_ended(path, LinkStateError::from(error).into(), events)?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Whether the connection has room for the front message's bytes.
+    fn has_room(&mut self, path: &Path, cx: &mut Context<'_>) -> bool {
+        if self.room.is_some() {
+            return true;
+        }
+        let cost = self.waiting.front().map_or(0, |entry| entry.cost);
+        let permits = permits(cost, path.shared.config.connection_bytes_max);
+        if self.gate.is_none() {
+            let bytes = Arc::clone(&path.lane.bytes);
+            if let Ok(room) = Arc::clone(&bytes).try_acquire_many_owned(permits) {
+                self.room = Some(room);
+                return true;
+            }
+            let wait = async move { bytes.acquire_many_owned(permits).await.ok() };
+            self.gate = Some(Box::pin(wait));
+        }
+        match self.gate.as_mut().map(|gate| gate.as_mut().poll(cx)) {
+            Some(Poll::Ready(room)) => {
+                self.gate = None;
+                self.room = room;
+                self.room.is_some()
+            }
+            _ => false,
+        }
+    }
+
+    fn send_front(
+        &mut self,
+        path: &Path,
+        cx: &mut Context<'_>,
+        events: &mut Events,
+    ) -> Result<bool, DeviceGone> {
+        let (State::Live(live), Some(entry)) = (&mut self.state, self.waiting.front()) else {
+            return Ok(true);
+        };
+        // Outside the scheduler's budget: it could stop a transfer half-way. Only missing link
+        // credit leaves this pending, and then nothing has been taken yet.
+        let send = live.link().send_batchable_ref(&entry.message);
+        let sent = pin!(tokio::task::unconstrained(send)).poll(cx);
+        let Some(entry) = self.waiting.pop_front() else {
+            return Ok(true);
+        };
+        let room = self.room.take();
+        match sent {
+            Poll::Ready(result) => self.sent(path, entry, room, result, events)?,
+            Poll::Pending => self.starve(path, entry, room),
+        }
+        Ok(true)
+    }
+
+    /// Waits for link credit in a future of its own, because the engine's wait forgets us when
+    /// it is dropped. The guard travels along: whoever drops the future closes the link.
+    fn starve(&mut self, path: &Path, entry: Entry, room: Option<Permit>) {
+        let State::Live(mut live) = std::mem::replace(&mut self.state, State::Idle) else {
+            self.waiting.push_front(entry);
+            return;
+        };
+        let permits = permits(entry.cost, path.shared.config.connection_bytes_max);
+        let starved = Arc::clone(&path.lane.starved).try_acquire_many_owned(permits);
+        let room = starved.ok().or(room);
+        let patience = path.shared.config.outcome_timeout;
+        self.state = State::Starved(Box::pin(async move {
+            let send = live.link().send_batchable_ref(&entry.message);
+            let result = timeout(patience, tokio::task::unconstrained(send))
+                .await
+                .ok();
+            Fed {
+                live,
+                entry,
+                room,
+                result,
+            }
+        }));
+    }
+
+    fn sent(
+        &mut self,
+        path: &Path,
+        entry: Entry,
+        room: Option<Permit>,
+        result: Result<Delivery, SendError>,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        let refusal = match result {
+            Ok(outcome) => {
+                if let State::Live(live) = &self.state {
+                    let frames = 1 + entry.cost / tuning::FRAME_BYTES_MAX as usize;
+                    live.port()
+                        .transfers
+                        .fetch_add(frames as u64, Ordering::Relaxed);
+                }
+                self.flights.push_back(Flight {
+                    entry,
+                    outcome,
+                    since: clock::mono(),
+                    _room: room,
+                });
+                return Ok(());
+            }
+            Err(SendError::MessageSizeExceeded(sizes)) => Refusal {
+                reason: "message_too_large",
+                text: sizes.to_string(),
+            },
+            Err(SendError::MessageEncodeError) => Refusal {
+                reason: "message_malformed",
+                text: "cannot be encoded".to_owned(),
+            },
+            Err(error) => {
+                self.requeue(entry);
+                return self.link_ended(path, link_end(error), events);
+            }
+        };
+        let label = refusal.reason;
+        path.shared
+            .metrics
+            .hub_deliveries
+            .with_label_values(&[label])
+            .inc();
+        events.push_back(HubEvent::Sent(entry.ticket, Err(refusal)));
+        Ok(())
+    }
+}
+
+fn permits(cost: usize, bytes_max: usize) -> u32 {
+    u32::try_from(cost.min(bytes_max.max(1))).unwrap_or(u32::MAX)
+}
+
+/// An outcome in our terms, or the end of the link.
+fn settled(result: Result<Outcome, SendError>) -> Result<Settled, LinkEnd> {
+    match result {
+        Ok(Outcome::Accepted(_)) => Ok(Settled::Accepted),
+        Ok(Outcome::Rejected(rejected)) => Ok(Settled::Rejected(
+            rejected.error.as_ref().map(encode::cause),
+        )),
+        Ok(Outcome::Released(_)) => Ok(Settled::Released),
+        Ok(Outcome::Modified(_)) => Ok(Settled::Modified),
+        Err(SendError::NonTerminalDeliveryState | SendError::IllegalDeliveryState) => {
+            Ok(Settled::Unknown)
+        }
+        Err(error) => Err(link_end(error)),
+    }
+}
+
+fn link_end(error: SendError) -> LinkEnd {
+    match error {
+        SendError::LinkStateError(error) => error.into(),
+        SendError::Detached(error) => LinkStateError::from(error).into(),
+        _ => LinkEnd::Odd,
+    }
+}
