@@ -224,7 +224,7 @@ async fn await_connect(mut stream: Box<dyn Stream>, site: &Site) -> Result<Asked
             }
         }
         if let Some(violation) = session.expired(now) {
-            conn::shut(stream).await;
+            conn::shut(stream, false).await;
             return Err(Failure::new(violation.label(), violation.to_string()));
         }
         input.reserve(CONNECT_READ_BYTES);
@@ -357,7 +357,7 @@ async fn say_last(mut stream: Box<dyn Stream>, out: &[u8]) {
         };
         let _ = tokio::time::timeout(REFUSAL_TIMEOUT, say).await;
     }
-    conn::shut(stream).await;
+    conn::shut(stream, true).await;
 }
 
 /// Hands the device over to its own small task.

@@ -26,6 +26,8 @@ pub(super) struct Close {
     pub(super) goodbye: Option<Goodbye>,
     /// Whether bytes can still reach the peer.
     pub(super) reachable: bool,
+    /// Whether the peer's own close is waited for, so that it reads our last words.
+    pub(super) linger: bool,
     /// Whether a will that the session still holds is sent.
     pub(super) will: bool,
     /// How long what is in flight may go on.
@@ -39,6 +41,7 @@ impl Close {
             text: text.into(),
             goodbye: None,
             reachable: true,
+            linger: true,
             will: true,
             grace: GRACE,
         }
@@ -144,6 +147,8 @@ impl Close {
     pub(super) fn ordered(order: Order) -> Option<Self> {
         Some(match order {
             Order::TakenOver => Self {
+                // The newer connection waits, and the older one is often a dead network.
+                linger: false,
                 grace: GRACE_CONTENDED,
                 ..Self::new("taken_over", "the device connected again")
             }

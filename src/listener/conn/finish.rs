@@ -17,10 +17,10 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Time for the last bytes and the close of TLS and TCP.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Time for a will to be accepted.
 const WILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,10 +28,18 @@ const WILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The will's ticket; the session counts from the other end.
 const WILL_TICKET: u64 = u64::MAX;
 
-/// Closes the stream properly, within a bound: TLS close_notify, then FIN.
-pub(in crate::listener) async fn shut(mut stream: Box<dyn Stream>) {
-    // A peer that does not take it gets the kernel's close when the stream drops.
-    let _ = tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await;
+/// Closes the stream properly, within a bound: TLS close_notify, then FIN. With `linger` it then
+/// waits for the peer's own end: a socket closed over unread bytes is reset, and the last PUBACKs
+/// and the reason of the close with it.
+pub(in crate::listener) async fn shut(mut stream: Box<dyn Stream>, linger: bool) {
+    let close = async {
+        stream.shutdown().await?;
+        let mut discarded = [0; 512];
+        while linger && stream.read(&mut discarded).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    // A peer that does not take part gets the kernel's close when the stream drops.
+    let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
 }
 
 /// Ends the connection for `close`'s reason.
@@ -45,7 +53,7 @@ pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
     }
     let stream = std::mem::replace(&mut conn.stream, Box::new(tokio::io::empty()));
     match close.reachable {
-        true => shut(stream).await,
+        true => shut(stream, close.linger).await,
         false => drop(stream),
     }
     conn.ending.end(&close.reason);

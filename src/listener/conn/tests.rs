@@ -1,4 +1,9 @@
-//! One connection, driven from outside.
+//! One connection, driven from outside: an in-memory socket and a hub that the test plays.
+
+mod bench;
+mod downlink;
+mod end;
+mod uplink;
 
 use super::{Conn, serve};
 use crate::hub::DeviceLinks;
