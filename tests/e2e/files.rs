@@ -44,7 +44,13 @@ async fn check_reports_five_planted_mistakes_in_one_run() {
     );
     let (code, text) = check(&path);
     assert_eq!(code, Some(64), "{text}");
-    for part in ["token_ttl", "renew_at", "absent.pem", "passwort", "device[1].id"] {
+    for part in [
+        "token_ttl",
+        "renew_at",
+        "absent.pem",
+        "passwort",
+        "device[1].id",
+    ] {
         assert!(text.contains(part), "{part} in:\n{text}");
     }
     hub.stop().await;

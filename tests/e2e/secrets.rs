@@ -30,7 +30,11 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
         plain,
         admin,
     );
-    std::fs::write(&config, format!("{text}[log]\nfilter = \"trace,rustls=trace,hyper=trace,mio=trace\"\n")).expect("written");
+    std::fs::write(
+        &config,
+        format!("{text}[log]\nfilter = \"trace,rustls=trace,hyper=trace,mio=trace\"\n"),
+    )
+    .expect("written");
     let log = dir.join("log");
     let mut gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
         .args(["run", "-c"])

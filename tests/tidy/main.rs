@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 
 /// A source file: path relative to the root, and its text.
 pub struct Source {
+    /// Relative to the root.
     pub path: String,
+    /// All of it.
     pub text: String,
 }
 

@@ -7,15 +7,6 @@ struct Layer {
     must_not: &'static [&'static str],
 }
 
-const DRIVER_CRATES: [&str; 6] = [
-    "tokio",
-    "tokio_util",
-    "openssl",
-    "tokio_openssl",
-    "rustls",
-    "fe2o3_amqp",
-];
-
 /// ARCHITECTURE.md, "Layers", as data.
 const LAYERS: &[Layer] = &[
     // 0: leaves
