@@ -6,7 +6,7 @@ use crate::config::OnDisconnect;
 use crate::config::limits::Limits;
 use crate::hub::HubEvent;
 use crate::hub::message::{Command, Settlement, SystemProperties, Telemetry};
-use crate::hub::outcome::Refusal;
+use crate::hub::outcome::{Refusal, Settled, Verdict, judge_settled};
 use crate::listener::admission::Gate;
 use crate::listener::conn::{Bounds, Conn, Opened, Upstream, serve};
 use crate::listener::ending::Ending;
@@ -270,6 +270,15 @@ impl Bench {
             Call::Send(ticket, telemetry) => (ticket, telemetry.body.to_vec()),
             other => panic!("not a message: {other:?}"),
         }
+    }
+
+    /// The hub accepts `ticket`.
+    pub(super) fn accept(&self, ticket: u64) {
+        let Verdict::Accepted(receipt) = judge_settled(&Settled::Accepted).verdict else {
+            panic!("accepted is accepted");
+        };
+        let event = HubEvent::Sent(ticket, Ok(receipt));
+        self.hub.try_send(event).expect("room");
     }
 
     pub(super) fn refuse(&self, ticket: u64) {
