@@ -31,6 +31,7 @@ pub(super) const COMMANDS: &str = "devices/dev/messages/devicebound/#";
 
 /// What the connection asked of the hub's side.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // a few per test
 pub(super) enum Call {
     Send(u64, Telemetry),
     Subscribe(u32),
