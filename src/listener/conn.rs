@@ -96,6 +96,8 @@ pub(super) struct Conn<U> {
     bounds: Bounds,
     /// The QoS commands are subscribed with.
     subscribed: Option<QoS>,
+    /// Commands the links were given room for.
+    credit: usize,
     /// QoS 0 commands in the outbox; bounded by the links' credit.
     commands_unwritten: Vec<u64>,
     /// QoS 1 commands with the device.
@@ -145,6 +147,7 @@ impl<U: Upstream> Conn<U> {
             rate: Rate::new(opened.bounds.limits.messages_per_s),
             bounds: opened.bounds,
             subscribed: None,
+            credit: 0,
             commands_unwritten: Vec::new(),
             commands_unacknowledged: 0,
             drain: None,

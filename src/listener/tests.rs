@@ -1,8 +1,9 @@
-//! What needs no socket: back-off, log texts.
+//! The port from outside, and what needs no socket.
+
+mod port;
 
 use super::{BACKOFF_MAX, Backoff, LOG_TEXT_BYTES, is_peers_fault, log_text};
 use std::io;
-
 #[test]
 fn a_failing_accept_waits_longer_each_time_up_to_a_bound() {
     let mut backoff = Backoff::default();

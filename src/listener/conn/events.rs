@@ -89,11 +89,17 @@ impl<U: Upstream> Conn<U> {
         if let Some(qos) = granted.into_iter().flatten().last() {
             let fresh = self.subscribed.replace(qos).is_none();
             if fresh {
-                let credit = self.session.downlink_free();
-                self.links
-                    .subscribe(u32::try_from(credit).unwrap_or(u32::MAX));
+                self.open_commands();
             }
         }
+    }
+
+    /// Gives the command link room for what the device has room for. Slots that commands of an
+    /// earlier subscription still hold are left out, until all are free.
+    fn open_commands(&mut self) {
+        self.credit = self.session.downlink_free();
+        let credit = u32::try_from(self.credit).unwrap_or(u32::MAX);
+        self.links.subscribe(credit);
     }
 
     pub(super) fn hub_event(&mut self, event: HubEvent) -> Result<(), Close> {
@@ -182,6 +188,10 @@ impl<U: Upstream> Conn<U> {
             Settlement::Accepted => self.setup.metrics.downlink_qos1_accepted.inc(),
             Settlement::Rejected => self.count("downlink", QoS::AtLeastOnce, "rejected"),
             Settlement::Released => self.count("downlink", QoS::AtLeastOnce, "released"),
+        }
+        let all = self.setup.limits.downlink_messages;
+        if self.subscribed.is_some() && self.credit < all && self.session.downlink_free() == all {
+            self.open_commands();
         }
     }
 

@@ -6,7 +6,7 @@ use crate::config::OnDisconnect;
 use crate::config::limits::Limits;
 use crate::hub::HubEvent;
 use crate::hub::message::{Command, Settlement, SystemProperties, Telemetry};
-use crate::hub::outcome::Refusal;
+use crate::hub::outcome::{Refusal, Settled, Verdict, judge_settled};
 use crate::listener::admission::Gate;
 use crate::listener::conn::{Bounds, Conn, Opened, Upstream, serve};
 use crate::listener::ending::Ending;
@@ -31,6 +31,7 @@ pub(super) const COMMANDS: &str = "devices/dev/messages/devicebound/#";
 
 /// What the connection asked of the hub's side.
 #[derive(Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // a few per test
 pub(super) enum Call {
     Send(u64, Telemetry),
     Subscribe(u32),
@@ -270,6 +271,15 @@ impl Bench {
             Call::Send(ticket, telemetry) => (ticket, telemetry.body.to_vec()),
             other => panic!("not a message: {other:?}"),
         }
+    }
+
+    /// The hub accepts `ticket`.
+    pub(super) fn accept(&self, ticket: u64) {
+        let Verdict::Accepted(receipt) = judge_settled(&Settled::Accepted).verdict else {
+            panic!("accepted is accepted");
+        };
+        let event = HubEvent::Sent(ticket, Ok(receipt));
+        self.hub.try_send(event).expect("room");
     }
 
     pub(super) fn refuse(&self, ticket: u64) {

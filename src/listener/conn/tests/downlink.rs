@@ -122,3 +122,28 @@ async fn more_commands_than_slots_go_back_instead_of_growing_a_queue() {
     bench.write(&[0xe0, 0]).await;
     bench.ended("clean").await;
 }
+
+#[tokio::test]
+async fn a_new_subscription_leaves_out_slots_the_old_one_still_holds() {
+    let mut bench = subscribed(QoS::AtLeastOnce).await;
+    bench.command(50, "old");
+    let Some(Packet::Publish(publish)) = bench.read().await else {
+        panic!("no PUBLISH");
+    };
+    let mut unsubscribe = Unsubscribe::new(COMMANDS);
+    unsubscribe.pkid = 9;
+    let mut bytes = BytesMut::new();
+    unsubscribe.write(&mut bytes).unwrap();
+    bench.write(&bytes).await;
+    assert!(matches!(bench.read().await, Some(Packet::UnsubAck(_))));
+    assert_eq!(bench.call().await, Call::Unsubscribe);
+    bench.subscribe(COMMANDS, QoS::AtLeastOnce).await;
+    let all = u32::try_from(Limits::default().downlink_messages).unwrap();
+    assert_eq!(bench.call().await, Call::Subscribe(all - 1));
+    let [high, low] = publish.pkid.to_be_bytes();
+    bench.write(&[0x40, 2, high, low]).await;
+    assert_eq!(bench.call().await, Call::Settle(50, Settlement::Accepted));
+    assert_eq!(bench.call().await, Call::Subscribe(all));
+    bench.write(&[0xe0, 0]).await;
+    bench.ended("clean").await;
+}

@@ -132,7 +132,7 @@ async fn a_packet_that_trickles_is_closed_although_bytes_keep_coming() {
     let mut closed = false;
     for _ in 0..90 {
         tokio::time::sleep(SHORT / 10).await;
-        closed = closed || bench.socket.write_all(&[b'a']).await.is_err();
+        closed = closed || bench.socket.write_all(b"a").await.is_err();
     }
     assert!(closed, "the packet was given more time than it may take");
     bench.ended("packet_timeout").await;
