@@ -105,18 +105,16 @@ async fn an_unknown_psk_identity_looks_like_a_wrong_key() {
         }
         assert_eq!(alerts[0], alerts[1], "TLS 1.3: {tls13}");
     }
-    assert!(
-        bench
-            .metric("handshakes_total", &["result=\"psk_wrong_key\""])
-            .await
-            >= 2.0
-    );
-    assert!(
-        bench
-            .metric("handshakes_total", &["result=\"psk_unknown_identity\""])
-            .await
-            >= 2.0
-    );
+    bench
+        .reaches("handshakes_total", &["result=\"psk_wrong_key\""], 2.0)
+        .await;
+    bench
+        .reaches(
+            "handshakes_total",
+            &["result=\"psk_unknown_identity\""],
+            2.0,
+        )
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,12 +159,9 @@ async fn a_message_over_the_hubs_size_is_refused_and_counted() {
             .await
             .is_err()
     );
-    assert!(
-        bench
-            .metric("messages_total", &["result=\"message_too_large\""])
-            .await
-            >= 1.0
-    );
+    bench
+        .reaches("messages_total", &["result=\"message_too_large\""], 1.0)
+        .await;
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
     let body = vec![b'x'; 250 * 1024];
     device
@@ -204,5 +199,7 @@ async fn a_device_the_hub_does_not_know_loses_only_its_own_session() {
         .publish("devices/load-0/messages/events/", b"2")
         .await
         .expect("PUBACK");
-    assert!(bench.metric("disconnects_total", &["reason=\"gone_"]).await >= 1.0);
+    bench
+        .reaches("disconnects_total", &["reason=\"gone_"], 1.0)
+        .await;
 }

@@ -289,6 +289,21 @@ impl Bench {
         )
     }
 
+    /// Waits until a metric is at least `goal`: a connection is counted after its socket closed.
+    pub async fn reaches(&self, name: &str, labels: &[&str], goal: f64) {
+        let reached = tokio::time::timeout(Duration::from_secs(20), async {
+            while self.metric(name, labels).await < goal {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        if reached.await.is_err() {
+            panic!(
+                "{name} {labels:?} stays below {goal}:\n{}",
+                self.metrics().await
+            );
+        }
+    }
+
     fn control_address(&self) -> SocketAddr {
         self.emulator.control_addr().expect("bound")
     }
