@@ -1,28 +1,26 @@
 //! A fake hub on the AMQP library's acceptor: takes tokens and telemetry, gives commands, and
 //! misbehaves when told to. Not the emulator: it knows only what these tests need.
 
-use crate::config::secret::Secret;
-use crate::hub::encode;
+use super::fake_links::{Stall, cbs_in, cbs_out, downlink, uplink};
 use crate::hub::io::{BatchIo, KillSwitch};
-use crate::hub::sas;
-use crate::runtime::clock::Unix;
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
     SessionAcceptor,
 };
+use fe2o3_amqp::link::CreditMode;
 use fe2o3_amqp::types::definitions::{Error as AmqpError, ErrorCondition};
-use fe2o3_amqp::types::messaging::{
-    ApplicationProperties, Body, Data, Message, MessageId, Outcome, Properties,
-};
+use fe2o3_amqp::types::messaging::Outcome;
 use fe2o3_amqp::types::performatives::Attach;
-use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Symbol, Value};
-use fe2o3_amqp::{Receiver, Sender};
+use fe2o3_amqp::types::primitives::Symbol;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// What happens to telemetry of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +35,9 @@ pub enum Telemetry {
 }
 
 /// An order to a link.
-enum Order {
+pub enum Order {
     Detach(&'static str, &'static str),
+    Credit(u32),
     Command(&'static str, oneshot::Sender<Outcome>),
 }
 
@@ -57,13 +56,23 @@ pub struct Seen {
     pub detaches: u32,
 }
 
-struct State {
-    key: Mutex<&'static str>,
-    telemetry: Mutex<HashMap<String, Telemetry>>,
+pub struct State {
+    pub key: Mutex<&'static str>,
+    pub telemetry: Mutex<HashMap<String, Telemetry>>,
     links: Mutex<HashMap<String, mpsc::Sender<Order>>>,
     kills: Mutex<Vec<KillSwitch>>,
-    seen: watch::Sender<Seen>,
+    pub seen: watch::Sender<Seen>,
     deny: Mutex<Option<&'static str>>,
+    /// Connections made while this is on stand still: nothing is read or written any more.
+    stalled: Arc<AtomicBool>,
+    end_sessions: Notify,
+    /// Attaches of device links are not answered; ends with the next connection.
+    mute_attaches: AtomicBool,
+    /// Tokens are taken and not answered.
+    pub mute_tokens: AtomicBool,
+    /// Credit of new telemetry links; `None`: the library's automatic credit.
+    credit: Mutex<Option<u32>>,
+    tls: Option<TlsAcceptor>,
 }
 
 pub struct FakeHub {
@@ -83,6 +92,10 @@ impl FakeHub {
     }
 
     pub async fn start_on(port: u16) -> Self {
+        Self::start_with(port, None).await
+    }
+
+    pub async fn start_with(port: u16, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State {
@@ -92,6 +105,12 @@ impl FakeHub {
             kills: Mutex::default(),
             seen: watch::Sender::default(),
             deny: Mutex::new(None),
+            stalled: Arc::default(),
+            end_sessions: Notify::new(),
+            mute_attaches: AtomicBool::new(false),
+            mute_tokens: AtomicBool::new(false),
+            credit: Mutex::new(None),
+            tls,
         });
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -124,6 +143,37 @@ impl FakeHub {
     /// Detaches every new device link with this condition right after its attach.
     pub fn deny(&self, condition: Option<&'static str>) {
         *self.state.deny.lock().unwrap() = condition;
+    }
+
+    /// Freezes the connections that are open now, as a dead network would.
+    pub fn stall(&self) {
+        self.state.stalled.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers no attach of a device link until the next connection.
+    pub fn mute_attaches(&self) {
+        self.state.mute_attaches.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers no token while `mute`.
+    pub fn mute_tokens(&self, mute: bool) {
+        self.state.mute_tokens.store(mute, Ordering::SeqCst);
+    }
+
+    /// Gives new telemetry links this credit and no more.
+    pub fn credit(&self, credit: Option<u32>) {
+        *self.state.credit.lock().unwrap() = credit;
+    }
+
+    /// Gives a telemetry link more credit.
+    pub async fn feed(&self, device: &str, credit: u32) {
+        self.order(telemetry_of(device), Order::Credit(credit))
+            .await;
+    }
+
+    /// Ends the sessions that are open now.
+    pub fn end_sessions(&self) {
+        self.state.end_sessions.notify_waiters();
     }
 
     pub fn on_telemetry(&self, device: &str, what: Telemetry) {
@@ -201,15 +251,32 @@ fn cut(state: &State) {
     }
 }
 
-async fn connection(state: Arc<State>, stream: tokio::net::TcpStream) {
+async fn connection(state: Arc<State>, stream: TcpStream) {
     let kill = KillSwitch::default();
     state.kills.lock().unwrap().push(kill.clone());
+    // A connection made during a stall is a new one, and works.
+    state.stalled.store(false, Ordering::SeqCst);
+    state.mute_attaches.store(false, Ordering::SeqCst);
+    let stream = Stall(stream, Arc::clone(&state.stalled));
+    match state.tls.clone() {
+        None => serve(state, BatchIo::new(stream, kill, 8 << 20)).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                serve(state, BatchIo::new(stream, kill, 8 << 20)).await;
+            }
+        }
+    }
+}
+
+async fn serve<S>(state: Arc<State>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
+{
     let acceptor = ConnectionAcceptor::builder()
         .container_id("fake")
         .sasl_acceptor(SaslAnonymousMechanism::new())
         .channel_max(1000)
         .build();
-    let stream = BatchIo::new(stream, kill, 8 << 20);
     let Ok(mut connection) = acceptor.accept(stream).await else {
         return;
     };
@@ -222,14 +289,35 @@ async fn connection(state: Arc<State>, stream: tokio::net::TcpStream) {
 async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
     let (replies, to_send) = mpsc::channel(8);
     let mut to_send = Some(to_send);
-    while let Some(attach) = session.next_incoming_attach().await {
+    let mut carries_devices = false;
+    loop {
+        let attach = tokio::select! {
+            attach = session.next_incoming_attach() => attach,
+            () = state.end_sessions.notified(), if carries_devices => {
+                let _ = session.end_with_error(condition("amqp:internal-error", "")).await;
+                return;
+            }
+        };
+        let Some(attach) = attach else {
+            return;
+        };
         let address = address(&attach);
-        let Ok(link) = LinkAcceptor::new()
+        if address != "$cbs" && state.mute_attaches.load(Ordering::SeqCst) {
+            continue;
+        }
+        let accepted = LinkAcceptor::new()
             .accept_incoming_attach(attach, &mut session)
-            .await
-        else {
+            .await;
+        let Ok(mut link) = accepted else {
             continue;
         };
+        if let (LinkEndpoint::Receiver(receiver), true) = (&mut link, address != "$cbs") {
+            let credit = *state.credit.lock().unwrap();
+            if let Some(credit) = credit {
+                receiver.set_credit_mode(CreditMode::Manual);
+                let _ = receiver.set_credit(credit).await;
+            }
+        }
         match link {
             LinkEndpoint::Receiver(receiver) if address == "$cbs" => {
                 tokio::spawn(cbs_in(Arc::clone(&state), receiver, replies.clone()));
@@ -240,6 +328,7 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
                 }
             }
             device => {
+                carries_devices = true;
                 let (orders, to_do) = mpsc::channel(8);
                 state.links.lock().unwrap().insert(address.clone(), orders);
                 state.seen.send_modify(|seen| seen.attaches += 1);
@@ -289,144 +378,4 @@ fn address(attach: &Attach) -> String {
         _ => None,
     }
     .unwrap_or_default()
-}
-
-async fn cbs_in(
-    state: Arc<State>,
-    mut receiver: Receiver,
-    replies: mpsc::Sender<(Option<MessageId>, i32)>,
-) {
-    while let Ok(delivery) = receiver.recv::<Body<Value>>().await {
-        let _ = receiver.accept(&delivery).await;
-        let message = delivery.into_message();
-        let token = match message.body {
-            Body::Value(value) => match value.0 {
-                Value::String(text) => text,
-                _ => String::new(),
-            },
-            _ => String::new(),
-        };
-        let se = token
-            .split("&se=")
-            .nth(1)
-            .and_then(|rest| rest.split('&').next());
-        let se = se.and_then(|se| se.parse().ok()).unwrap_or(0);
-        let key = Secret::from(*state.key.lock().unwrap());
-        let scope = "myhub.azure-devices.net/devices";
-        let good = sas::mint(scope, "device", &key, Unix::from_secs(se));
-        let status = if good.ct_eq(token.as_bytes()) {
-            200
-        } else {
-            401
-        };
-        state.seen.send_modify(|seen| match status {
-            200 => seen.tokens += 1,
-            _ => seen.tokens_refused += 1,
-        });
-        let id = message
-            .properties
-            .and_then(|properties| properties.message_id);
-        if replies.send((id, status)).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn cbs_out(mut sender: Sender, mut replies: mpsc::Receiver<(Option<MessageId>, i32)>) {
-    while let Some((id, status)) = replies.recv().await {
-        let mut properties = Properties::new();
-        properties.correlation_id = id;
-        let mut map = OrderedMap::new();
-        map.insert("status-code".to_owned(), SimpleValue::Int(status));
-        let message = Message {
-            header: None,
-            delivery_annotations: None,
-            message_annotations: None,
-            properties: Some(properties),
-            application_properties: Some(ApplicationProperties(map)),
-            body: Data(Vec::new().into()),
-            footer: None,
-        };
-        if sender.send(message).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn uplink(
-    state: &State,
-    mut receiver: Receiver,
-    address: String,
-    mut orders: mpsc::Receiver<Order>,
-) {
-    let mut released = 0;
-    loop {
-        let delivery = tokio::select! {
-            Some(Order::Detach(symbol, words)) = orders.recv() => {
-                let _ = receiver.close_with_error(condition(symbol, words)).await;
-                return;
-            }
-            delivery = receiver.recv::<Body<Value>>() => delivery,
-        };
-        let Ok(delivery) = delivery else {
-            let _ = receiver.close().await;
-            return;
-        };
-        let (info, message) = delivery.into_parts();
-        let id = message
-            .properties
-            .as_ref()
-            .and_then(|p| p.message_id.clone());
-        let id = id.and_then(encode::message_id).unwrap_or_default();
-        let body = match message.body {
-            Body::Data(data) => data.into_iter().flat_map(|d| d.0.into_vec()).collect(),
-            _ => Vec::new(),
-        };
-        let transfer = (address.clone(), id, body);
-        let what = state.telemetry.lock().unwrap().get(&address).cloned();
-        let what = what.unwrap_or(Telemetry::Accept);
-        let accept = what == Telemetry::Accept || what == Telemetry::Release(released);
-        // The ledger is written before the disposition leaves: what a test was told is in it.
-        state.seen.send_modify(|seen| {
-            seen.transfers.push(transfer.clone());
-            if accept {
-                seen.accepted.push(transfer);
-            }
-        });
-        let _ = match what {
-            _ if accept => receiver.accept(info).await,
-            Telemetry::Release(_) => {
-                released += 1;
-                receiver.release(info).await
-            }
-            Telemetry::Reject(symbol) => receiver.reject(info, condition(symbol, "no")).await,
-            Telemetry::Hold | Telemetry::Accept => Ok(()),
-        };
-    }
-}
-
-async fn downlink(mut sender: Sender, mut orders: mpsc::Receiver<Order>) {
-    loop {
-        let order = tokio::select! {
-            Some(order) = orders.recv() => order,
-            _ = sender.on_detach() => return,
-        };
-        match order {
-            Order::Detach(symbol, words) => {
-                let _ = sender.close_with_error(condition(symbol, words)).await;
-                return;
-            }
-            Order::Command(body, outcome) => {
-                let message = Message::builder().data(body.as_bytes().to_vec()).build();
-                let Ok(sent) = sender.send_batchable(message).await else {
-                    return;
-                };
-                tokio::spawn(async move {
-                    if let Ok(settled) = sent.await {
-                        let _ = outcome.send(settled);
-                    }
-                });
-            }
-        }
-    }
 }

@@ -1,8 +1,10 @@
 //! The upstream against a fake hub on loopback.
 
 mod fake;
+mod fake_links;
 mod faults;
 mod flow;
+mod limits;
 
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig};
