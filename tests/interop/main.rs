@@ -193,7 +193,7 @@ fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
 
     let path = "/messages?device=pump-3&after=0&limit=1000";
     let ledger: Value = serde_json::from_str(&http::get(demo.control, path)).expect("JSON");
-    let messages = ledger["messages"].as_array().expect("messages");
+    let messages = ledger.as_array().expect("messages");
     assert_eq!(messages.len(), 100);
     for (number, message) in messages.iter().enumerate() {
         assert_eq!(message["properties"]["number"], number.to_string());

@@ -1,6 +1,7 @@
 //! The demo's files: development certificates, sample devices, and the three configuration files
 //! that `run` and `emulator` would take just the same.
 
+use crate::runtime::clock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rcgen::{
@@ -11,6 +12,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
+use time::OffsetDateTime;
 
 /// Host name of the demo's hub; names token audiences, is never looked up.
 pub const HUB_HOST: &str = "demo.azure-devices.net";
@@ -114,6 +116,7 @@ impl Layout {
         let server_ca = Authority::new("iothub-gateway demo CA")?;
         let names = ["localhost", "127.0.0.1", "::1", HUB_HOST].map(str::to_owned);
         let mut params = CertificateParams::new(names)?;
+        limit_validity(&mut params)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params
             .distinguished_name
@@ -125,6 +128,7 @@ impl Layout {
 
         let device_ca = Authority::new("iothub-gateway demo device CA")?;
         let mut params = CertificateParams::default();
+        limit_validity(&mut params)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params
             .distinguished_name
@@ -146,6 +150,7 @@ key = "${{file:hub-key}}"
 secondary_key = "${{file:hub-key-2}}"
 endpoint = "amqps://localhost:{amqp}"
 ca = "ca.pem"
+connections = 2
 
 [[listener]]
 name = "devices"
@@ -238,8 +243,9 @@ struct Authority {
 }
 
 impl Authority {
-    fn new(name: &str) -> Result<Self, rcgen::Error> {
+    fn new(name: &str) -> Result<Self, Box<dyn std::error::Error>> {
         let mut params = CertificateParams::default();
+        limit_validity(&mut params)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.distinguished_name.push(DnType::CommonName, name);
@@ -256,6 +262,14 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok((certificate.pem(), key.serialize_pem()))
     }
+}
+
+/// From yesterday, for clocks that are late, for ten years.
+fn limit_validity(params: &mut CertificateParams) -> Result<(), Box<dyn std::error::Error>> {
+    let now = i64::try_from(clock::unix().as_secs())?;
+    params.not_before = OffsetDateTime::from_unix_timestamp(now - 86_400)?;
+    params.not_after = OffsetDateTime::from_unix_timestamp(now + 3650 * 86_400)?;
+    Ok(())
 }
 
 fn random<const N: usize>() -> io::Result<[u8; N]> {
