@@ -2,13 +2,14 @@
 
 use crate::support::device::{Device, Transport, Who};
 use crate::support::{
-    DEVICE_KEY, HUB, Options, PASSWORD, POLICY_KEY, PSK, gateway_toml, http, hub_in, now, sas,
-    scratch,
+    DEVICE_KEY, HUB, Options, PASSWORD, POLICY_KEY, PSK, amqps_port, gateway_toml, http, hub_in,
+    now, sas, scratch,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 fn free_port() -> u16 {
@@ -16,47 +17,38 @@ fn free_port() -> u16 {
     socket.local_addr().expect("bound").port()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
-    let options = Options::default();
-    let dir = scratch("secrets");
-    let emulator = hub_in(&dir, &options).await;
-    let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
-    let config = dir.join("gateway.toml");
-    let text = gateway_toml(
-        &options,
-        crate::support::amqps_port(&emulator),
-        mqtt,
-        plain,
-        admin,
-    );
-    std::fs::write(
-        &config,
-        format!("{text}[log]\nfilter = \"trace,rustls=trace,hyper=trace,mio=trace\"\n"),
-    )
-    .expect("written");
-    let log = dir.join("log");
-    let mut gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// The gateway as a process that writes its log to `log`, once it is ready.
+async fn start(config: &Path, log: &Path, admin: SocketAddr) -> Child {
+    let gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
         .args(["run", "-c"])
-        .arg(&config)
-        .stderr(Stdio::from(std::fs::File::create(&log).expect("log file")))
+        .arg(config)
+        .stderr(Stdio::from(std::fs::File::create(log).expect("log file")))
         .spawn()
         .expect("the binary starts");
-    let admin = SocketAddr::from(([127, 0, 0, 1], admin));
     let ready = || {
-        std::net::TcpStream::connect(admin).is_ok()
-            && http::request(admin, "GET", "/ready", "").0 == 200
+        let up = std::net::TcpStream::connect(admin).is_ok();
+        up && http::request(admin, "GET", "/ready", "").0 == 200
     };
     for _ in 0..400 {
         if ready() {
-            break;
+            return gateway;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    panic!(
+        "not ready: {}",
+        std::fs::read_to_string(log).unwrap_or_default()
+    );
+}
 
-    let address = SocketAddr::from(([127, 0, 0, 1], mqtt));
+/// Right and wrong credentials of every kind; gives every token that was used.
+async fn use_every_credential(address: SocketAddr, ca: &Path) -> Vec<String> {
     let tls = Transport::Tls {
-        ca: dir.join("ca.pem"),
+        ca: ca.to_owned(),
         certificate: None,
     };
     let psk = |key: &[u8]| Transport::Psk {
@@ -68,7 +60,6 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
     let good = sas(DEVICE_KEY, &scope, now() + 3600);
     let expired = sas(DEVICE_KEY, &scope, now() - 3600);
     let user = format!("{HUB}/sas-1/?api-version=2021-04-12");
-    let mut said = vec![good.clone(), expired.clone()];
     for (transport, who) in [
         (psk(PSK), Who::id("psk-1")),
         (psk(b"MARKER-WRONG-PSK"), Who::id("psk-1")),
@@ -83,43 +74,55 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
             device.goodbye().await.expect("closed");
         }
     }
+    let signature = |token: &str| {
+        let after = token.split("sig=").nth(1).expect("a signature");
+        after.split('&').next().expect("a first part").to_owned()
+    };
+    vec![signature(&good), signature(&expired), good, expired]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
+    let options = Options::default();
+    let dir = scratch("secrets");
+    let emulator = hub_in(&dir, &options).await;
+    let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
+    let config = dir.join("gateway.toml");
+    let text = gateway_toml(&options, amqps_port(&emulator), mqtt, plain, admin);
+    let filter = "trace,rustls=trace,hyper=trace,mio=trace,tokio=trace";
+    std::fs::write(&config, format!("{text}[log]\nfilter = \"{filter}\"\n")).expect("written");
+    let (log, admin) = (dir.join("log"), loopback(admin));
+    let mut gateway = start(&config, &log, admin).await;
+
+    let mut secrets = use_every_credential(loopback(mqtt), &dir.join("ca.pem")).await;
     let metrics = tokio::task::spawn_blocking(move || {
         http::get(admin, "/metrics") + &http::request(admin, "GET", "/ready", "").1
     });
     let metrics = metrics.await.expect("scraped");
     let arguments = std::fs::read(format!("/proc/{}/cmdline", gateway.id())).expect("cmdline");
-    let _ = Command::new("kill")
+    let stop = Command::new("kill")
         .args(["-TERM", &gateway.id().to_string()])
         .status();
-    tokio::task::spawn_blocking(move || gateway.wait())
-        .await
-        .expect("joined")
-        .expect("reaped");
+    assert!(stop.expect("kill runs").success());
+    let ended = tokio::task::spawn_blocking(move || gateway.wait().expect("reaped"));
+    assert!(ended.await.expect("joined").success());
 
     let log = std::fs::read_to_string(&log).expect("log");
     assert!(
-        log.contains("TRACE") && log.contains("psk-1"),
-        "the log was at trace level:\n{log}"
+        log.contains(" TRACE ") && log.contains("psk-1"),
+        "at trace level:\n{log}"
     );
     assert!(
-        metrics.contains("iothub_gateway_connects_total{result=\"accepted\"} 3"),
+        metrics.contains("connects_total{result=\"accepted\"} 3"),
         "{metrics}"
     );
-    let everything = format!("{log}\n{metrics}\n{}", String::from_utf8_lossy(&arguments));
-    said.push("MARKER".to_owned());
+    secrets.push("MARKER".to_owned());
     for key in [POLICY_KEY, DEVICE_KEY, PSK] {
-        said.push(BASE64.encode(key));
-        said.push(key.iter().map(|b| format!("{b:02x}")).collect());
+        secrets.push(BASE64.encode(key));
+        secrets.push(key.iter().map(|b| format!("{b:02x}")).collect());
     }
-    let signature = |token: &str| {
-        token
-            .split("sig=")
-            .nth(1)
-            .and_then(|s| s.split('&').next().map(str::to_owned))
-    };
-    said.extend(signature(&good));
-    said.extend(signature(&expired));
-    for secret in said {
+    let everything = format!("{log}\n{metrics}\n{}", String::from_utf8_lossy(&arguments));
+    for secret in secrets {
         let found = everything.lines().find(|line| line.contains(&secret));
         assert!(found.is_none(), "a secret stands in: {found:?}");
     }

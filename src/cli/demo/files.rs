@@ -172,7 +172,7 @@ bind = "127.0.0.1:{admin}"
 
     fn emulator_toml(&self, samples: &Samples) -> String {
         let mut text = format!(
-            r#"# Made by `iothub-gateway demo`; also runs with: iothub-gateway emulator -c emulator.toml
+            r#"# Made by `iothub-gateway demo`; also for: iothub-gateway emulator -c emulator.toml
 [amqp]
 bind = "127.0.0.1:{amqp}"
 tls = {{ cert = "server.pem", key = "server.key" }}
@@ -234,8 +234,8 @@ allow = ["telemetry", "commands"]
 }
 
 /// Keeps an OpenSSL client at TLS 1.2, to show PSK of firmware that knows no 1.3.
-const TLS12: &str = "openssl_conf = conf\n\n[conf]\nssl_conf = ssl\n\n[ssl]\nsystem_default = tls\n\n\
-                     [tls]\nMaxProtocol = TLSv1.2\n";
+const TLS12: &str = "openssl_conf = conf\n\n[conf]\nssl_conf = ssl\n\n[ssl]\n\
+                     system_default = tls\n\n[tls]\nMaxProtocol = TLSv1.2\n";
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,

@@ -96,59 +96,51 @@ impl Default for Screen {
 pub fn offers(layout: &Layout, samples: &Samples, sas_token: &str) -> Vec<Offer> {
     let dir = layout.dir.display();
     let server = format!("-h localhost -p {}", layout.mqtt_port);
-    let publish = |id: &str| format!("-i {id} -q 1 -t devices/{id}/messages/events/");
     let psk = format!("--psk-identity thermo-1 --psk {}", samples.psk_hex);
     let hub = super::files::HUB_HOST;
     let ca = format!("--cafile {dir}/ca.pem");
+    let offer = |title, command| Offer { title, command };
+    let publish = |title, login: String, id: &str, body: &str| {
+        let topic = format!("-i {id} -q 1 -t devices/{id}/messages/events/");
+        offer(
+            title,
+            format!("mosquitto_pub {server} {login} {topic} -m '{body}'"),
+        )
+    };
+    let certificate = format!("{ca} --cert {dir}/press-7.pem --key {dir}/press-7.key");
+    let user = format!("{hub}/pump-3/?api-version=2021-04-12");
+    let sas = format!("{ca} -u '{user}' -P '{sas_token}'");
+    let password = format!("{ca} -u valve-9 -P {}", samples.password);
+    let mut tls12 = publish(
+        "pre-shared key, TLS 1.2 only",
+        psk.clone(),
+        "thermo-1",
+        "psk over TLS 1.2",
+    );
+    tls12
+        .command
+        .insert_str(0, &format!("OPENSSL_CONF={dir}/tls12.cnf "));
+    let filter = "-t 'devices/thermo-1/messages/devicebound/#'";
+    let control = format!("http://127.0.0.1:{}", layout.control_port);
+    let send = format!("{control}/devices/thermo-1/commands?unit=percent");
     vec![
-        Offer {
-            title: "pre-shared key, TLS 1.3",
-            command: format!(
-                "mosquitto_pub {server} {psk} {} -m 'psk over TLS 1.3'",
-                publish("thermo-1")
-            ),
-        },
-        Offer {
-            title: "pre-shared key, TLS 1.2 only",
-            command: format!(
-                "OPENSSL_CONF={dir}/tls12.cnf mosquitto_pub {server} {psk} {} -m 'psk over TLS 1.2'",
-                publish("thermo-1")
-            ),
-        },
-        Offer {
-            title: "X.509 certificate",
-            command: format!(
-                "mosquitto_pub {server} {ca} --cert {dir}/press-7.pem --key {dir}/press-7.key {} -m 'certificate'",
-                publish("press-7")
-            ),
-        },
-        Offer {
-            title: "SAS token, as IoT Hub takes it",
-            command: format!(
-                "mosquitto_pub {server} {ca} -u '{hub}/pump-3/?api-version=2021-04-12' -P '{sas_token}' {} -m 'sas token'",
-                publish("pump-3")
-            ),
-        },
-        Offer {
-            title: "user name and password",
-            command: format!(
-                "mosquitto_pub {server} {ca} -u valve-9 -P {} {} -m 'password'",
-                samples.password,
-                publish("valve-9")
-            ),
-        },
-        Offer {
-            title: "receive commands (leave it running) …",
-            command: format!(
-                "mosquitto_sub {server} {psk} -i thermo-1 -q 1 -t 'devices/thermo-1/messages/devicebound/#' -v"
-            ),
-        },
-        Offer {
-            title: "… and send one through the hub's control API",
-            command: format!(
-                "curl -sS -X POST --data 'open the valve' 'http://127.0.0.1:{}/devices/thermo-1/commands?unit=percent'",
-                layout.control_port
-            ),
-        },
+        publish(
+            "pre-shared key, TLS 1.3",
+            psk.clone(),
+            "thermo-1",
+            "psk over TLS 1.3",
+        ),
+        tls12,
+        publish("X.509 certificate", certificate, "press-7", "certificate"),
+        publish("SAS token, as IoT Hub takes it", sas, "pump-3", "sas token"),
+        publish("user name and password", password, "valve-9", "password"),
+        offer(
+            "receive commands (leave it running) …",
+            format!("mosquitto_sub {server} {psk} -i thermo-1 -q 1 {filter} -v"),
+        ),
+        offer(
+            "… and send one through the hub's control API",
+            format!("curl -sS -X POST --data 'open the valve' '{send}'"),
+        ),
     ]
 }
