@@ -92,7 +92,16 @@ async fn attach_link(
     match (verdict, endpoint, listed) {
         (Verdict::Refuse(error), endpoint, _) => {
             connection.hub.stats.attaches_refused.inc();
-            tasks.spawn(refuse(endpoint, error));
+            let mut closing = Box::pin(refuse(endpoint, error));
+            // Begun here, so that the detach leaves with the attach: a client that answers the
+            // null terminus with a detach of its own must find ours, with the reason, on the way.
+            tokio::select! {
+                biased;
+                () = &mut closing => {}
+                () = std::future::ready(()) => {
+                    tasks.spawn(closing);
+                }
+            }
         }
         (Verdict::CbsRequests, LinkEndpoint::Receiver(receiver), _) => {
             tasks.spawn(cbs::serve_requests(receiver, session_id, connection));
