@@ -289,3 +289,19 @@ async fn only_loopback_is_bound_and_a_taken_port_is_reported() {
         Err(EmulatorError::NoPort)
     ));
 }
+
+#[tokio::test]
+async fn stopping_does_not_wait_for_a_long_poll() {
+    let hub = start(|_| {}).await;
+    let address = hub.control_addr().unwrap();
+    let mut poll = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = b"GET /messages?wait=60s HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    tokio::io::AsyncWriteExt::write_all(&mut poll, request)
+        .await
+        .unwrap();
+    http(&hub, "GET", "/healthz", b"").await;
+    let stopping = hub.stop();
+    tokio::time::timeout(std::time::Duration::from_secs(4), stopping)
+        .await
+        .unwrap();
+}

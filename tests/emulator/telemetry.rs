@@ -189,16 +189,6 @@ async fn a_message_over_256_kib_is_rejected_and_the_link_stays() {
 }
 
 #[tokio::test]
-async fn a_message_over_one_mib_costs_the_link() {
-    let hub = start(|config| config.limits.link_message_bytes = 512 * 1024).await;
-    let mut client = Client::authorised(&hub).await;
-    let mut sender = client.events("plain-1").await.unwrap();
-    let refused = send(&mut sender, &vec![b'x'; 600 * 1024]).await;
-    assert!(refused.is_err(), "{refused:?}");
-    assert_eq!(hub.ledger().count(), 0);
-}
-
-#[tokio::test]
 async fn a_batch_becomes_its_messages() {
     let hub = start(|_| {}).await;
     let mut client = Client::authorised(&hub).await;
