@@ -8,6 +8,9 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Exit status of a bad configuration (`EX_USAGE`).
 const BAD_CONFIG: u8 = 64;
 
+/// Stack of a worker thread. The AMQP library decodes nested types by recursion without a limit.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
 /// Arguments of `emulator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -41,10 +44,11 @@ pub fn run(args: &Args) -> ExitCode {
         println!("{}: ok", args.config.display());
         return ExitCode::SUCCESS;
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
         .enable_all()
-        .build()
-    {
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };

@@ -17,7 +17,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Values of OPEN and BEGIN as captured from the service (wire sheet §2.3).
@@ -25,6 +25,9 @@ const MAX_FRAME_SIZE: u32 = 65_536;
 const CHANNEL_MAX: u16 = 8_191;
 const INCOMING_WINDOW: u32 = 5_000;
 const HANDLE_MAX: u32 = 262_143;
+
+/// `$cbs` links on one connection; clients need one pair, or one per renewal.
+const CBS_LINKS_MAX: usize = 64;
 
 /// Time for the client to answer a close before the socket is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -39,6 +42,8 @@ pub(crate) struct Connection {
     /// Authorised by SASL PLAIN: lives no longer than that token.
     logged_in: bool,
     pub(crate) replies: Mutex<Vec<ReplyTo>>,
+    /// Room for `$cbs` links, which the limit of device links does not count.
+    pub(crate) cbs_links: Arc<Semaphore>,
     pub(crate) life: Lifetime,
 }
 
@@ -162,6 +167,7 @@ async fn open(
         tokens_changed: Notify::new(),
         logged_in,
         replies: Mutex::default(),
+        cbs_links: Arc::new(Semaphore::new(CBS_LINKS_MAX)),
         life: life.clone(),
     });
     Ok((connection, handle, kill))

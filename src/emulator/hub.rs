@@ -12,6 +12,7 @@ use crate::emulator::throttle::Throttle;
 use crate::emulator::tokens::Authority;
 use fe2o3_amqp::types::definitions::Error;
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) struct Hub {
     pub(crate) config: EmulatorConfig,
@@ -23,10 +24,12 @@ pub(crate) struct Hub {
     pub(crate) faults: Faults,
     pub(crate) attach_throttle: Throttle,
     pub(crate) send_throttle: Throttle,
+    /// Cancelled when the emulator stops; long polls end then.
+    pub(crate) stopping: CancellationToken,
 }
 
 impl Hub {
-    pub(crate) fn new(config: EmulatorConfig) -> Self {
+    pub(crate) fn new(config: EmulatorConfig, stopping: CancellationToken) -> Self {
         let stats = Arc::<Stats>::default();
         let limits = &config.limits;
         Self {
@@ -42,6 +45,7 @@ impl Hub {
             send_throttle: Throttle::new(limits.d2c_rate),
             stats,
             config,
+            stopping,
         }
     }
 

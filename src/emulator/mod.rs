@@ -119,12 +119,13 @@ impl Emulator {
         let plain = bind(amqp_config.plain_bind).await?;
         let control = bind(config.control_bind).await?;
 
+        let life = Lifetime::default();
         let handle = EmulatorHandle {
             amqps: address(secure.as_ref()),
             amqp: address(plain.as_ref()),
             control: address(control.as_ref()),
-            hub: Arc::new(Hub::new(config)),
-            life: Lifetime::default(),
+            hub: Arc::new(Hub::new(config, life.stopping.clone())),
+            life,
         };
         let (hub, life) = (&handle.hub, &handle.life);
         for (listener, tls) in [(secure, tls), (plain, None)] {
@@ -134,9 +135,8 @@ impl Emulator {
             }
         }
         if let Some(listener) = control {
-            let stopping = life.stopping.clone();
             life.tasks
-                .spawn(control::serve(listener, Arc::clone(hub), stopping));
+                .spawn(control::serve(listener, Arc::clone(hub), life.clone()));
         }
         tracing::info!(
             target: "emulator",

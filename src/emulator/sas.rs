@@ -252,7 +252,8 @@ mod tests {
     #[test]
     fn field_names_have_no_case_and_fields_no_order() {
         let text = "SharedAccessSignature SE=12345\
-                    &Sig=kcWxXAK2OAaAoq2oCkaGzX2NMqDB8nCyNuq2fPYCDhk%3D&skn=&SR=uri";
+                    &Sig=kcWxXAK2OAaAoq2oCkaGzX2NMqDB8nCyNuq2fPYCDhk%3D\
+                    &skn=&SR=uri";
         let parsed = SasToken::parse(text).unwrap();
         assert!(parsed.signed_by(&key("cGFzc3dvcmQ=")));
         assert_eq!(parsed.policy(), None);

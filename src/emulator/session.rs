@@ -20,14 +20,15 @@ use fe2o3_amqp::types::messaging::{Source, Target, TargetArchetype};
 use fe2o3_amqp::types::performatives::Attach;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Time for a client to answer a detach before its link is forgotten.
 pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What becomes of an attach.
 enum Verdict {
-    CbsRequests,
-    CbsReplies,
+    CbsRequests(OwnedSemaphorePermit),
+    CbsReplies(OwnedSemaphorePermit),
     Device(Box<Admitted>),
     Refuse(Error),
 }
@@ -83,6 +84,14 @@ async fn attach_link(
         }
     }
     sanitise(&mut attach, matches!(verdict, Verdict::Refuse(_)));
+    if matches!(
+        (&verdict, &attach.role),
+        (Verdict::Device(_), Role::Receiver)
+    ) {
+        // The service answers `second` to whatever was asked; clients that asked for `first`
+        // go on sending settled dispositions, and both are taken.
+        attach.rcv_settle_mode = ReceiverSettleMode::Second;
+    }
     let endpoint = acceptor(&attach, &verdict, connection)
         .accept_incoming_attach(attach, session)
         .await
@@ -92,14 +101,24 @@ async fn attach_link(
     match (verdict, endpoint, listed) {
         (Verdict::Refuse(error), endpoint, _) => {
             connection.hub.stats.attaches_refused.inc();
-            tasks.spawn(refuse(endpoint, error));
+            let mut closing = Box::pin(refuse(endpoint, error));
+            // Begun here, so that the detach leaves with the attach: a client that answers the
+            // null terminus with a detach of its own must find ours, with the reason, on the way.
+            tokio::select! {
+                biased;
+                () = &mut closing => {}
+                () = std::future::ready(()) => {
+                    tasks.spawn(closing);
+                }
+            }
         }
-        (Verdict::CbsRequests, LinkEndpoint::Receiver(receiver), _) => {
-            tasks.spawn(cbs::serve_requests(receiver, session_id, connection));
+        (Verdict::CbsRequests(room), LinkEndpoint::Receiver(receiver), _) => {
+            let serving = cbs::serve_requests(receiver, session_id, connection);
+            tasks.spawn(holding(room, serving));
         }
-        (Verdict::CbsReplies, LinkEndpoint::Sender(sender), _) => {
+        (Verdict::CbsReplies(room), LinkEndpoint::Sender(sender), _) => {
             let replies = cbs::reply_channel(session_id, &connection);
-            tasks.spawn(cbs::serve_replies(sender, replies));
+            tasks.spawn(holding(room, cbs::serve_replies(sender, replies)));
         }
         (Verdict::Device(admitted), LinkEndpoint::Receiver(receiver), Some((link, listed))) => {
             let stamp = admitted.stamp();
@@ -116,6 +135,12 @@ async fn attach_link(
         }
     }
     Ok(())
+}
+
+/// Runs `task` and gives its room back.
+async fn holding(room: OwnedSemaphorePermit, task: impl Future<Output = ()>) {
+    task.await;
+    drop(room);
 }
 
 fn judge(attach: &Attach, connection: &Connection) -> Verdict {
@@ -137,8 +162,13 @@ fn judge(attach: &Attach, connection: &Connection) -> Verdict {
     let parsed = address.and_then(|text| Address::parse(text, &hub.config.host));
     match (parsed, &attach.role) {
         (None, _) => Verdict::Refuse(errors::unknown_address()),
-        (Some(Address::Cbs), Role::Sender) => Verdict::CbsRequests,
-        (Some(Address::Cbs), Role::Receiver) => Verdict::CbsReplies,
+        (Some(Address::Cbs), role) => {
+            match (Arc::clone(&connection.cbs_links).try_acquire_owned(), role) {
+                (Ok(room), Role::Sender) => Verdict::CbsRequests(room),
+                (Ok(room), Role::Receiver) => Verdict::CbsReplies(room),
+                (Err(_), _) => Verdict::Refuse(errors::too_many("$cbs links")),
+            }
+        }
         (Some(Address::Service), _) => {
             Verdict::Refuse(errors::not_implemented("service-side links"))
         }
@@ -294,10 +324,8 @@ fn acceptor(attach: &Attach, verdict: &Verdict, connection: &Connection) -> Acce
         .verify_incoming_target(false);
     let max = connection.hub.config.limits.link_message_bytes as u64;
     match (verdict, &attach.role) {
-        (Verdict::Device(_), Role::Receiver) => builder
-            .supported_receiver_settle_modes(SupportedReceiverSettleModes::Second)
-            .fallback_receiver_settle_mode(ReceiverSettleMode::Second)
-            .build(),
+        // The client's own maximum is echoed.
+        (Verdict::Device(_), Role::Receiver) => builder.build(),
         // In mode second the library waits for a settlement some clients never send.
         (_, Role::Sender) => builder
             .supported_receiver_settle_modes(SupportedReceiverSettleModes::First)

@@ -134,3 +134,16 @@ fn a_key_may_come_from_a_variable_or_a_file_and_never_shows() {
         "{shown}"
     );
 }
+
+#[test]
+fn the_example_file_is_good() {
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let text = std::fs::read_to_string(base.join("emulator.toml")).unwrap();
+    let config = EmulatorConfig::from_toml(&text, &base).unwrap();
+    assert_eq!(
+        config.limits,
+        EmulatorLimits::default(),
+        "the comments show the defaults"
+    );
+    assert_eq!(config.devices[1].modules[0].id, "vision");
+}

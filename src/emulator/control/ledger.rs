@@ -41,8 +41,10 @@ pub(super) async fn messages(State(hub): Hubs, Query(selection): Query<Selection
     if found.is_empty() && !wait.is_zero() {
         let wanted = |entry: &Entry| device.is_none_or(|device| device == entry.device());
         let arrival = hub.ledger.wait_for(selection.after, wanted);
-        if tokio::time::timeout(wait, arrival).await.is_ok() {
-            found = read();
+        tokio::select! {
+            _ = arrival => found = read(),
+            () = tokio::time::sleep(wait) => {}
+            () = hub.stopping.cancelled() => {}
         }
     }
     Ok(Json(Value::Array(found.iter().map(row).collect())))

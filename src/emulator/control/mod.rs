@@ -9,6 +9,7 @@ use crate::emulator::config::duration_text;
 use crate::emulator::faults::{self, FaultKind};
 use crate::emulator::hub::Hub;
 use crate::emulator::policies::KeySlot;
+use crate::emulator::server::Lifetime;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -17,10 +18,10 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 
 type Hubs = State<Arc<Hub>>;
 
@@ -44,12 +45,15 @@ impl IntoResponse for Refusal {
 
 type Answer = Result<Json<Value>, Refusal>;
 
-/// Serves until `stopping`.
-pub(crate) async fn serve(listener: TcpListener, hub: Arc<Hub>, stopping: CancellationToken) {
-    let router = router(hub);
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
-    if let Err(error) = serving.await {
-        tracing::error!(target: "emulator", %error, "the control API ended");
+/// Serves until the emulator stops.
+pub(crate) async fn serve(listener: TcpListener, hub: Arc<Hub>, life: Lifetime) {
+    let stopping = life.stopping.clone().cancelled_owned();
+    let serving = axum::serve(listener, router(hub)).with_graceful_shutdown(stopping);
+    tokio::select! {
+        () = life.aborted.cancelled() => {}
+        served = serving.into_future() => if let Err(error) = served {
+            tracing::error!(target: "emulator", %error, "the control API ended");
+        }
     }
 }
 

@@ -1,0 +1,21 @@
+//! The emulator alone, driven by the AMQP client library, by raw bytes and over HTTP.
+
+// The lint spares test functions only, not what they call.
+#![allow(clippy::unwrap_used)]
+
+#[path = "emulator/cbs.rs"]
+mod cbs;
+#[path = "emulator/commands.rs"]
+mod commands;
+#[path = "emulator/control.rs"]
+mod control;
+#[path = "emulator/kit.rs"]
+mod kit;
+#[path = "emulator/links.rs"]
+mod links;
+#[path = "emulator/raw.rs"]
+mod raw;
+#[path = "emulator/telemetry.rs"]
+mod telemetry;
+#[path = "emulator/wire.rs"]
+mod wire;
