@@ -30,24 +30,24 @@ pub enum Ending {
 /// The two kinds of link.
 pub trait Link: Sized {
     /// How it is closed.
-    fn ending(self, policy: OnDisconnect) -> Ending;
+    fn ending(self: Box<Self>, policy: OnDisconnect) -> Ending;
 }
 
 impl Link for Sender {
-    fn ending(self, _policy: OnDisconnect) -> Ending {
-        Ending::Sender(Box::new(self))
+    fn ending(self: Box<Self>, _policy: OnDisconnect) -> Ending {
+        Ending::Sender(self)
     }
 }
 
 impl Link for Receiver {
-    fn ending(self, policy: OnDisconnect) -> Ending {
-        Ending::Receiver(Box::new(self), policy)
+    fn ending(self: Box<Self>, policy: OnDisconnect) -> Ending {
+        Ending::Receiver(self, policy)
     }
 }
 
 /// An attached link and its way back.
 pub struct Live<L: Link> {
-    link: Option<L>,
+    link: Option<Box<L>>,
     way_back: Option<OwnedPermit<Ending>>,
     port: Arc<Port>,
     gauge: IntGauge,
@@ -60,7 +60,7 @@ impl<L: Link> Live<L> {
     pub fn new(link: L, way_back: OwnedPermit<Ending>, port: Arc<Port>, gauge: IntGauge) -> Self {
         gauge.inc();
         Self {
-            link: Some(link),
+            link: Some(Box::new(link)),
             way_back: Some(way_back),
             port,
             gauge,
@@ -71,7 +71,7 @@ impl<L: Link> Live<L> {
     /// The link itself.
     pub fn link(&mut self) -> &mut L {
         self.link
-            .as_mut()
+            .as_deref_mut()
             .expect("only drop and lost take the link, and both end the guard")
     }
 

@@ -1,0 +1,432 @@
+//! A fake hub on the AMQP library's acceptor: takes tokens and telemetry, gives commands, and
+//! misbehaves when told to. Not the emulator: it knows only what these tests need.
+
+use crate::config::secret::Secret;
+use crate::hub::encode;
+use crate::hub::io::{BatchIo, KillSwitch};
+use crate::hub::sas;
+use crate::runtime::clock::Unix;
+use fe2o3_amqp::acceptor::{
+    ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
+    SessionAcceptor,
+};
+use fe2o3_amqp::types::definitions::{Error as AmqpError, ErrorCondition};
+use fe2o3_amqp::types::messaging::{
+    ApplicationProperties, Body, Data, Message, MessageId, Outcome, Properties,
+};
+use fe2o3_amqp::types::performatives::Attach;
+use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Symbol, Value};
+use fe2o3_amqp::{Receiver, Sender};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// What happens to telemetry of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Telemetry {
+    Accept,
+    /// No disposition at all.
+    Hold,
+    /// `released` this many times, then accepted.
+    Release(u32),
+    /// `rejected` with this condition.
+    Reject(&'static str),
+}
+
+/// An order to a link.
+enum Order {
+    Detach(&'static str, &'static str),
+    Command(&'static str, oneshot::Sender<Outcome>),
+}
+
+/// What was seen so far.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Every transfer, in order: address, message-id, body.
+    pub transfers: Vec<(String, String, Vec<u8>)>,
+    /// The accepted ones.
+    pub accepted: Vec<(String, String, Vec<u8>)>,
+    pub tokens: u32,
+    pub tokens_refused: u32,
+    pub connections: u32,
+    pub attaches: u32,
+    /// Links that ended while their connection lived.
+    pub detaches: u32,
+}
+
+struct State {
+    key: Mutex<&'static str>,
+    telemetry: Mutex<HashMap<String, Telemetry>>,
+    links: Mutex<HashMap<String, mpsc::Sender<Order>>>,
+    kills: Mutex<Vec<KillSwitch>>,
+    seen: watch::Sender<Seen>,
+    deny: Mutex<Option<&'static str>>,
+}
+
+pub struct FakeHub {
+    pub port: u16,
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+pub fn condition(symbol: &str, words: &str) -> AmqpError {
+    let condition = ErrorCondition::Custom(Symbol::from(symbol));
+    AmqpError::new(condition, Some(words.to_owned()), None)
+}
+
+impl FakeHub {
+    pub async fn start() -> Self {
+        Self::start_on(0).await
+    }
+
+    pub async fn start_on(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            key: Mutex::new("primary-key"),
+            telemetry: Mutex::default(),
+            links: Mutex::default(),
+            kills: Mutex::default(),
+            seen: watch::Sender::default(),
+            deny: Mutex::new(None),
+        });
+        let serving = Arc::clone(&state);
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(connection(Arc::clone(&serving), stream));
+            }
+        });
+        Self { port, state, task }
+    }
+
+    /// Closes the port and cuts every connection.
+    pub async fn stop(self) -> Seen {
+        self.task.abort();
+        let _ = self.task.await;
+        cut(&self.state);
+        self.state.seen.borrow().clone()
+    }
+
+    /// Cuts every connection.
+    pub fn kill(&self) {
+        cut(&self.state);
+    }
+
+    pub fn signed_with(&self, key: &'static str) {
+        *self.state.key.lock().unwrap() = key;
+    }
+
+    /// Detaches every new device link with this condition right after its attach.
+    pub fn deny(&self, condition: Option<&'static str>) {
+        *self.state.deny.lock().unwrap() = condition;
+    }
+
+    pub fn on_telemetry(&self, device: &str, what: Telemetry) {
+        self.state
+            .telemetry
+            .lock()
+            .unwrap()
+            .insert(telemetry_of(device), what);
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.state.seen.borrow().clone()
+    }
+
+    /// Waits until `enough` of what was seen.
+    pub async fn until(&self, enough: impl FnMut(&Seen) -> bool) -> Seen {
+        let mut seen = self.state.seen.subscribe();
+        let wait = tokio::time::timeout(Duration::from_secs(20), seen.wait_for(enough));
+        wait.await.expect("seen in time").unwrap().clone()
+    }
+
+    async fn order(&self, address: String, order: Order) {
+        let mut order = Some(order);
+        let send = async {
+            let mut seen = self.state.seen.subscribe();
+            loop {
+                let link = self.state.links.lock().unwrap().get(&address).cloned();
+                if let Some(link) = link.filter(|link| !link.is_closed()) {
+                    let order = order.take().unwrap();
+                    assert!(link.send(order).await.is_ok());
+                    return;
+                }
+                seen.changed().await.unwrap();
+            }
+        };
+        let in_time = tokio::time::timeout(Duration::from_secs(10), send).await;
+        in_time.expect("the link is attached in time");
+    }
+
+    pub async fn detach_uplink(&self, device: &str, condition: &'static str, words: &'static str) {
+        let order = Order::Detach(condition, words);
+        self.order(telemetry_of(device), order).await;
+    }
+
+    pub async fn detach_downlink(
+        &self,
+        device: &str,
+        condition: &'static str,
+        words: &'static str,
+    ) {
+        let order = Order::Detach(condition, words);
+        self.order(commands_of(device), order).await;
+    }
+
+    /// Sends a command once the device's link is attached; resolves with its outcome.
+    pub async fn command(&self, device: &str, body: &'static str) -> oneshot::Receiver<Outcome> {
+        let (outcome, waits) = oneshot::channel();
+        self.order(commands_of(device), Order::Command(body, outcome))
+            .await;
+        waits
+    }
+}
+
+pub fn telemetry_of(device: &str) -> String {
+    format!("/devices/{device}/messages/events")
+}
+
+fn commands_of(device: &str) -> String {
+    format!("/devices/{device}/messages/devicebound")
+}
+
+fn cut(state: &State) {
+    for kill in state.kills.lock().unwrap().drain(..) {
+        kill.kill();
+    }
+}
+
+async fn connection(state: Arc<State>, stream: tokio::net::TcpStream) {
+    let kill = KillSwitch::default();
+    state.kills.lock().unwrap().push(kill.clone());
+    let acceptor = ConnectionAcceptor::builder()
+        .container_id("fake")
+        .sasl_acceptor(SaslAnonymousMechanism::new())
+        .channel_max(1000)
+        .build();
+    let stream = BatchIo::new(stream, kill, 8 << 20);
+    let Ok(mut connection) = acceptor.accept(stream).await else {
+        return;
+    };
+    state.seen.send_modify(|seen| seen.connections += 1);
+    while let Ok(session) = SessionAcceptor::new().accept(&mut connection).await {
+        tokio::spawn(links(Arc::clone(&state), session));
+    }
+}
+
+async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
+    let (replies, to_send) = mpsc::channel(8);
+    let mut to_send = Some(to_send);
+    while let Some(attach) = session.next_incoming_attach().await {
+        let address = address(&attach);
+        let Ok(link) = LinkAcceptor::new()
+            .accept_incoming_attach(attach, &mut session)
+            .await
+        else {
+            continue;
+        };
+        match link {
+            LinkEndpoint::Receiver(receiver) if address == "$cbs" => {
+                tokio::spawn(cbs_in(Arc::clone(&state), receiver, replies.clone()));
+            }
+            LinkEndpoint::Sender(sender) if address == "$cbs" => {
+                if let Some(to_send) = to_send.take() {
+                    tokio::spawn(cbs_out(sender, to_send));
+                }
+            }
+            device => {
+                let (orders, to_do) = mpsc::channel(8);
+                state.links.lock().unwrap().insert(address.clone(), orders);
+                state.seen.send_modify(|seen| seen.attaches += 1);
+                let deny = *state.deny.lock().unwrap();
+                tokio::spawn(device_link(
+                    Arc::clone(&state),
+                    device,
+                    address,
+                    to_do,
+                    deny,
+                ));
+            }
+        }
+    }
+}
+
+async fn device_link(
+    state: Arc<State>,
+    link: LinkEndpoint,
+    address: String,
+    orders: mpsc::Receiver<Order>,
+    deny: Option<&'static str>,
+) {
+    match (link, deny) {
+        (LinkEndpoint::Receiver(receiver), Some(symbol)) => {
+            let _ = receiver.close_with_error(condition(symbol, "")).await;
+        }
+        (LinkEndpoint::Sender(sender), Some(symbol)) => {
+            let _ = sender.close_with_error(condition(symbol, "")).await;
+        }
+        (LinkEndpoint::Receiver(receiver), None) => uplink(&state, receiver, address, orders).await,
+        (LinkEndpoint::Sender(sender), None) => downlink(sender, orders).await,
+    }
+    state.seen.send_modify(|seen| seen.detaches += 1);
+}
+
+fn address(attach: &Attach) -> String {
+    use fe2o3_amqp::types::definitions::Role;
+    use fe2o3_amqp::types::messaging::TargetArchetype;
+    match (
+        &attach.role,
+        attach.target.as_deref(),
+        attach.source.as_deref(),
+    ) {
+        (Role::Sender, Some(TargetArchetype::Target(target)), _) => target.address.clone(),
+        (Role::Receiver, _, Some(source)) => source.address.clone(),
+        _ => None,
+    }
+    .unwrap_or_default()
+}
+
+async fn cbs_in(
+    state: Arc<State>,
+    mut receiver: Receiver,
+    replies: mpsc::Sender<(Option<MessageId>, i32)>,
+) {
+    while let Ok(delivery) = receiver.recv::<Body<Value>>().await {
+        let _ = receiver.accept(&delivery).await;
+        let message = delivery.into_message();
+        let token = match message.body {
+            Body::Value(value) => match value.0 {
+                Value::String(text) => text,
+                _ => String::new(),
+            },
+            _ => String::new(),
+        };
+        let se = token
+            .split("&se=")
+            .nth(1)
+            .and_then(|rest| rest.split('&').next());
+        let se = se.and_then(|se| se.parse().ok()).unwrap_or(0);
+        let key = Secret::from(*state.key.lock().unwrap());
+        let scope = "myhub.azure-devices.net/devices";
+        let good = sas::mint(scope, "device", &key, Unix::from_secs(se));
+        let status = if good.ct_eq(token.as_bytes()) {
+            200
+        } else {
+            401
+        };
+        state.seen.send_modify(|seen| match status {
+            200 => seen.tokens += 1,
+            _ => seen.tokens_refused += 1,
+        });
+        let id = message
+            .properties
+            .and_then(|properties| properties.message_id);
+        if replies.send((id, status)).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn cbs_out(mut sender: Sender, mut replies: mpsc::Receiver<(Option<MessageId>, i32)>) {
+    while let Some((id, status)) = replies.recv().await {
+        let mut properties = Properties::new();
+        properties.correlation_id = id;
+        let mut map = OrderedMap::new();
+        map.insert("status-code".to_owned(), SimpleValue::Int(status));
+        let message = Message {
+            header: None,
+            delivery_annotations: None,
+            message_annotations: None,
+            properties: Some(properties),
+            application_properties: Some(ApplicationProperties(map)),
+            body: Data(Vec::new().into()),
+            footer: None,
+        };
+        if sender.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn uplink(
+    state: &State,
+    mut receiver: Receiver,
+    address: String,
+    mut orders: mpsc::Receiver<Order>,
+) {
+    let mut released = 0;
+    loop {
+        let delivery = tokio::select! {
+            Some(Order::Detach(symbol, words)) = orders.recv() => {
+                let _ = receiver.close_with_error(condition(symbol, words)).await;
+                return;
+            }
+            delivery = receiver.recv::<Body<Value>>() => delivery,
+        };
+        let Ok(delivery) = delivery else {
+            let _ = receiver.close().await;
+            return;
+        };
+        let (info, message) = delivery.into_parts();
+        let id = message
+            .properties
+            .as_ref()
+            .and_then(|p| p.message_id.clone());
+        let id = id.and_then(encode::message_id).unwrap_or_default();
+        let body = match message.body {
+            Body::Data(data) => data.into_iter().flat_map(|d| d.0.into_vec()).collect(),
+            _ => Vec::new(),
+        };
+        let transfer = (address.clone(), id, body);
+        let what = state.telemetry.lock().unwrap().get(&address).cloned();
+        let what = what.unwrap_or(Telemetry::Accept);
+        let accept = what == Telemetry::Accept || what == Telemetry::Release(released);
+        // The ledger is written before the disposition leaves: what a test was told is in it.
+        state.seen.send_modify(|seen| {
+            seen.transfers.push(transfer.clone());
+            if accept {
+                seen.accepted.push(transfer);
+            }
+        });
+        let _ = match what {
+            _ if accept => receiver.accept(info).await,
+            Telemetry::Release(_) => {
+                released += 1;
+                receiver.release(info).await
+            }
+            Telemetry::Reject(symbol) => receiver.reject(info, condition(symbol, "no")).await,
+            Telemetry::Hold | Telemetry::Accept => Ok(()),
+        };
+    }
+}
+
+async fn downlink(mut sender: Sender, mut orders: mpsc::Receiver<Order>) {
+    loop {
+        let order = tokio::select! {
+            Some(order) = orders.recv() => order,
+            _ = sender.on_detach() => return,
+        };
+        match order {
+            Order::Detach(symbol, words) => {
+                let _ = sender.close_with_error(condition(symbol, words)).await;
+                return;
+            }
+            Order::Command(body, outcome) => {
+                let message = Message::builder().data(body.as_bytes().to_vec()).build();
+                let Ok(sent) = sender.send_batchable(message).await else {
+                    return;
+                };
+                tokio::spawn(async move {
+                    if let Ok(settled) = sent.await {
+                        let _ = outcome.send(settled);
+                    }
+                });
+            }
+        }
+    }
+}
