@@ -212,11 +212,11 @@ impl Keeper {
                 self.shared.tokens.prefer(slot);
                 self.shared.token_accepted(token.expiry, slot.label());
             }
-            Err(CbsError::Status { code, text }) if outcome::token_refused(code) => {
+            Err(error @ CbsError::Status { code, .. }) if outcome::token_refused(code) => {
                 count("refused");
                 let key = slot.label();
                 self.shared
-                    .problem(format!("the hub refused the {key} key's token: {text}"));
+                    .problem(format!("the hub refused the {key} key's token: {error}"));
                 self.schedule.refused(now, tuning::roll());
             }
             Err(error) => {

@@ -24,7 +24,7 @@ pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(60);
 /// Transfers after which a session is replaced (fe2o3 F5: it stalls silently at 2^32).
 pub const SESSION_TRANSFERS_MAX: u64 = 1 << 31;
 /// How often sessions are checked against `SESSION_TRANSFERS_MAX`.
-pub const SESSION_CHECK: Duration = Duration::from_secs(30);
+pub const SESSION_CHECK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 30_000 });
 /// A replaced session waits this long for its links to move.
 pub const SESSION_RETIRE: Duration = Duration::from_secs(120);
 /// Pause before a session that ended by itself is begun again.

@@ -10,6 +10,7 @@ use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
     SessionAcceptor,
 };
+use fe2o3_amqp::link::CreditMode;
 use fe2o3_amqp::types::definitions::{Error as AmqpError, ErrorCondition};
 use fe2o3_amqp::types::messaging::{
     ApplicationProperties, Body, Data, Message, MessageId, Outcome, Properties,
@@ -18,11 +19,17 @@ use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Symbol, Value};
 use fe2o3_amqp::{Receiver, Sender};
 use std::collections::HashMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// What happens to telemetry of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +46,7 @@ pub enum Telemetry {
 /// An order to a link.
 enum Order {
     Detach(&'static str, &'static str),
+    Credit(u32),
     Command(&'static str, oneshot::Sender<Outcome>),
 }
 
@@ -64,6 +72,12 @@ struct State {
     kills: Mutex<Vec<KillSwitch>>,
     seen: watch::Sender<Seen>,
     deny: Mutex<Option<&'static str>>,
+    /// Connections made while this is on stand still: nothing is read or written any more.
+    stalled: Arc<AtomicBool>,
+    end_sessions: Notify,
+    /// Credit of new telemetry links; `None`: the library's automatic credit.
+    credit: Mutex<Option<u32>>,
+    tls: Option<TlsAcceptor>,
 }
 
 pub struct FakeHub {
@@ -83,6 +97,10 @@ impl FakeHub {
     }
 
     pub async fn start_on(port: u16) -> Self {
+        Self::start_with(port, None).await
+    }
+
+    pub async fn start_with(port: u16, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(State {
@@ -92,6 +110,10 @@ impl FakeHub {
             kills: Mutex::default(),
             seen: watch::Sender::default(),
             deny: Mutex::new(None),
+            stalled: Arc::default(),
+            end_sessions: Notify::new(),
+            credit: Mutex::new(None),
+            tls,
         });
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -124,6 +146,27 @@ impl FakeHub {
     /// Detaches every new device link with this condition right after its attach.
     pub fn deny(&self, condition: Option<&'static str>) {
         *self.state.deny.lock().unwrap() = condition;
+    }
+
+    /// Freezes the connections that are open now, as a dead network would.
+    pub fn stall(&self) {
+        self.state.stalled.store(true, Ordering::SeqCst);
+    }
+
+    /// Gives new telemetry links this credit and no more.
+    pub fn credit(&self, credit: Option<u32>) {
+        *self.state.credit.lock().unwrap() = credit;
+    }
+
+    /// Gives a telemetry link more credit.
+    pub async fn feed(&self, device: &str, credit: u32) {
+        self.order(telemetry_of(device), Order::Credit(credit))
+            .await;
+    }
+
+    /// Ends the sessions that are open now.
+    pub fn end_sessions(&self) {
+        self.state.end_sessions.notify_waiters();
     }
 
     pub fn on_telemetry(&self, device: &str, what: Telemetry) {
@@ -201,15 +244,31 @@ fn cut(state: &State) {
     }
 }
 
-async fn connection(state: Arc<State>, stream: tokio::net::TcpStream) {
+async fn connection(state: Arc<State>, stream: TcpStream) {
     let kill = KillSwitch::default();
     state.kills.lock().unwrap().push(kill.clone());
+    // A connection made during a stall is a new one, and works.
+    state.stalled.store(false, Ordering::SeqCst);
+    let stream = Stall(stream, Arc::clone(&state.stalled));
+    match state.tls.clone() {
+        None => serve(state, BatchIo::new(stream, kill, 8 << 20)).await,
+        Some(tls) => {
+            if let Ok(stream) = tls.accept(stream).await {
+                serve(state, BatchIo::new(stream, kill, 8 << 20)).await;
+            }
+        }
+    }
+}
+
+async fn serve<S>(state: Arc<State>, stream: S)
+where
+    S: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin + 'static,
+{
     let acceptor = ConnectionAcceptor::builder()
         .container_id("fake")
         .sasl_acceptor(SaslAnonymousMechanism::new())
         .channel_max(1000)
         .build();
-    let stream = BatchIo::new(stream, kill, 8 << 20);
     let Ok(mut connection) = acceptor.accept(stream).await else {
         return;
     };
@@ -219,17 +278,73 @@ async fn connection(state: Arc<State>, stream: tokio::net::TcpStream) {
     }
 }
 
+/// A stream that stands still once the flag is set.
+#[derive(Debug)]
+struct Stall<S>(S, Arc<AtomicBool>);
+
+impl<S: AsyncRead + Unpin> AsyncRead for Stall<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.1.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.0).poll_read(cx, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Stall<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.1.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
 async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
     let (replies, to_send) = mpsc::channel(8);
     let mut to_send = Some(to_send);
-    while let Some(attach) = session.next_incoming_attach().await {
+    let mut carries_devices = false;
+    loop {
+        let attach = tokio::select! {
+            attach = session.next_incoming_attach() => attach,
+            () = state.end_sessions.notified(), if carries_devices => {
+                let _ = session.end_with_error(condition("amqp:internal-error", "")).await;
+                return;
+            }
+        };
+        let Some(attach) = attach else {
+            return;
+        };
         let address = address(&attach);
-        let Ok(link) = LinkAcceptor::new()
+        let accepted = LinkAcceptor::new()
             .accept_incoming_attach(attach, &mut session)
-            .await
-        else {
+            .await;
+        let Ok(mut link) = accepted else {
             continue;
         };
+        if let (LinkEndpoint::Receiver(receiver), true) = (&mut link, address != "$cbs") {
+            let credit = *state.credit.lock().unwrap();
+            if let Some(credit) = credit {
+                receiver.set_credit_mode(CreditMode::Manual);
+                let _ = receiver.set_credit(credit).await;
+            }
+        }
         match link {
             LinkEndpoint::Receiver(receiver) if address == "$cbs" => {
                 tokio::spawn(cbs_in(Arc::clone(&state), receiver, replies.clone()));
@@ -240,6 +355,7 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
                 }
             }
             device => {
+                carries_devices = true;
                 let (orders, to_do) = mpsc::channel(8);
                 state.links.lock().unwrap().insert(address.clone(), orders);
                 state.seen.send_modify(|seen| seen.attaches += 1);
@@ -362,10 +478,17 @@ async fn uplink(
     let mut released = 0;
     loop {
         let delivery = tokio::select! {
-            Some(Order::Detach(symbol, words)) = orders.recv() => {
-                let _ = receiver.close_with_error(condition(symbol, words)).await;
-                return;
-            }
+            Some(order) = orders.recv() => match order {
+                Order::Detach(symbol, words) => {
+                    let _ = receiver.close_with_error(condition(symbol, words)).await;
+                    return;
+                }
+                Order::Credit(credit) => {
+                    let _ = receiver.set_credit(credit).await;
+                    continue;
+                }
+                Order::Command(..) => continue,
+            },
             delivery = receiver.recv::<Body<Value>>() => delivery,
         };
         let Ok(delivery) = delivery else {
@@ -416,6 +539,7 @@ async fn downlink(mut sender: Sender, mut orders: mpsc::Receiver<Order>) {
                 let _ = sender.close_with_error(condition(symbol, words)).await;
                 return;
             }
+            Order::Credit(_) => {}
             Order::Command(body, outcome) => {
                 let message = Message::builder().data(body.as_bytes().to_vec()).build();
                 let Ok(sent) = sender.send_batchable(message).await else {

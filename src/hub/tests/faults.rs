@@ -203,6 +203,7 @@ async fn a_link_detached_without_blame_comes_back() {
         early = links.next() => panic!("{early:?}"),
         () = fake.detach_downlink("d1", "amqp:link:detach-forced", "") => {}
     }
+    fake.until(|seen| seen.detaches == 3).await;
     let (outcome, got) = tokio::join!(fake.command("d1", "c"), command(&mut links));
     links.settle(got.delivery, Settlement::Accepted);
     let settled = timeout(PATIENCE, outcome).await.unwrap().unwrap();

@@ -3,6 +3,7 @@
 mod fake;
 mod faults;
 mod flow;
+mod limits;
 
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig};
