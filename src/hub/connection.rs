@@ -58,7 +58,7 @@ pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
                 cause
             }
             Err(error) => {
-                shared.problem(error.to_string());
+                shared.problem(lane.index, error.to_string());
                 error.label()
             }
         };
@@ -203,7 +203,8 @@ impl<'a> Open<'a> {
             Ok(()) | Err(Error::RemoteClosed) => "closed_by_hub",
             Err(Error::RemoteClosedWithError(error)) => {
                 let cause = super::encode::cause(&error);
-                self.shared.problem(super::outcome::words(Some(&cause)));
+                let text = super::outcome::words(Some(&cause));
+                self.shared.problem(self.lane.index, text);
                 "closed_by_hub"
             }
             Err(Error::TransportError(_)) => "transport",

@@ -39,7 +39,8 @@ pub struct Shared {
 struct News {
     token_expiry: Option<Unix>,
     key_in_use: &'static str,
-    problem: String,
+    /// By connection; empty when it is well.
+    problems: Vec<String>,
 }
 
 /// Held `hub_links` handles.
@@ -69,6 +70,7 @@ impl LinkGauges {
 impl Shared {
     /// The context of a hub that starts.
     pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer) -> Self {
+        let connections = config.connections.max(1);
         Self {
             gauges: LinkGauges::of(&metrics),
             tokens: TokenSource::new(&config),
@@ -77,7 +79,10 @@ impl Shared {
             pacer,
             stop: CancellationToken::new(),
             ready: watch::Sender::new(0),
-            news: Mutex::new(News::default()),
+            news: Mutex::new(News {
+                problems: vec![String::new(); connections],
+                ..News::default()
+            }),
         }
     }
 
@@ -85,14 +90,17 @@ impl Shared {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers the newest problem and logs it once; an empty text clears it.
-    pub fn problem(&self, text: String) {
+    /// Remembers what is wrong with a connection and logs it once; an empty text clears it.
+    pub fn problem(&self, connection: usize, text: String) {
         let mut news = self.news();
-        if news.problem != text {
+        let Some(known) = news.problems.get_mut(connection) else {
+            return;
+        };
+        if *known != text {
             if !text.is_empty() {
-                tracing::warn!(problem = %text, "hub connection");
+                tracing::warn!(connection, problem = %text, "hub connection");
             }
-            news.problem = text;
+            *known = text;
         }
     }
 
@@ -127,12 +135,13 @@ impl Shared {
     /// The snapshot for `/ready`. Says nothing of a token that has ended.
     pub fn status(&self) -> HubStatus {
         let news = self.news();
+        let problem = news.problems.iter().find(|problem| !problem.is_empty());
         HubStatus {
             connections_ready: *self.ready.borrow(),
             connections_wanted: self.config.connections.max(1),
             token_expiry: news.token_expiry.filter(|at| *at > clock::unix()),
             key_in_use: news.key_in_use,
-            problem: news.problem.clone(),
+            problem: problem.cloned().unwrap_or_default(),
         }
     }
 }

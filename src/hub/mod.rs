@@ -11,6 +11,7 @@ mod connect;
 mod connection;
 mod downlink;
 mod encode;
+mod flight;
 mod io;
 mod lane;
 mod links;
@@ -61,7 +62,7 @@ pub struct HubStatus {
     pub token_expiry: Option<Unix>,
     /// `primary` or `secondary`.
     pub key_in_use: &'static str,
-    /// The newest problem, in words; empty when there is none.
+    /// What is wrong with a connection, in words; empty when all are well.
     pub problem: String,
 }
 

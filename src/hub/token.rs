@@ -179,14 +179,13 @@ impl Keeper {
 
     fn publish(&self) {
         let holds = self.schedule.holds_token(clock::mono());
-        if self.shared.authorize(&self.lane, holds) {
-            if holds {
-                self.shared.problem(String::new());
-            } else {
-                self.shared
-                    .problem("the token ended and could not be renewed".to_owned());
-            }
+        if self.shared.authorize(&self.lane, holds) && !holds {
+            self.problem("the token ended and could not be renewed".to_owned());
         }
+    }
+
+    fn problem(&self, text: String) {
+        self.shared.problem(self.lane.index, text);
     }
 
     async fn put(&mut self, slot: Slot) {
@@ -206,6 +205,7 @@ impl Keeper {
         match result {
             Ok(()) => {
                 count("accepted");
+                self.problem(String::new());
                 let roll = tuning::roll();
                 self.schedule.accepted(now, token.minted, token.ends, roll);
                 self.expiry = Some(token.expiry);
@@ -215,14 +215,12 @@ impl Keeper {
             Err(error @ CbsError::Status { code, .. }) if outcome::token_refused(code) => {
                 count("refused");
                 let key = slot.label();
-                self.shared
-                    .problem(format!("the hub refused the {key} key's token: {error}"));
+                self.problem(format!("the hub refused the {key} key's token: {error}"));
                 self.schedule.refused(now, tuning::roll());
             }
             Err(error) => {
                 count(error.label());
-                self.shared
-                    .problem(format!("putting the token failed: {error}"));
+                self.problem(format!("putting the token failed: {error}"));
                 self.schedule.failed(now, tuning::roll());
                 if error.broken()
                     && let Some(cbs) = self.cbs.take()

@@ -7,18 +7,19 @@
 
 use super::HubEvent;
 use super::encode;
+use super::flight::{Delivery, Entry, Fed, Flight, Gate, link_end, permits, settled};
 use super::live::{Live, now};
 use super::message::Telemetry;
-use super::outcome::{DeviceGone, Refusal, Settled, Verdict, judge_detach, judge_settled, words};
+use super::outcome::{
+    Cause, DeviceGone, Refusal, Settled, Verdict, judge_detach, judge_settled, words,
+};
 use super::pace::Urgency;
 use super::path::{LinkEnd, Owned, Path, Patience, Seek};
 use super::session::Wanted;
 use super::tuning;
-use crate::runtime::clock::{self, Mono};
-use fe2o3_amqp::link::delivery::DeliveryFut;
+use crate::runtime::clock;
+use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::{LinkStateError, SendError};
-use fe2o3_amqp::types::messaging::{Data, Outcome};
-use fe2o3_amqp::{Sendable, Sender};
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -28,33 +29,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit as Permit;
 use tokio::time::{Sleep, sleep, timeout};
 
-type Delivery = DeliveryFut<Result<Outcome, SendError>>;
 type Events = VecDeque<HubEvent>;
-
-/// A message on its way; `seq` is its place in the device's order.
-struct Entry {
-    seq: u64,
-    ticket: u64,
-    cost: usize,
-    message: Box<Sendable<Data>>,
-}
-
-/// A message the hub has and has not decided about.
-struct Flight {
-    entry: Entry,
-    outcome: Delivery,
-    since: Mono,
-    _room: Option<Permit>,
-}
-
-/// What a send that had to wait for link credit comes back with.
-struct Fed {
-    live: Live<Sender>,
-    entry: Entry,
-    room: Option<Permit>,
-    /// `None`: still no credit; try again (also the cure for a lost wake-up, fe2o3 F15).
-    result: Option<Result<Delivery, SendError>>,
-}
 
 enum State {
     Idle,
@@ -71,8 +46,7 @@ pub struct Uplink {
     patience: Patience,
     pause: Option<Pin<Box<Sleep>>>,
     watchdog: Option<Pin<Box<Sleep>>>,
-    gate: Option<Owned<Option<Permit>>>,
-    room: Option<Permit>,
+    gate: Gate,
     next_seq: u64,
     id_seed: [u8; 16],
 }
@@ -92,8 +66,7 @@ impl Uplink {
             patience: Patience::default(),
             pause: None,
             watchdog: None,
-            gate: None,
-            room: None,
+            gate: Gate::default(),
             next_seq: 0,
             id_seed,
         }
@@ -266,15 +239,14 @@ impl Uplink {
                 Some(Err(_)) | None => self.requeue(flight.entry),
             }
         }
-        self.room = None;
-        self.gate = None;
+        self.gate = Gate::default();
         Ok(())
     }
 
     fn detached(
         &mut self,
         path: &Path,
-        cause: Option<super::outcome::Cause>,
+        cause: Option<Cause>,
         events: &mut Events,
     ) -> Result<(), DeviceGone> {
         let row = judge_detach(cause.as_ref());
@@ -399,11 +371,11 @@ impl Uplink {
             self.state = State::Idle;
             return Ok(true);
         }
-        let hold = resting || retired || self.waiting.is_empty();
-        if hold || !self.has_room(path, cx) {
-            return self.listen(path, cx, events);
+        let ready = self.waiting.front().filter(|_| !resting && !retired);
+        if ready.is_some_and(|entry| self.gate.opens(path, entry.cost, cx)) {
+            return self.send_front(path, cx, events);
         }
-        self.send_front(path, cx, events)
+        self.listen(path, cx, events)
     }
 
     /// With nothing to send, only the link's end is of interest.
@@ -426,32 +398,6 @@ impl Uplink {
         }
     }
 
-    /// Whether the connection has room for the front message's bytes.
-    fn has_room(&mut self, path: &Path, cx: &mut Context<'_>) -> bool {
-        if self.room.is_some() {
-            return true;
-        }
-        let cost = self.waiting.front().map_or(0, |entry| entry.cost);
-        let permits = permits(cost, path.shared.config.connection_bytes_max);
-        if self.gate.is_none() {
-            let bytes = Arc::clone(&path.lane.bytes);
-            if let Ok(room) = Arc::clone(&bytes).try_acquire_many_owned(permits) {
-                self.room = Some(room);
-                return true;
-            }
-            let wait = async move { bytes.acquire_many_owned(permits).await.ok() };
-            self.gate = Some(Box::pin(wait));
-        }
-        match self.gate.as_mut().map(|gate| gate.as_mut().poll(cx)) {
-            Some(Poll::Ready(room)) => {
-                self.gate = None;
-                self.room = room;
-                self.room.is_some()
-            }
-            _ => false,
-        }
-    }
-
     fn send_front(
         &mut self,
         path: &Path,
@@ -468,7 +414,7 @@ impl Uplink {
         let Some(entry) = self.waiting.pop_front() else {
             return Ok(true);
         };
-        let room = self.room.take();
+        let room = self.gate.take();
         match sent {
             Poll::Ready(result) => self.sent(path, entry, room, result, events)?,
             Poll::Pending => self.starve(path, entry, room),
@@ -483,7 +429,7 @@ impl Uplink {
             self.waiting.push_front(entry);
             return;
         };
-        let permits = permits(entry.cost, path.shared.config.connection_bytes_max);
+        let permits = permits(path, entry.cost);
         let starved = Arc::clone(&path.lane.starved).try_acquire_many_owned(permits);
         let room = starved.ok().or(room);
         let patience = path.shared.config.outcome_timeout;
@@ -546,33 +492,5 @@ impl Uplink {
             .inc();
         events.push_back(HubEvent::Sent(entry.ticket, Err(refusal)));
         Ok(())
-    }
-}
-
-fn permits(cost: usize, bytes_max: usize) -> u32 {
-    u32::try_from(cost.min(bytes_max.max(1))).unwrap_or(u32::MAX)
-}
-
-/// An outcome in our terms, or the end of the link.
-fn settled(result: Result<Outcome, SendError>) -> Result<Settled, LinkEnd> {
-    match result {
-        Ok(Outcome::Accepted(_)) => Ok(Settled::Accepted),
-        Ok(Outcome::Rejected(rejected)) => Ok(Settled::Rejected(
-            rejected.error.as_ref().map(encode::cause),
-        )),
-        Ok(Outcome::Released(_)) => Ok(Settled::Released),
-        Ok(Outcome::Modified(_)) => Ok(Settled::Modified),
-        Err(SendError::NonTerminalDeliveryState | SendError::IllegalDeliveryState) => {
-            Ok(Settled::Unknown)
-        }
-        Err(error) => Err(link_end(error)),
-    }
-}
-
-fn link_end(error: SendError) -> LinkEnd {
-    match error {
-        SendError::LinkStateError(error) => error.into(),
-        SendError::Detached(error) => LinkStateError::from(error).into(),
-        _ => LinkEnd::Odd,
     }
 }

@@ -1,31 +1,22 @@
 //! A fake hub on the AMQP library's acceptor: takes tokens and telemetry, gives commands, and
 //! misbehaves when told to. Not the emulator: it knows only what these tests need.
 
-use crate::config::secret::Secret;
-use crate::hub::encode;
+use super::fake_links::{Stall, cbs_in, cbs_out, downlink, uplink};
 use crate::hub::io::{BatchIo, KillSwitch};
-use crate::hub::sas;
-use crate::runtime::clock::Unix;
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
     SessionAcceptor,
 };
 use fe2o3_amqp::link::CreditMode;
 use fe2o3_amqp::types::definitions::{Error as AmqpError, ErrorCondition};
-use fe2o3_amqp::types::messaging::{
-    ApplicationProperties, Body, Data, Message, MessageId, Outcome, Properties,
-};
+use fe2o3_amqp::types::messaging::Outcome;
 use fe2o3_amqp::types::performatives::Attach;
-use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Symbol, Value};
-use fe2o3_amqp::{Receiver, Sender};
+use fe2o3_amqp::types::primitives::Symbol;
 use std::collections::HashMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -44,7 +35,7 @@ pub enum Telemetry {
 }
 
 /// An order to a link.
-enum Order {
+pub enum Order {
     Detach(&'static str, &'static str),
     Credit(u32),
     Command(&'static str, oneshot::Sender<Outcome>),
@@ -65,16 +56,20 @@ pub struct Seen {
     pub detaches: u32,
 }
 
-struct State {
-    key: Mutex<&'static str>,
-    telemetry: Mutex<HashMap<String, Telemetry>>,
+pub struct State {
+    pub key: Mutex<&'static str>,
+    pub telemetry: Mutex<HashMap<String, Telemetry>>,
     links: Mutex<HashMap<String, mpsc::Sender<Order>>>,
     kills: Mutex<Vec<KillSwitch>>,
-    seen: watch::Sender<Seen>,
+    pub seen: watch::Sender<Seen>,
     deny: Mutex<Option<&'static str>>,
     /// Connections made while this is on stand still: nothing is read or written any more.
     stalled: Arc<AtomicBool>,
     end_sessions: Notify,
+    /// Attaches of device links are not answered; ends with the next connection.
+    mute_attaches: AtomicBool,
+    /// Tokens are taken and not answered.
+    pub mute_tokens: AtomicBool,
     /// Credit of new telemetry links; `None`: the library's automatic credit.
     credit: Mutex<Option<u32>>,
     tls: Option<TlsAcceptor>,
@@ -112,6 +107,8 @@ impl FakeHub {
             deny: Mutex::new(None),
             stalled: Arc::default(),
             end_sessions: Notify::new(),
+            mute_attaches: AtomicBool::new(false),
+            mute_tokens: AtomicBool::new(false),
             credit: Mutex::new(None),
             tls,
         });
@@ -151,6 +148,16 @@ impl FakeHub {
     /// Freezes the connections that are open now, as a dead network would.
     pub fn stall(&self) {
         self.state.stalled.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers no attach of a device link until the next connection.
+    pub fn mute_attaches(&self) {
+        self.state.mute_attaches.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers no token while `mute`.
+    pub fn mute_tokens(&self, mute: bool) {
+        self.state.mute_tokens.store(mute, Ordering::SeqCst);
     }
 
     /// Gives new telemetry links this credit and no more.
@@ -249,6 +256,7 @@ async fn connection(state: Arc<State>, stream: TcpStream) {
     state.kills.lock().unwrap().push(kill.clone());
     // A connection made during a stall is a new one, and works.
     state.stalled.store(false, Ordering::SeqCst);
+    state.mute_attaches.store(false, Ordering::SeqCst);
     let stream = Stall(stream, Arc::clone(&state.stalled));
     match state.tls.clone() {
         None => serve(state, BatchIo::new(stream, kill, 8 << 20)).await,
@@ -278,44 +286,6 @@ where
     }
 }
 
-/// A stream that stands still once the flag is set.
-#[derive(Debug)]
-struct Stall<S>(S, Arc<AtomicBool>);
-
-impl<S: AsyncRead + Unpin> AsyncRead for Stall<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.1.load(Ordering::SeqCst) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.0).poll_read(cx, into)
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stall<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.1.load(Ordering::SeqCst) {
-            return Poll::Pending;
-        }
-        Pin::new(&mut self.0).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
 async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
     let (replies, to_send) = mpsc::channel(8);
     let mut to_send = Some(to_send);
@@ -332,6 +302,9 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
             return;
         };
         let address = address(&attach);
+        if address != "$cbs" && state.mute_attaches.load(Ordering::SeqCst) {
+            continue;
+        }
         let accepted = LinkAcceptor::new()
             .accept_incoming_attach(attach, &mut session)
             .await;
@@ -405,152 +378,4 @@ fn address(attach: &Attach) -> String {
         _ => None,
     }
     .unwrap_or_default()
-}
-
-async fn cbs_in(
-    state: Arc<State>,
-    mut receiver: Receiver,
-    replies: mpsc::Sender<(Option<MessageId>, i32)>,
-) {
-    while let Ok(delivery) = receiver.recv::<Body<Value>>().await {
-        let _ = receiver.accept(&delivery).await;
-        let message = delivery.into_message();
-        let token = match message.body {
-            Body::Value(value) => match value.0 {
-                Value::String(text) => text,
-                _ => String::new(),
-            },
-            _ => String::new(),
-        };
-        let se = token
-            .split("&se=")
-            .nth(1)
-            .and_then(|rest| rest.split('&').next());
-        let se = se.and_then(|se| se.parse().ok()).unwrap_or(0);
-        let key = Secret::from(*state.key.lock().unwrap());
-        let scope = "myhub.azure-devices.net/devices";
-        let good = sas::mint(scope, "device", &key, Unix::from_secs(se));
-        let status = if good.ct_eq(token.as_bytes()) {
-            200
-        } else {
-            401
-        };
-        state.seen.send_modify(|seen| match status {
-            200 => seen.tokens += 1,
-            _ => seen.tokens_refused += 1,
-        });
-        let id = message
-            .properties
-            .and_then(|properties| properties.message_id);
-        if replies.send((id, status)).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn cbs_out(mut sender: Sender, mut replies: mpsc::Receiver<(Option<MessageId>, i32)>) {
-    while let Some((id, status)) = replies.recv().await {
-        let mut properties = Properties::new();
-        properties.correlation_id = id;
-        let mut map = OrderedMap::new();
-        map.insert("status-code".to_owned(), SimpleValue::Int(status));
-        let message = Message {
-            header: None,
-            delivery_annotations: None,
-            message_annotations: None,
-            properties: Some(properties),
-            application_properties: Some(ApplicationProperties(map)),
-            body: Data(Vec::new().into()),
-            footer: None,
-        };
-        if sender.send(message).await.is_err() {
-            return;
-        }
-    }
-}
-
-async fn uplink(
-    state: &State,
-    mut receiver: Receiver,
-    address: String,
-    mut orders: mpsc::Receiver<Order>,
-) {
-    let mut released = 0;
-    loop {
-        let delivery = tokio::select! {
-            Some(order) = orders.recv() => match order {
-                Order::Detach(symbol, words) => {
-                    let _ = receiver.close_with_error(condition(symbol, words)).await;
-                    return;
-                }
-                Order::Credit(credit) => {
-                    let _ = receiver.set_credit(credit).await;
-                    continue;
-                }
-                Order::Command(..) => continue,
-            },
-            delivery = receiver.recv::<Body<Value>>() => delivery,
-        };
-        let Ok(delivery) = delivery else {
-            let _ = receiver.close().await;
-            return;
-        };
-        let (info, message) = delivery.into_parts();
-        let id = message
-            .properties
-            .as_ref()
-            .and_then(|p| p.message_id.clone());
-        let id = id.and_then(encode::message_id).unwrap_or_default();
-        let body = match message.body {
-            Body::Data(data) => data.into_iter().flat_map(|d| d.0.into_vec()).collect(),
-            _ => Vec::new(),
-        };
-        let transfer = (address.clone(), id, body);
-        let what = state.telemetry.lock().unwrap().get(&address).cloned();
-        let what = what.unwrap_or(Telemetry::Accept);
-        let accept = what == Telemetry::Accept || what == Telemetry::Release(released);
-        // The ledger is written before the disposition leaves: what a test was told is in it.
-        state.seen.send_modify(|seen| {
-            seen.transfers.push(transfer.clone());
-            if accept {
-                seen.accepted.push(transfer);
-            }
-        });
-        let _ = match what {
-            _ if accept => receiver.accept(info).await,
-            Telemetry::Release(_) => {
-                released += 1;
-                receiver.release(info).await
-            }
-            Telemetry::Reject(symbol) => receiver.reject(info, condition(symbol, "no")).await,
-            Telemetry::Hold | Telemetry::Accept => Ok(()),
-        };
-    }
-}
-
-async fn downlink(mut sender: Sender, mut orders: mpsc::Receiver<Order>) {
-    loop {
-        let order = tokio::select! {
-            Some(order) = orders.recv() => order,
-            _ = sender.on_detach() => return,
-        };
-        match order {
-            Order::Detach(symbol, words) => {
-                let _ = sender.close_with_error(condition(symbol, words)).await;
-                return;
-            }
-            Order::Credit(_) => {}
-            Order::Command(body, outcome) => {
-                let message = Message::builder().data(body.as_bytes().to_vec()).build();
-                let Ok(sent) = sender.send_batchable(message).await else {
-                    return;
-                };
-                tokio::spawn(async move {
-                    if let Ok(settled) = sent.await {
-                        let _ = outcome.send(settled);
-                    }
-                });
-            }
-        }
-    }
 }

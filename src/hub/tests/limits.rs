@@ -154,6 +154,57 @@ async fn a_retired_session_hands_its_links_over_without_sending_twice() {
 }
 
 #[tokio::test]
+async fn an_attach_that_is_never_answered_costs_the_connection_not_the_device() {
+    let fake = FakeHub::start().await;
+    let mut settings = config(fake.port);
+    settings.operation_timeout = Duration::from_millis(300);
+    let hub = start(settings).await;
+    fake.mute_attaches();
+    let mut links = device(&hub, "d1");
+    links.subscribe(1);
+    links.send(1, message("x"));
+    assert_eq!(accepted(&mut links).await, 1);
+    assert_eq!(fake.seen().connections, 2);
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_never_answered_disturbs_nobody_and_is_tried_again() {
+    let fake = FakeHub::start().await;
+    let mut settings = config(fake.port);
+    settings.operation_timeout = Duration::from_millis(300);
+    settings.token_ttl = Duration::from_secs(6);
+    settings.renew_at = 0.1;
+    let hub = start(settings).await;
+    let mut links = device(&hub, "d1");
+    links.send(0, message("x"));
+    assert_eq!(accepted(&mut links).await, 0);
+    let mut ticket = 1;
+    fake.mute_tokens(true);
+    let muted = fake.seen().tokens;
+    while fake.seen().tokens < muted + 3 {
+        links.send(ticket, message("x"));
+        assert_eq!(accepted(&mut links).await, ticket);
+        ticket += 1;
+    }
+    fake.mute_tokens(false);
+    let metrics = &hub.shared.metrics.token_renewals;
+    let renewed = metrics.with_label_values(&["accepted"]);
+    let before = renewed.get();
+    while renewed.get() == before {
+        links.send(ticket, message("x"));
+        assert_eq!(accepted(&mut links).await, ticket);
+        ticket += 1;
+    }
+    let counted = |result| metrics.with_label_values(&[result]).get();
+    assert!(counted("timeout") >= 2);
+    let seen = fake.seen();
+    assert_eq!((seen.connections, seen.detaches), (1, 0));
+    assert_eq!(hub.status().problem, "");
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
 async fn gauges_tell_what_is_attached_and_come_back_to_zero() {
     let fake = FakeHub::start().await;
     let metrics = Arc::new(Metrics::new());

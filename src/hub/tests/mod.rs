@@ -1,6 +1,7 @@
 //! The upstream against a fake hub on loopback.
 
 mod fake;
+mod fake_links;
 mod faults;
 mod flow;
 mod limits;
