@@ -256,7 +256,7 @@ mod tests {
         let mut s = schedule(false);
         s.accepted(at(0.0), at(0.0), at(100.0), 0.0);
         s.suspected(at(0.2));
-        assert_eq!(s.action(at(0.2)), Action::Wait(at(1.0)));
+        assert_eq!(s.action(at(0.2)), Action::Wait(at(2.0)));
         s.suspected(at(5.0));
         assert_eq!(s.action(at(5.0)), Action::Put(Slot::Primary));
     }

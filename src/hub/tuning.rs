@@ -42,7 +42,7 @@ pub const THROTTLE_MAX: Duration = Duration::from_secs(60);
 /// Renewals of different connections are spread over this share of the token's life.
 pub const RENEWAL_SPREAD: f64 = 0.05;
 /// A token is not put again within this time because a link was refused.
-pub const SUSPECT_MIN: Duration = Duration::from_secs(1);
+pub const SUSPECT_MIN: Duration = Duration::from_secs(2);
 /// The hub's words are cut to this many characters.
 pub const TEXT_CHARS_MAX: usize = 200;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_connection_loses_nothing_and_no_device_notices() {
     let fake = FakeHub::start().await;
     let hub = start(config(fake.port)).await;
@@ -232,7 +232,7 @@ async fn links_refused_for_lack_of_a_token_ask_for_one_and_come_back() {
 
 /// F2, F3, F4: dropping links mid-attach, with transfers in flight, and reusing handles would
 /// end the session or the connection for everybody on it.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_that_come_and_go_do_not_disturb_their_neighbour() {
     let fake = FakeHub::start().await;
     let mut settings = config(fake.port);
@@ -302,4 +302,35 @@ async fn a_receiver_dropped_with_commands_in_flight_leaves_its_session_alone() {
     }
     assert_eq!(fake.seen().connections, 1);
     assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_hub_is_named_as_the_problem() {
+    use tokio::io::AsyncWriteExt;
+    // Nonsense, a header of another protocol, and a frame too short to be one (F14).
+    let answers: [&[u8]; 3] = [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"AMQP\x00\x00\x09\x01",
+        b"AMQP\x03\x01\x00\x00\x00\x00\x00\x05\x02",
+    ];
+    for answer in answers {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.write_all(answer).await;
+                open.push(stream);
+            }
+        });
+        let mut settings = config(port);
+        settings.connect_timeout = Duration::from_millis(300);
+        let metrics = std::sync::Arc::new(crate::telemetry::metrics::Metrics::new());
+        let hub = crate::hub::Hub::start(std::sync::Arc::new(settings), metrics);
+        assert!(!hub.ready(Duration::from_millis(500)).await);
+        let problem = hub.status().problem;
+        assert!(problem.contains("AMQP open"), "{problem}");
+        assert!(hub.shutdown(PATIENCE).await);
+        server.abort();
+    }
 }

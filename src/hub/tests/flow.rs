@@ -37,7 +37,7 @@ async fn a_message_is_accepted_by_the_hub_and_only_then_reported() {
     fake.until(|seen| seen.detaches == 1).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twenty_devices_pipeline_a_thousand_messages_in_order() {
     let fake = FakeHub::start().await;
     let mut settings = config(fake.port);
