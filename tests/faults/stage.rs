@@ -57,6 +57,12 @@ impl Stage {
             hub: format!("{HUB}{}", options.hub),
             ..options
         };
+        if let Ok(filter) = std::env::var("FAULT_LOG") {
+            let log = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_ansi(false);
+            let _ = log.with_writer(std::io::stderr).try_init();
+        }
         let bench = Bench::start(name, options).await;
         let crew = Crew::connect(bench.mqtt(), devices).await;
         let mut stage = Self {
