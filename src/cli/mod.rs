@@ -16,6 +16,18 @@ mod token;
 /// Exit code for wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 
+/// Stack of a worker thread, bytes of address space: the AMQP library decodes nested types by
+/// recursion without a limit of its own.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// The runtime of every long-running subcommand.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+}
+
 /// Custom protocol gateway for Azure IoT Hub: MQTT devices in, a few AMQP connections out.
 #[derive(Parser)]
 #[command(name = "iothub-gateway", version, about, arg_required_else_help = true)]
