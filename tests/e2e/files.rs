@@ -73,7 +73,8 @@ fn the_smallest_configuration_fits_the_emulators() {
         .iter()
         .find(|policy| policy.name == hub.policy);
     assert_eq!(emulator.host, hub.host);
-    assert_eq!(policy.expect("the policy").keys.primary, hub.key);
+    let key = policy.expect("the policy").keys.primary.as_ref();
+    assert_eq!(key, Some(&hub.key));
     assert_eq!(
         emulator.amqp.plain_bind.expect("a port").port(),
         hub.endpoint.port
