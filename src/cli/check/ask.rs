@@ -220,6 +220,11 @@ fn verdict(
     let outcome = match &explanation.outcome {
         Ok(outcome) => outcome,
         Err(denial) => {
+            let mut denial = *denial;
+            // The advice to ask here would be odd here.
+            if denial.detail.contains("check --as") {
+                denial.detail = "";
+            }
             let _ = writeln!(text, "refused: {denial}");
             return false;
         }
