@@ -9,6 +9,7 @@ pub mod check;
 mod demo;
 mod device;
 mod emulator;
+mod password;
 mod psk;
 mod run;
 mod token;
@@ -50,6 +51,8 @@ enum Command {
     Token(token::Args),
     /// Generate, import or check pre-shared keys.
     Psk(psk::Args),
+    /// Hash a password for a rules file; read from standard input.
+    Password(password::Args),
 }
 
 /// Parses the arguments and runs the subcommand.
@@ -73,5 +76,6 @@ pub fn main() -> ExitCode {
         Command::Emulator(args) => emulator::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Psk(args) => psk::run(&args),
+        Command::Password(args) => password::run(&args),
     }
 }

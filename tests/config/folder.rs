@@ -40,8 +40,7 @@ impl Folder {
         fs::create_dir_all(&root).unwrap();
         let folder = Self { root };
         folder.write("hub.key", &format!("{KEY}\n"), 0o600);
-        let nobody = "[[device]]\nid = \"nobody\"\nenabled = false\n";
-        folder.write("rules.toml", nobody, 0o600);
+        folder.write("rules.toml", "[[rule]]\ndeny = true\n", 0o600);
         folder
     }
 

@@ -34,6 +34,8 @@ pub struct Options {
     pub gateway: String,
     /// Lines for `emulator.toml`.
     pub emulator: String,
+    /// Lines for `rules.toml`.
+    pub rules: String,
     /// Devices `load-0 …` with PSK `fleet_key`.
     pub fleet: usize,
 }
@@ -44,6 +46,7 @@ impl Default for Options {
             token_ttl: "1h",
             gateway: String::new(),
             emulator: String::new(),
+            rules: String::new(),
             fleet: 0,
         }
     }
@@ -140,7 +143,8 @@ pub async fn hub_in(dir: &Path, options: &Options) -> EmulatorHandle {
     certificates(dir);
     secret(&dir.join("hub-key"), &BASE64.encode(POLICY_KEY));
     secret(&dir.join("hub-key-2"), &BASE64.encode(POLICY_KEY_2));
-    secret(&dir.join("rules.toml"), &rules());
+    let rules = format!("{}{}", rules(), options.rules);
+    secret(&dir.join("rules.toml"), &rules);
     // A file without an identity is refused, as one that was cut off.
     let mut fleet = format!("nobody-else:{}\n", hex(b"a key nobody has"));
     for index in 0..options.fleet {
