@@ -9,6 +9,7 @@ pub mod check;
 mod demo;
 mod device;
 mod emulator;
+mod load;
 mod password;
 mod psk;
 mod run;
@@ -47,6 +48,8 @@ enum Command {
     Check(check::Args),
     /// Run the IoT Hub emulator alone.
     Emulator(emulator::Args),
+    /// Be many devices: load any MQTT server and report what it took.
+    Load(Box<load::Args>),
     /// Mint or read a SAS token.
     Token(token::Args),
     /// Generate, import or check pre-shared keys.
@@ -74,6 +77,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Emulator(args) => emulator::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Psk(args) => psk::run(&args),
         Command::Password(args) => password::run(&args),
