@@ -36,8 +36,8 @@ pub enum Phase {
     Hold,
     /// Send.
     Run(Schedule),
-    /// Send nothing more, wait for acknowledgements.
-    Drain,
+    /// Send only what was due until then, wait for acknowledgements.
+    Drain(Mono),
     /// Leave at once.
     End,
 }
@@ -162,7 +162,7 @@ struct Device<'a> {
     plan: Plan,
     connection: Connection,
     phase: Phase,
-    /// Kept after the run, for the messages that are still waiting.
+    /// From the begin of the run on.
     schedule: Option<Schedule>,
     frame: Option<Frame>,
     out: BytesMut,
@@ -208,11 +208,11 @@ impl<'a> Device<'a> {
                 now = clock::mono();
                 self.written(now);
             }
-            if self.phase == Phase::End || (self.phase == Phase::Drain && self.waiting.is_empty()) {
+            let (wake, eager) = (self.wake_at(now), self.due(now).is_some());
+            if self.is_done(eager) {
                 self.leave().await;
                 return Ok(());
             }
-            let (wake, eager) = (self.wake_at(now), self.due(now).is_some());
             if wake < armed || timer.is_elapsed() {
                 timer.set(sleep(wake.since(now)));
                 armed = wake;
@@ -236,8 +236,19 @@ impl<'a> Device<'a> {
 
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
-        if let Phase::Run(schedule) = phase {
-            self.schedule = Some(schedule);
+        match (phase, &mut self.schedule) {
+            (Phase::Run(schedule), mine) => *mine = Some(schedule),
+            (Phase::Drain(at), Some(schedule)) => schedule.until = schedule.until.min(at),
+            _ => {}
+        }
+    }
+
+    /// Whether nothing is left to send or to wait for.
+    fn is_done(&self, overdue: bool) -> bool {
+        match self.phase {
+            Phase::End => true,
+            Phase::Drain(_) => self.waiting.is_empty() && !overdue,
+            Phase::Hold | Phase::Run(_) => false,
         }
     }
 
@@ -288,21 +299,22 @@ impl<'a> Device<'a> {
 
     /// If a message may be sent now: from when its latency counts.
     fn due(&self, now: Mono) -> Option<Mono> {
-        let (Phase::Run(schedule), options) = (self.phase, &self.shared.setup.options) else {
-            return None;
-        };
-        let room = options.qos == 0 || self.waiting.len() < usize::from(options.window);
-        if !room || now >= schedule.until {
-            return None;
-        }
+        let options = &self.shared.setup.options;
+        let schedule = self.schedule.filter(|_| self.has_room())?;
         match options.pace {
             Pace::Idle => None,
-            Pace::Closed => Some(now),
+            Pace::Closed => (now < schedule.until).then_some(now),
+            // a message that was due is sent however late, or a stall at the end would go unseen
             Pace::Open { .. } => {
                 let due = schedule.due(self.plan.index, self.sent);
                 (due <= now && due < schedule.until).then_some(due)
             }
         }
+    }
+
+    fn has_room(&self) -> bool {
+        let options = &self.shared.setup.options;
+        options.qos == 0 || self.waiting.len() < usize::from(options.window)
     }
 
     /// Encodes what is due, and a PINGREQ when nothing was written for a keep-alive time.
@@ -388,9 +400,8 @@ impl<'a> Device<'a> {
         if self.read_after > now {
             wake = wake.min(self.read_after);
         }
-        let options = &self.shared.setup.options;
-        let room = options.qos == 0 || self.waiting.len() < usize::from(options.window);
-        if let (Phase::Run(schedule), Pace::Open { .. }, true) = (self.phase, options.pace, room) {
+        let open = matches!(self.shared.setup.options.pace, Pace::Open { .. });
+        if let Some(schedule) = self.schedule.filter(|_| open && self.has_room()) {
             let due = schedule.due(self.plan.index, self.sent);
             if due < schedule.until {
                 wake = wake.min(due);

@@ -140,7 +140,11 @@ async fn lead(
         moments.measured = Some((from, moment(shared)));
         moments.interrupted = interrupted;
     }
-    let outcomes = gather(shared, tasks).await;
+    let end = clock::mono();
+    if let Some(schedule) = &mut moments.schedule {
+        schedule.until = schedule.until.min(end);
+    }
+    let outcomes = gather(shared, tasks, end).await;
     (moments, outcomes)
 }
 
@@ -169,7 +173,7 @@ fn schedule(options: &Options) -> Schedule {
 }
 
 /// Lets the devices finish, then makes them.
-async fn gather(shared: &Shared, mut tasks: JoinSet<Outcome>) -> Vec<Outcome> {
+async fn gather(shared: &Shared, mut tasks: JoinSet<Outcome>, end: Mono) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(tasks.len());
     let drained = async {
         while let Some(joined) = tasks.join_next().await {
@@ -179,7 +183,7 @@ async fn gather(shared: &Shared, mut tasks: JoinSet<Outcome>) -> Vec<Outcome> {
     shared.phase.send_if_modified(|phase| {
         let drains = *phase != Phase::End;
         if drains {
-            *phase = Phase::Drain;
+            *phase = Phase::Drain(end);
         }
         drains
     });
@@ -317,7 +321,7 @@ async fn show_progress(shared: Arc<Shared>) {
             Phase::Hold => "connect",
             Phase::Run(schedule) if now < schedule.from => "warm up",
             Phase::Run(_) => "run",
-            Phase::Drain | Phase::End => "drain",
+            Phase::Drain(_) | Phase::End => "drain",
         };
         let line = format!(
             "{passed:>4} s  {what:<8} connected {} of {}, failed {}, lost {}; sent {:.0}/s, \

@@ -107,6 +107,15 @@ impl Keys {
         }
     }
 
+    /// The first name in the alphabet, to show how names are written.
+    #[must_use]
+    pub fn example(&self) -> Option<&str> {
+        match self {
+            Self::Template(..) => None,
+            Self::ByName(found) => found.keys().map(String::as_str).min(),
+        }
+    }
+
     /// The secret of device `n` with client id `id`, known as `name`.
     #[must_use]
     pub fn get(&self, n: u64, id: &str, name: &str) -> Option<Secret> {

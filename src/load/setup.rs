@@ -130,9 +130,11 @@ impl Setup {
             }
             let known = self.keys.as_ref();
             if known.is_some_and(|keys| keys.get(plan.n, &plan.id, &plan.name).is_none()) {
+                let example = known.and_then(Keys::example);
                 return Err(format!(
-                    "there is no key for {:?}; check --first, --devices and the templates",
-                    plan.name
+                    "there is no key for {:?}{}; check --first, --devices and the templates",
+                    plan.name,
+                    example.map_or(String::new(), |name| format!(", but one for {name:?}"))
                 ));
             }
         }
