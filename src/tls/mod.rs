@@ -146,6 +146,9 @@ struct Loaded {
     expiries: Vec<Expiry>,
 }
 
+/// Files read again, not used yet.
+pub struct Prepared(Option<Arc<Loaded>>);
+
 /// Why a transport was not accepted. `label` goes to `handshakes_total{result}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeError {
@@ -234,19 +237,33 @@ impl Acceptor {
         }
     }
 
-    /// Reads the files again and uses them for the handshakes that start from now on. Reads
-    /// files: not for an async task.
+    /// Reads the files again, for [`Self::adopt`]. Uses nothing yet, so that several listeners
+    /// change together or not at all. Reads files: not for an async task.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
+        let read = |tls: &Tls| {
+            let thumbprints = tls.thumbprints.clone();
+            load(&tls.listener, &tls.config, thumbprints, &tls.provider).map(Arc::new)
+        };
+        self.tls.as_ref().map(read).transpose().map(Prepared)
+    }
+
+    /// Uses what [`Self::prepare`] of this acceptor read for the handshakes that start from now
+    /// on.
+    pub fn adopt(&self, prepared: Prepared) {
+        if let (Some(tls), Some(loaded)) = (&self.tls, prepared.0) {
+            tls.loaded.store(loaded);
+        }
+    }
+
+    /// [`Self::prepare`] and [`Self::adopt`] in one.
     ///
     /// # Errors
     /// Every problem found; the old set stays.
     pub fn reload(&self) -> Result<(), Vec<String>> {
-        let Some(tls) = &self.tls else {
-            return Ok(());
-        };
-        let thumbprints = tls.thumbprints.clone();
-        let loaded = load(&tls.listener, &tls.config, thumbprints, &tls.provider)?;
-        tls.loaded.store(Arc::new(loaded));
-        Ok(())
+        self.prepare().map(|prepared| self.adopt(prepared))
     }
 
     /// When the loaded files end, for `certificate_expiry_timestamp_seconds{file}`.
