@@ -11,6 +11,7 @@ pub mod identity;
 pub mod password;
 pub mod rules;
 pub mod sas;
+pub mod throttle;
 pub mod username;
 pub mod x509;
 

@@ -5,7 +5,7 @@
 //! checked and the older session of the device has ended. The future is large; what serves the
 //! device afterwards is a new small task (`conn`).
 
-use super::admission::Permit;
+use super::admission::{Permit, bucket};
 use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
@@ -176,6 +176,11 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
         } = error;
         let labels = [credential, version, reason];
         metrics.handshakes.with_label_values(&labels).inc();
+        if is_failed_proof(reason) {
+            let source = bucket(source.ip());
+            let mut throttle = site.shared.throttle();
+            throttle.failed(source, None, clock::mono());
+        }
         Failure::new(reason, text)
     })?;
     let (credential, session) = match &accepted.peer {
@@ -197,6 +202,18 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
     let durations = &metrics.handshake_duration;
     durations.with_label_values(&[credential]).observe(took);
     Ok(accepted)
+}
+
+/// Whether the client claimed a name it could not prove. What is no attempt at that, such as a
+/// health check that only connects, does not count against its source.
+fn is_failed_proof(reason: &str) -> bool {
+    const REASONS: [&str; 4] = [
+        "psk_wrong_key",
+        "psk_unknown_identity",
+        "psk_identity_invalid",
+        "certificate_key_not_proved",
+    ];
+    REASONS.contains(&reason)
 }
 
 /// Reads until CONNECT is whole; the session knows how long and how large it may be.
@@ -246,7 +263,10 @@ async fn admit(
     site: &Site,
 ) -> Result<Granted, Refusal> {
     let rules = site.shared.rules.load_full();
-    let mut admission = authenticate(connect, peer, source, site, &rules).await?;
+    let mut admission = throttled(connect, source, site, async {
+        authenticate(connect, peer, source, site, &rules).await
+    })
+    .await?;
     let device = &admission.device;
     if let Some(will) = &connect.will {
         let properties = site.shared.setup.limits.properties;
@@ -274,6 +294,43 @@ async fn admit(
         admission.expires = admission.expires.or(expires);
     }
     Ok(Granted { admission, claim })
+}
+
+/// Decides unless this identity has failed too often from this source; remembers the outcome.
+async fn throttled(
+    connect: &Connect,
+    source: SocketAddr,
+    site: &Site,
+    decision: impl Future<Output = Result<Admission, Refusal>>,
+) -> Result<Admission, Refusal> {
+    let source = bucket(source.ip());
+    let identity = claimed_identity(connect);
+    let free = {
+        let mut throttle = site.shared.throttle();
+        throttle.identity(source, identity, clock::mono())
+    };
+    free.map_err(|throttled| Refusal::unavailable(throttled.label(), throttled.text()))?;
+    let decided = decision.await;
+    let mut throttle = site.shared.throttle();
+    match &decided {
+        Ok(_) => throttle.succeeded(source, identity, clock::mono()),
+        Err(refusal) if refusal.code == ConnectRefusal::BadCredentials => {
+            throttle.failed(source, Some(identity), clock::mono());
+        }
+        // A credential that is good, but not for this, costs nothing and guesses nothing.
+        Err(_) => {}
+    }
+    drop(throttle);
+    decided
+}
+
+/// The name whose credential a CONNECT is about: the user's with a password, else the device's.
+fn claimed_identity(connect: &Connect) -> &str {
+    let password = connect.password.as_deref().unwrap_or_default();
+    match &connect.username {
+        Some(name) if !password.is_empty() && !auth::sas::looks_like_token(password) => name,
+        _ => &connect.client_id,
+    }
 }
 
 async fn authenticate(

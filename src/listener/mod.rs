@@ -16,6 +16,7 @@ mod tests;
 
 use crate::auth::CredentialKind;
 use crate::auth::rules::RuleSet;
+use crate::auth::throttle::Throttle;
 use crate::config::ListenerConfig;
 use crate::config::limits::Limits;
 use crate::hub::Hub;
@@ -33,7 +34,7 @@ use setup::Setup;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +59,7 @@ pub struct Shared {
     setup: Arc<Setup>,
     gate: Arc<Gate>,
     passwords: Passwords,
+    throttle: Mutex<Throttle>,
     tracker: TaskTracker,
     drain: CancellationToken,
 }
@@ -79,6 +81,10 @@ impl Shared {
             hub_host,
             registry: Registry::new(limits.takeover_damping),
             gate: Gate::new(&limits),
+            throttle: Mutex::new(Throttle::new(
+                limits.failures_per_source,
+                limits.failures_per_identity,
+            )),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
             setup: Setup::new(limits, metrics),
             tracker: TaskTracker::new(),
@@ -90,6 +96,11 @@ impl Shared {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Who failed and has to wait. Held for the length of a look-up.
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the end: handshakes are broken off, devices are read no more, and each device is
@@ -215,16 +226,25 @@ impl Listener {
     fn admit(&self, tcp: TcpStream, source: SocketAddr) {
         let shared = &self.site.shared;
         let mut ending = Ending::new(shared.setup.metrics.clone());
-        let (connection, handshake) = match shared.gate.admit(source.ip()) {
+        let mut throttle = shared.throttle();
+        let free = throttle.source(admission::bucket(source.ip()), clock::mono());
+        drop(throttle);
+        let admitted = free
+            .map_err(|throttled| (throttled.label(), throttled.text()))
+            .and_then(|()| {
+                let permits = shared.gate.admit(source.ip());
+                permits.map_err(|refused| (refused.label(), refused.setting()))
+            });
+        let (connection, handshake) = match admitted {
             Ok(permits) => permits,
-            Err(refused) => {
-                ending.end(refused.label());
+            Err((reason, look_at)) => {
+                ending.end(reason);
                 if self.site.quota.allows(clock::mono()) {
                     tracing::info!(
                         listener = %self.site.name,
                         %source,
-                        reason = refused.label(),
-                        setting = refused.setting(),
+                        reason,
+                        look_at,
                         "connection refused"
                     );
                 }
