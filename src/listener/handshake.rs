@@ -305,11 +305,17 @@ async fn throttled(
 ) -> Result<Admission, Refusal> {
     let source = bucket(source.ip());
     let identity = claimed_identity(connect);
-    let free = {
+    let refused = {
         let mut throttle = site.shared.throttle();
-        throttle.identity(source, identity, clock::mono())
+        let now = clock::mono();
+        let refused = throttle.identity(source, identity, now).err();
+        // Its transport was paid for, so it counts against the source.
+        refused.inspect(|_| throttle.failed(source, None, now))
     };
-    free.map_err(|throttled| Refusal::unavailable(throttled.label(), throttled.text()))?;
+    if let Some(throttled) = refused {
+        let (reason, text) = (throttled.label(), throttled.text());
+        return Err(Refusal::unavailable(reason, text));
+    }
     let decided = decision.await;
     let mut throttle = site.shared.throttle();
     match &decided {
