@@ -18,7 +18,10 @@ mod psk;
 mod refusal;
 mod replay;
 mod route;
+mod voucher;
 mod x509;
+
+pub use voucher::Voucher;
 
 use crate::config::secret::Secret;
 use crate::config::{ListenerConfig, TlsConfig};
@@ -147,7 +150,15 @@ struct Loaded {
 }
 
 /// Files read again, not used yet.
-pub struct Prepared(Option<Arc<Loaded>>);
+pub struct Prepared(Option<(Arc<Loaded>, Voucher)>);
+
+impl Prepared {
+    /// Which certificates these files stand for; `None` on a plain listener.
+    #[must_use]
+    pub fn voucher(&self) -> Option<&Voucher> {
+        self.0.as_ref().map(|(_, voucher)| voucher)
+    }
+}
 
 /// Why a transport was not accepted. `label` goes to `handshakes_total{result}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -215,8 +226,8 @@ impl Acceptor {
         let psk = PskStack::new(psk, config.dhe_psk)
             .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
         match (loaded, psk) {
-            (Ok(loaded), Ok(psk)) => {
-                let loaded = ArcSwap::from_pointee(loaded);
+            (Ok((loaded, _)), Ok(psk)) => {
+                let loaded = ArcSwap::new(loaded);
                 let tls = Tls {
                     listener: name,
                     config,
@@ -245,16 +256,16 @@ impl Acceptor {
     pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
         let read = |tls: &Tls| {
             let thumbprints = tls.thumbprints.clone();
-            load(&tls.listener, &tls.config, thumbprints, &tls.provider).map(Arc::new)
+            load(&tls.listener, &tls.config, thumbprints, &tls.provider)
         };
         self.tls.as_ref().map(read).transpose().map(Prepared)
     }
 
     /// Uses what [`Self::prepare`] of this acceptor read for the handshakes that start from now
     /// on.
-    pub fn adopt(&self, prepared: Prepared) {
-        if let (Some(tls), Some(loaded)) = (&self.tls, prepared.0) {
-            tls.loaded.store(loaded);
+    pub fn adopt(&self, prepared: &Prepared) {
+        if let (Some(tls), Some((loaded, _))) = (&self.tls, &prepared.0) {
+            tls.loaded.store(loaded.clone());
         }
     }
 
@@ -263,7 +274,7 @@ impl Acceptor {
     /// # Errors
     /// Every problem found; the old set stays.
     pub fn reload(&self) -> Result<(), Vec<String>> {
-        self.prepare().map(|prepared| self.adopt(prepared))
+        self.prepare().map(|prepared| self.adopt(&prepared))
     }
 
     /// When the loaded files end, for `certificate_expiry_timestamp_seconds{file}`.
@@ -383,15 +394,17 @@ fn load(
     config: &TlsConfig,
     thumbprints: Option<Thumbprints>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
-) -> Result<Loaded, Vec<String>> {
+) -> Result<(Arc<Loaded>, Voucher), Vec<String>> {
     let mut material = material::load(listener, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
+    let voucher = Voucher::of(&material);
     let certificates = x509::configure(material, thumbprints, provider)
         .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
-    Ok(Loaded {
+    let loaded = Loaded {
         certificates,
         expiries,
-    })
+    };
+    Ok((Arc::new(loaded), voucher))
 }
 
 /// Runs `work` until `deadline`.

@@ -4,6 +4,7 @@
 mod support;
 
 mod reload;
+mod revocation;
 mod rotation;
 mod sas;
 mod signal;

@@ -98,8 +98,10 @@ async fn a_flood_of_wrong_passwords_is_throttled_and_other_sources_do_not_notice
     let flooded = median(to, 40).await;
     stop.store(true, Ordering::Relaxed);
     flood.await.expect("the flood ends");
+    // Before and after, because the machine may be busy with something else in either.
+    let quiet = quiet.max(median(to, 40).await).max(0.002);
     println!("median login: quiet {quiet:.5} s, under the flood {flooded:.5} s");
-    assert!(flooded <= 3.0 * quiet.max(0.002), "{quiet} → {flooded}");
+    assert!(flooded <= 3.0 * quiet, "{quiet} → {flooded}");
     let refused = ended(&bench, "throttled_source").await;
     let tried = tried.load(Ordering::Relaxed) as f64;
     assert!(
