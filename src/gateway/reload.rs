@@ -134,8 +134,8 @@ impl Reloader {
             Ok(fresh) => {
                 let read = (fresh.settings, fresh.hub_key_changed);
                 let rules = Arc::new(fresh.rules);
-                let before = self.adopt(rules.clone(), &fresh.prepared).counts();
-                let closed = self.revoke(&rules, &fresh.prepared, clock::unix());
+                let before = self.adopt(rules.clone(), fresh.prepared).counts();
+                let closed = self.revoke(&rules, clock::unix());
                 self.count("ok");
                 let now = rules.counts();
                 tracing::info!(
@@ -195,7 +195,7 @@ impl Reloader {
     }
 
     /// Swaps; the old rules.
-    fn adopt(&self, rules: Arc<RuleSet>, prepared: &[Prepared]) -> Arc<RuleSet> {
+    fn adopt(&self, rules: Arc<RuleSet>, prepared: Vec<Prepared>) -> Arc<RuleSet> {
         for (acceptor, fresh) in self.acceptors.iter().zip(prepared) {
             acceptor.adopt(fresh);
             show_expiries(acceptor, &self.metrics);
@@ -205,9 +205,9 @@ impl Reloader {
 
     /// Closes every session the new rules would not admit as it is; how many. A device that
     /// connects meanwhile finds the swapped rules by itself (`listener::handshake`).
-    fn revoke(&self, rules: &RuleSet, prepared: &[Prepared], now: Unix) -> usize {
+    fn revoke(&self, rules: &RuleSet, now: Unix) -> usize {
         let lost = |device: &AuthenticatedDevice| {
-            !self.is_vouched(device, prepared) || lost_right(rules, device, now)
+            !self.is_vouched(device) || lost_right(rules, device, now)
         };
         self.registry
             .kick_where(Eviction::RightsRevoked, |_, device| lost(device))
@@ -215,15 +215,14 @@ impl Reloader {
 
     /// Whether the CA behind a session's certificate still vouches for it; one without such a CA
     /// is a matter of the rules alone.
-    fn is_vouched(&self, device: &AuthenticatedDevice, prepared: &[Prepared]) -> bool {
+    fn is_vouched(&self, device: &AuthenticatedDevice) -> bool {
         let Some(was) = device.vouched() else {
             return true;
         };
-        let mut listeners = self.config.listeners.iter().zip(prepared);
-        let of_listener = listeners.find(|(listener, _)| listener.name == was.listener);
-        of_listener
-            .and_then(|(_, prepared)| prepared.voucher())
-            .is_some_and(|voucher| voucher.stands_for(was.anchors, was.issuer, was.serial))
+        let mut listeners = self.config.listeners.iter().zip(&self.acceptors);
+        listeners
+            .find(|(listener, _)| listener.name == was.listener)
+            .is_some_and(|(_, acceptor)| acceptor.stands_for(was.anchors, was.issuer, was.serial))
     }
 
     fn count(&self, result: &str) {

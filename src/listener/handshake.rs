@@ -5,7 +5,7 @@
 //! checked and the older session of the device has ended. The future is large; what serves the
 //! device afterwards is a new small task (`conn`).
 
-use super::admission::{Permit, bucket};
+use super::admission::Permit;
 use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
@@ -176,11 +176,7 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
         } = error;
         let labels = [credential, version, reason];
         metrics.handshakes.with_label_values(&labels).inc();
-        if is_failed_proof(reason) {
-            let source = bucket(source.ip());
-            let mut throttle = site.shared.throttle();
-            throttle.failed(source, None, clock::mono());
-        }
+        site.shared.attempts.handshake_failed(source.ip(), reason);
         Failure::new(reason, text)
     })?;
     let (credential, session) = match &accepted.peer {
@@ -202,18 +198,6 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
     let durations = &metrics.handshake_duration;
     durations.with_label_values(&[credential]).observe(took);
     Ok(accepted)
-}
-
-/// Whether the client claimed a name it could not prove. What is no attempt at that, such as a
-/// health check that only connects, does not count against its source.
-fn is_failed_proof(reason: &str) -> bool {
-    const REASONS: [&str; 4] = [
-        "psk_wrong_key",
-        "psk_unknown_identity",
-        "psk_identity_invalid",
-        "certificate_key_not_proved",
-    ];
-    REASONS.contains(&reason)
 }
 
 /// Reads until CONNECT is whole; the session knows how long and how large it may be.
@@ -263,10 +247,13 @@ async fn admit(
     site: &Site,
 ) -> Result<Granted, Refusal> {
     let rules = site.shared.rules.load_full();
-    let mut admission = throttled(connect, source, site, async {
-        authenticate(connect, peer, source, site, &rules).await
-    })
-    .await?;
+    let attempts = &site.shared.attempts;
+    let free = attempts.may_try(source.ip(), connect);
+    free.map_err(|throttled| Refusal::unavailable(throttled.label(), throttled.text()))?;
+    let decided = authenticate(connect, peer, source, site, &rules).await;
+    let refused = decided.as_ref().err().map(|refusal| refusal.code);
+    attempts.decided(source.ip(), connect, refused);
+    let mut admission = decided?;
     let device = &admission.device;
     if let Some(will) = &connect.will {
         let properties = site.shared.setup.limits.properties;
@@ -285,7 +272,7 @@ async fn admit(
         .await
         .map_err(|error| Refusal::unavailable(error.label(), error.to_string()))?;
     // A reload looks through the registry after the swap. A device decided by the old rules and
-    // claimed after that look is looked at here.
+    // certificates and claimed after that look is looked at here.
     let current = site.shared.rules.load_full();
     if !Arc::ptr_eq(&rules, &current) {
         let expires = admission.expires;
@@ -293,50 +280,17 @@ async fn admit(
         admission = again.map_err(denied)?;
         admission.expires = admission.expires.or(expires);
     }
+    if let Some(by) = admission.device.vouched()
+        && !site.acceptor.stands_for(by.anchors, by.issuer, by.serial)
+    {
+        return Err(Refusal {
+            code: ConnectRefusal::NotAuthorized,
+            reason: "certificate_revoked",
+            text: "the certificate was revoked or its CA removed; use another one".into(),
+            detail: "",
+        });
+    }
     Ok(Granted { admission, claim })
-}
-
-/// Decides unless this identity has failed too often from this source; remembers the outcome.
-async fn throttled(
-    connect: &Connect,
-    source: SocketAddr,
-    site: &Site,
-    decision: impl Future<Output = Result<Admission, Refusal>>,
-) -> Result<Admission, Refusal> {
-    let source = bucket(source.ip());
-    let identity = claimed_identity(connect);
-    let refused = {
-        let mut throttle = site.shared.throttle();
-        let now = clock::mono();
-        let refused = throttle.identity(source, identity, now).err();
-        // Its transport was paid for, so it counts against the source.
-        refused.inspect(|_| throttle.failed(source, None, now))
-    };
-    if let Some(throttled) = refused {
-        let (reason, text) = (throttled.label(), throttled.text());
-        return Err(Refusal::unavailable(reason, text));
-    }
-    let decided = decision.await;
-    let mut throttle = site.shared.throttle();
-    match &decided {
-        Ok(_) => throttle.succeeded(source, identity, clock::mono()),
-        Err(refusal) if refusal.code == ConnectRefusal::BadCredentials => {
-            throttle.failed(source, Some(identity), clock::mono());
-        }
-        // A credential that is good, but not for this, costs nothing and guesses nothing.
-        Err(_) => {}
-    }
-    drop(throttle);
-    decided
-}
-
-/// The name whose credential a CONNECT is about: the user's with a password, else the device's.
-fn claimed_identity(connect: &Connect) -> &str {
-    let password = connect.password.as_deref().unwrap_or_default();
-    match &connect.username {
-        Some(name) if !password.is_empty() && !auth::sas::looks_like_token(password) => name,
-        _ => &connect.client_id,
-    }
 }
 
 async fn authenticate(

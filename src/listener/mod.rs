@@ -5,6 +5,7 @@
 //! → `conn`, with `ending` counting its one end.
 
 mod admission;
+mod attempts;
 mod conn;
 mod ending;
 mod handshake;
@@ -16,7 +17,6 @@ mod tests;
 
 use crate::auth::CredentialKind;
 use crate::auth::rules::RuleSet;
-use crate::auth::throttle::Throttle;
 use crate::config::ListenerConfig;
 use crate::config::limits::Limits;
 use crate::hub::Hub;
@@ -26,6 +26,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::Acceptor;
 use admission::Gate;
 use arc_swap::ArcSwap;
+use attempts::Attempts;
 use ending::Ending;
 use handshake::Arrival;
 use password::Passwords;
@@ -34,7 +35,7 @@ use setup::Setup;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +60,7 @@ pub struct Shared {
     setup: Arc<Setup>,
     gate: Arc<Gate>,
     passwords: Passwords,
-    throttle: Mutex<Throttle>,
+    attempts: Attempts,
     tracker: TaskTracker,
     drain: CancellationToken,
 }
@@ -81,10 +82,7 @@ impl Shared {
             hub_host,
             registry: Registry::new(limits.takeover_damping),
             gate: Gate::new(&limits),
-            throttle: Mutex::new(Throttle::new(
-                limits.failures_per_source,
-                limits.failures_per_identity,
-            )),
+            attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
             setup: Setup::new(limits, metrics),
             tracker: TaskTracker::new(),
@@ -96,11 +94,6 @@ impl Shared {
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
-    }
-
-    /// Who failed and has to wait. Held for the length of a look-up.
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the end: handshakes are broken off, devices are read no more, and each device is
@@ -226,9 +219,7 @@ impl Listener {
     fn admit(&self, tcp: TcpStream, source: SocketAddr) {
         let shared = &self.site.shared;
         let mut ending = Ending::new(shared.setup.metrics.clone());
-        let mut throttle = shared.throttle();
-        let free = throttle.source(admission::bucket(source.ip()), clock::mono());
-        drop(throttle);
+        let free = shared.attempts.may_connect(source.ip());
         let admitted = free
             .map_err(|throttled| (throttled.label(), throttled.text()))
             .and_then(|()| {

@@ -21,8 +21,6 @@ mod route;
 mod voucher;
 mod x509;
 
-pub use voucher::Voucher;
-
 use crate::config::secret::Secret;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::Unix;
@@ -41,6 +39,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use voucher::Voucher;
 
 /// Longest PSK identity, bytes (RFC 4279 §5.3 asks for 128).
 pub const MAX_IDENTITY_BYTES: usize = 128;
@@ -147,18 +146,11 @@ struct Tls {
 struct Loaded {
     certificates: Option<Arc<ServerConfig>>,
     expiries: Vec<Expiry>,
+    voucher: Voucher,
 }
 
 /// Files read again, not used yet.
-pub struct Prepared(Option<(Arc<Loaded>, Voucher)>);
-
-impl Prepared {
-    /// Which certificates these files stand for; `None` on a plain listener.
-    #[must_use]
-    pub fn voucher(&self) -> Option<&Voucher> {
-        self.0.as_ref().map(|(_, voucher)| voucher)
-    }
-}
+pub struct Prepared(Option<Arc<Loaded>>);
 
 /// Why a transport was not accepted. `label` goes to `handshakes_total{result}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,7 +218,7 @@ impl Acceptor {
         let psk = PskStack::new(psk, config.dhe_psk)
             .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
         match (loaded, psk) {
-            (Ok((loaded, _)), Ok(psk)) => {
+            (Ok(loaded), Ok(psk)) => {
                 let loaded = ArcSwap::new(loaded);
                 let tls = Tls {
                     listener: name,
@@ -263,9 +255,9 @@ impl Acceptor {
 
     /// Uses what [`Self::prepare`] of this acceptor read for the handshakes that start from now
     /// on.
-    pub fn adopt(&self, prepared: &Prepared) {
-        if let (Some(tls), Some((loaded, _))) = (&self.tls, &prepared.0) {
-            tls.loaded.store(loaded.clone());
+    pub fn adopt(&self, prepared: Prepared) {
+        if let (Some(tls), Some(loaded)) = (&self.tls, prepared.0) {
+            tls.loaded.store(loaded);
         }
     }
 
@@ -274,7 +266,18 @@ impl Acceptor {
     /// # Errors
     /// Every problem found; the old set stays.
     pub fn reload(&self) -> Result<(), Vec<String>> {
-        self.prepare().map(|prepared| self.adopt(&prepared))
+        self.prepare().map(|prepared| self.adopt(prepared))
+    }
+
+    /// Whether a certificate that was trusted when its handshake ended still would be, by the
+    /// files used now: one of its `anchors` (SHA-256) is a CA of this listener, and its `issuer`
+    /// (SHA-256 of the name) has not revoked it.
+    #[must_use]
+    pub fn stands_for(&self, anchors: &[[u8; 32]], issuer: &[u8; 32], serial: &[u8]) -> bool {
+        self.tls.as_ref().is_some_and(|tls| {
+            let loaded = tls.loaded.load();
+            loaded.voucher.stands_for(anchors, issuer, serial)
+        })
     }
 
     /// When the loaded files end, for `certificate_expiry_timestamp_seconds{file}`.
@@ -394,17 +397,17 @@ fn load(
     config: &TlsConfig,
     thumbprints: Option<Thumbprints>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
-) -> Result<(Arc<Loaded>, Voucher), Vec<String>> {
+) -> Result<Arc<Loaded>, Vec<String>> {
     let mut material = material::load(listener, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
     let voucher = Voucher::of(&material);
     let certificates = x509::configure(material, thumbprints, provider)
         .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
-    let loaded = Loaded {
+    Ok(Arc::new(Loaded {
         certificates,
         expiries,
-    };
-    Ok((Arc::new(loaded), voucher))
+        voucher,
+    }))
 }
 
 /// Runs `work` until `deadline`.

@@ -1,7 +1,7 @@
-//! Which client certificates a listener's files stand for, asked about live sessions at a reload.
+//! Which client certificates a listener's files stand for, asked when a handshake is past.
 //!
-//! A handshake is judged by `x509`; this is for connections whose handshake is long past, of
-//! which only names and numbers are kept. It looks at the device's certificate and its CA; an
+//! A handshake is judged by `x509`; this is for connections that outlive a reload, of which only
+//! names and numbers are kept. It looks at the device's certificate and its CA; an
 //! intermediate CA that was revoked is found at the next handshake.
 
 use super::material::Material;
@@ -11,7 +11,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 
 type Fingerprint = [u8; 32];
 
-/// CAs and revoked certificates. Short-lived: as large as the revocation lists.
+/// CAs and revoked certificates; as large as the revocation lists.
 pub struct Voucher {
     anchors: HashSet<Fingerprint>,
     /// Serial numbers by the issuer's name.
@@ -35,8 +35,7 @@ impl Voucher {
         Self { anchors, revoked }
     }
 
-    /// Whether a certificate that led to one of `anchors` (SHA-256) still may: one of them is
-    /// still a CA of this listener, and its issuer (SHA-256 of the name) has not revoked it.
+    /// See [`super::Acceptor::stands_for`].
     #[must_use]
     pub fn stands_for(&self, anchors: &[Fingerprint], issuer: &Fingerprint, serial: &[u8]) -> bool {
         let revoked = self.revoked.get(issuer);
