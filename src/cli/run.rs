@@ -53,6 +53,7 @@ pub fn run(args: &Args) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
+        gateway.watch(loaded.sources);
         if let Err(error) = stop_signal().await {
             tracing::error!(%error, "signals cannot be received; stopping");
         }

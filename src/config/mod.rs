@@ -10,6 +10,7 @@ mod file;
 pub mod limits;
 mod problem;
 mod reader;
+pub mod reload;
 mod schema;
 pub mod secret;
 pub mod secret_file;
@@ -17,7 +18,7 @@ pub mod values;
 
 pub use check::{Examination, Loaded, examine, load};
 pub use endpoint::host_name;
-pub use env::interpolate;
+pub use env::{files_named, interpolate};
 pub use file::Origin;
 pub use problem::Problem;
 pub use reader::Setting;

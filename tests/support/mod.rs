@@ -254,6 +254,7 @@ impl Bench {
         let gateway = Gateway::start(loaded.config, loaded.rules)
             .await
             .expect("gateway starts");
+        gateway.watch(loaded.sources);
         assert!(
             gateway.ready(Duration::from_secs(20)).await,
             "ready in time"

@@ -118,6 +118,8 @@ impl Probe {
             sha256: print.try_into().unwrap_or_default(),
             not_before: Unix::from_secs(0),
             not_after: Unix::from_secs(u64::MAX),
+            serial: Box::default(),
+            issuer: Default::default(),
             for_clients: true,
         }
     }
