@@ -125,6 +125,7 @@ async fn start_gateway(layout: &Layout) -> Result<Gateway, Failure> {
     let hint = "choose other ports with --mqtt-port and --admin-port";
     let started = Gateway::start(loaded.config, loaded.rules).await;
     let gateway = started.map_err(|error| format!("{error}; {hint}"))?;
+    gateway.watch(loaded.sources);
     if gateway.ready(Duration::from_secs(10)).await {
         return Ok(gateway);
     }
