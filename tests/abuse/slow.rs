@@ -137,15 +137,8 @@ async fn half_open_handshakes_are_capped_per_source_and_leave_room_for_others() 
     );
 }
 
-/// A-20: each way to be refused closes the socket within a second and gives its permits back.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_refusals_leave_every_permit_where_it_was() {
-    const PLACES: usize = 8;
-    let options = crate::raw::options(&format!(
-        "connections = 16\nconnections_per_source = 16\nhandshakes = {PLACES}\n\
-         handshakes_per_source = {PLACES}\nconnect_timeout = \"30s\"\n"
-    ));
-    let bench = Bench::start("permits", options).await;
+/// First packets, each refused for a reason of its own.
+fn refused_packets() -> Vec<Vec<u8>> {
     let wrong = |id: &str, user: &str, word: &str| {
         Connect::id(id)
             .login(Some(user), Some(word.as_bytes()))
@@ -157,7 +150,7 @@ async fn a_thousand_refusals_leave_every_permit_where_it_was() {
     expired.password = Some(token.into_bytes());
     let mut will = Connect::pass_1();
     will.will = Some((b"devices/sas-1/messages/events/".to_vec(), b"x".to_vec()));
-    let plain: Vec<Vec<u8>> = vec![
+    vec![
         wrong("pass-1", "pass-1", "wrong"),
         wrong("nobody", "nobody", "wrong"),
         wrong("pass-1", "pass-1", "SharedAccessSignature sr=x"),
@@ -173,7 +166,19 @@ async fn a_thousand_refusals_leave_every_permit_where_it_was() {
         packet(0x13, &[]),
         vec![0x10, 0xff, 0xff, 0xff, 0xff, 0x01],
         packet(0x10, &[0; 5000])[..5].to_vec(),
-    ];
+    ]
+}
+
+/// A-20: each way to be refused closes the socket within a second and gives its permits back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_refusals_leave_every_permit_where_it_was() {
+    const PLACES: usize = 8;
+    let options = crate::raw::options(&format!(
+        "connections = 16\nconnections_per_source = 16\nhandshakes = {PLACES}\n\
+         handshakes_per_source = {PLACES}\nconnect_timeout = \"30s\"\n"
+    ));
+    let bench = Bench::start("permits", options).await;
+    let plain = refused_packets();
     let tls: [&[u8]; 4] = [
         b"GET / HTTP/1.0\r\n\r\n",
         b"\x10\0",

@@ -74,15 +74,20 @@ fn assert_alike(name: &str, pair: &[Attempt; 2]) {
                 times[arm].push(took);
             }
         }
-        if times[0].len() >= ENOUGH && verdict(&times).is_ok() {
+        if times[0].len() < ENOUGH {
+            continue;
+        }
+        if let Ok(figures) = verdict(&times) {
+            println!("{name}: {figures}, {} samples of each", times[0].len());
             return;
         }
     }
     let problem = verdict(&times).expect_err("judged above");
-    panic!("{name}: {problem} after {AT_MOST} samples of each");
+    panic!("{name}: {problem}, {AT_MOST} samples of each");
 }
 
-fn verdict(times: &[Vec<f64>; 2]) -> Result<(), String> {
+/// The figures; `Err` when the two can be told apart.
+fn verdict(times: &[Vec<f64>; 2]) -> Result<String, String> {
     let mut sorted = times.clone();
     for arm in &mut sorted {
         arm.sort_by(f64::total_cmp);
@@ -98,14 +103,15 @@ fn verdict(times: &[Vec<f64>; 2]) -> Result<(), String> {
         arm
     });
     let t = welch(&trimmed[0], &trimmed[1]);
+    let figures = format!(
+        "medians {:.1} and {:.1} µs ({:.1} % apart), t = {t:.1}",
+        a * 1e6,
+        b * 1e6,
+        apart * 100.0
+    );
     match apart < 0.05 && t.abs() < 4.5 {
-        true => Ok(()),
-        false => Err(format!(
-            "medians {:.1} and {:.1} µs ({:.1} % apart), t = {t:.1}",
-            a * 1e6,
-            b * 1e6,
-            apart * 100.0
-        )),
+        true => Ok(figures),
+        false => Err(figures),
     }
 }
 

@@ -2,75 +2,45 @@
 
 use crate::folder::{Folder, GATEWAY, RULES};
 
+/// Arguments, exit code, words of the answer.
+type Row = (&'static str, i32, &'static str);
+
+#[rustfmt::skip] // one row a line
+const ADMISSION: &[Row] = &[
+    ("--as psk:thermo-1", 0, "by device thermo-1 (psk)"),
+    ("--as psk:thermo-1 --client-id valve-9", 1, "client_id_mismatch"),
+    ("--as psk:nobody", 1, "psk_unknown"),
+    ("--as psk:thermo-1 --listener local", 1, "does not accept psk"),
+    ("--as password:valve --client-id valve-9", 0, "with its password: admitted"),
+    ("--as password:valve", 1, "client_id_mismatch"),
+    ("--as x509:plant-a-1", 0, "admitted as plant-a-1 by plant A"),
+    ("--as x509:plant-a-1 --issuer-ca plant-a.pem", 0, "fits and decides"),
+    ("--as x509:plant-a-1 --issuer-ca server.pem", 1, "the handshake fails"),
+    ("--as x509:plant-b-1", 1, "`identity` does not fit"),
+    ("--as x509:thermo-1", 1, "no_rule"),
+    ("--as sas:thermo-1", 1, "device_unknown"),
+];
+
+#[rustfmt::skip] // one row a line
+const TOPICS: &[Row] = &[
+    ("--as psk:thermo-1 --topic devices/thermo-1/messages/events/", 0, "may publish to"),
+    ("--as psk:thermo-1 --topic devices/x/messages/events/", 1, "topic_foreign_device"),
+    ("--as psk:thermo-1 --topic devices/thermo-1/messages/events/%", 1, "bag_escape"),
+    ("--as psk:thermo-1 --topic '#'", 1, "filter_too_wide"),
+    ("--as password:valve --client-id valve-9 --topic 'devices/valve-9/messages/devicebound/#'", 0,
+     "may subscribe"),
+    ("--as password:valve --client-id valve-9 --topic devices/valve-9/messages/events/", 1,
+     "telemetry_denied"),
+];
+
 #[test]
 fn each_question_has_its_answer_and_exit_code() {
     let folder = Folder::new();
-    let telemetry = "devices/thermo-1/messages/events/";
-    let commands = "'devices/valve-9/messages/devicebound/#'";
-    for (arguments, code, words) in [
-        ("--as psk:thermo-1", 0, "by device thermo-1 (psk)"),
-        (
-            &format!("--as psk:thermo-1 --topic {telemetry}"),
-            0,
-            "may publish to",
-        ),
-        (
-            "--as psk:thermo-1 --topic devices/x/messages/events/",
-            1,
-            "topic_foreign_device",
-        ),
-        (
-            "--as psk:thermo-1 --topic devices/thermo-1/messages/events/%",
-            1,
-            "bag_escape",
-        ),
-        ("--as psk:thermo-1 --topic '#'", 1, "filter_too_wide"),
-        (
-            "--as psk:thermo-1 --client-id valve-9",
-            1,
-            "client_id_mismatch",
-        ),
-        ("--as psk:nobody", 1, "psk_unknown"),
-        (
-            "--as psk:thermo-1 --listener local",
-            1,
-            "does not accept psk",
-        ),
-        (
-            "--as password:valve --client-id valve-9",
-            0,
-            "with its password: admitted",
-        ),
-        (
-            &format!("--as password:valve --client-id valve-9 --topic {commands}"),
-            0,
-            "may subscribe",
-        ),
-        (
-            "--as password:valve --client-id valve-9 --topic devices/valve-9/messages/events/",
-            1,
-            "telemetry_denied",
-        ),
-        ("--as password:valve", 1, "client_id_mismatch"),
-        ("--as x509:plant-a-1", 0, "admitted as plant-a-1 by plant A"),
-        (
-            "--as x509:plant-a-1 --issuer-ca plant-a.pem",
-            0,
-            "fits and decides",
-        ),
-        (
-            "--as x509:plant-a-1 --issuer-ca server.pem",
-            1,
-            "the handshake fails",
-        ),
-        ("--as x509:plant-b-1", 1, "`identity` does not fit"),
-        ("--as x509:thermo-1", 1, "no_rule"),
-        ("--as sas:thermo-1", 1, "device_unknown"),
-    ] {
+    for (arguments, code, words) in ADMISSION.iter().chain(TOPICS) {
         let done = folder.check(arguments);
         assert_eq!(
             (done.code, done.err.as_str()),
-            (code, ""),
+            (*code, ""),
             "{arguments}\n{}",
             done.out
         );

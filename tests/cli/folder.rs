@@ -53,7 +53,10 @@ psk = { identity = "thermo-1", key = "hex:00112233445566778899aabbccddeeff" }
 [[device]]
 id = "valve-9"
 allow = ["commands"]
-password = { username = "valve", hash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc" }
+
+[device.password]
+username = "valve"
+hash = "$argon2id$v=19$m=8,t=1,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"
 
 [[rule]]
 name = "plant A"

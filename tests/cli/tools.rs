@@ -10,7 +10,7 @@ fn each_planted_mistake_of_a_psk_file_is_named_with_file_and_line_and_no_key() {
     let short = "00112233";
     let file = format!(
         "# fleet\r\ngood:{KEY}\r\ngood:{}\r\nshort:{short}\nshared:hex:{KEY}\nzero:{}\n\
-         both:base64:{KEY}\nno-key:\nnone\nbad id:{KEY}\nnul\0:{KEY}\n",
+         both:base64:{KEY}\nno-key:\nnone\nbad id:{KEY}\nnul\0:{KEY}\nempty:hex:\n",
         KEY.replace('0', "1"),
         "00".repeat(16),
     );
@@ -27,6 +27,7 @@ fn each_planted_mistake_of_a_psk_file_is_named_with_file_and_line_and_no_key() {
         "psk: fleet.psk: line 9: no colon",
         "psk: fleet.psk: line 10: the identity is no device id",
         "psk: fleet.psk: line 11: the line holds a NUL",
+        "psk: fleet.psk: line 12: the key is shorter than 16 bytes",
     ] {
         assert!(done.err.contains(expected), "{expected}\n{}", done.err);
     }
