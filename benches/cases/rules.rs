@@ -4,10 +4,9 @@
 //! same at any number. `[[rule]]`s are an ordered list: the last one costs a pass over all.
 
 use crate::support::Suite;
-use crate::support::fleet::{claim, parse, psk_lines};
+use crate::support::fleet::{claim, parse, parse_files, psk_lines};
 use iothub_gateway::auth::rules::RuleSet;
 use iothub_gateway::auth::{Decision, decide};
-use std::fmt::Write as _;
 use std::hint::black_box;
 
 const FLEET: usize = 100_000;
@@ -23,6 +22,7 @@ pub fn all(suite: &mut Suite) {
         devices(suite, size);
         rules(suite, size);
     }
+    load(suite);
     fleet(suite);
 }
 
@@ -49,17 +49,24 @@ fn psk_identities(suite: &mut Suite, size: usize) {
     suite.op(&admit, || admitted(&rules, &last));
 }
 
+/// `size` entries in files of at most a thousand.
+fn files(size: usize, entry: impl Fn(usize) -> String) -> Vec<String> {
+    let indices: Vec<usize> = (0..size).collect();
+    let file = |chunk: &[usize]| chunk.iter().map(|index| entry(*index)).collect();
+    indices.chunks(1_000).map(file).collect()
+}
+
+fn device(index: usize) -> String {
+    let psk = format!("{{ identity = \"d-{index}\", key = \"hex:ab{index:032x}\" }}");
+    format!("[[device]]\nid = \"d-{index}\"\npsk = {psk}\n")
+}
+
 fn devices(suite: &mut Suite, size: usize) {
     let name = format!("decide_psk_{size}_devices");
     if !suite.wants(&name) {
         return;
     }
-    let mut text = String::new();
-    for index in 0..size {
-        let psk = format!("{{ identity = \"d-{index}\", key = \"hex:ab{index:032x}\" }}");
-        let _ = writeln!(text, "[[device]]\nid = \"d-{index}\"\npsk = {psk}");
-    }
-    let rules = parse(&text, "");
+    let rules = parse_files(&files(size, device), "");
     let last = format!("d-{}", size - 1);
     suite.op(&name, || admitted(&rules, &last));
 }
@@ -70,18 +77,30 @@ fn rules(suite: &mut Suite, size: usize) {
     if !suite.wants(&name) {
         return;
     }
-    let mut text = String::from("[[psk_file]]\npath = \"fleet.psk\"\n");
-    for index in 0..size {
-        let (name, site) = (format!("site {index}"), size - 1 - index);
+    let rule = |index: usize| {
+        let site = size - 1 - index;
         let when = format!("{{ credential = \"psk\", identity = \"site-{site}-*\" }}");
-        let _ = writeln!(
-            text,
-            "[[rule]]\nname = \"{name}\"\nwhen = {when}\ndevice_id = \"{{identity}}\"\n\
-             allow = [\"telemetry\"]"
-        );
-    }
-    let rules = parse(&text, "site-0-a:00112233445566778899aabbccddeeff\n");
+        format!(
+            "[[rule]]\nname = \"site {site}\"\nwhen = {when}\ndevice_id = \"{{identity}}\"\n\
+             allow = [\"telemetry\"]\n"
+        )
+    };
+    let mut texts = files(size, rule);
+    texts.push("[[psk_file]]\npath = \"fleet.psk\"\n".to_owned());
+    let line = "site-0-a:00112233445566778899aabbccddeeff\n";
+    let rules = parse_files(&texts, line);
     suite.op(&name, || admitted(&rules, "site-0-a"));
+}
+
+/// Loading entries of one file: twice the entries should take twice the time.
+fn load(suite: &mut Suite) {
+    for size in [1_000, 2_000, 4_000] {
+        let name = format!("load_{size}_devices_of_one_file");
+        if suite.full() && suite.wants(&name) {
+            let text: String = (0..size).map(device).collect();
+            suite.once(&name, || parse(&text, ""));
+        }
+    }
 }
 
 /// 100,000 identities: time to load, memory to hold.

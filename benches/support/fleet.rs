@@ -8,17 +8,25 @@ use iothub_gateway::runtime::clock::Unix;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 
-/// Rules whose only `psk_file` reads as `fleet`.
+/// Rules of one file whose only `psk_file` reads as `fleet`.
 pub fn parse(text: &str, fleet: &str) -> RuleSet {
-    let file = RulesText {
-        name: "rules.toml",
-        text,
-    };
+    parse_files(&[text], fleet)
+}
+
+/// Rules of several files, in order.
+pub fn parse_files<T: AsRef<str>>(texts: &[T], fleet: &str) -> RuleSet {
+    let files: Vec<RulesText<'_>> = texts
+        .iter()
+        .map(|text| RulesText {
+            name: "rules.toml",
+            text: text.as_ref(),
+        })
+        .collect();
     let resolvers = Resolvers {
         read: &|_| Ok(fleet.as_bytes().to_vec()),
         secret: &|_| Err("no secrets here".to_owned()),
     };
-    RuleSet::parse(&[file], &resolvers).unwrap_or_else(|problems| panic!("{}", problems[0]))
+    RuleSet::parse(&files, &resolvers).unwrap_or_else(|problems| panic!("{}", problems[0]))
 }
 
 /// Mosquitto's format: `load-0:…`, with keys of 32 bytes.
