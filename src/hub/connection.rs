@@ -215,7 +215,10 @@ impl<'a> Open<'a> {
 
     fn session_ended(&mut self, ended: Result<(usize, Ended), tokio::task::JoinError>) {
         match ended {
-            Ok((slot, Ended::Lost)) => self.to_begin.push_back(Purpose::Slot(slot)),
+            Ok((slot, Ended::Lost)) => {
+                self.shared.sessions_lost.fetch_add(1, Ordering::Relaxed);
+                self.to_begin.push_back(Purpose::Slot(slot));
+            }
             Ok((_, Ended::Told)) => {}
             Err(_panic) => {
                 // Which slot is unknown; a new connection serves all of them.

@@ -10,7 +10,7 @@ use crate::config::HubConfig;
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,8 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// Connections that are open and hold a token.
     pub ready: watch::Sender<usize>,
+    /// Sessions that ended without being told to.
+    pub sessions_lost: AtomicU64,
     news: Mutex<News>,
 }
 
@@ -79,6 +81,7 @@ impl Shared {
             pacer,
             stop: CancellationToken::new(),
             ready: watch::Sender::new(0),
+            sessions_lost: AtomicU64::new(0),
             news: Mutex::new(News {
                 problems: vec![String::new(); connections],
                 ..News::default()

@@ -7,6 +7,7 @@
 //! in that queue is reserved before the link is attached.
 
 use crate::config::OnDisconnect;
+use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::types::messaging::{Body, Modified};
 use fe2o3_amqp::types::primitives::Value;
 use fe2o3_amqp::{Delivery, Receiver, Sender};
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::mpsc::OwnedPermit;
 
+use super::engine::InUse;
 use super::session::Port;
 
 /// A link on its way to be closed by its session.
@@ -25,6 +27,15 @@ pub enum Ending {
     Sender(Box<Sender>),
     /// A command link; what it received and nobody saw goes back as the policy says.
     Receiver(Box<Receiver>, OnDisconnect),
+}
+
+/// How a close ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The peer answered our Detach, or had sent its own long before.
+    Plainly,
+    /// The peer's own Detach may have crossed ours, which may still be queued.
+    Crossed,
 }
 
 /// The two kinds of link.
@@ -48,6 +59,7 @@ impl Link for Receiver {
 /// An attached link and its way back.
 pub struct Live<L: Link> {
     link: Option<Box<L>>,
+    _name: InUse,
     way_back: Option<OwnedPermit<Ending>>,
     port: Arc<Port>,
     gauge: IntGauge,
@@ -57,10 +69,17 @@ pub struct Live<L: Link> {
 
 impl<L: Link> Live<L> {
     /// Guards `link`; `gauge` counts it while it lives.
-    pub fn new(link: L, way_back: OwnedPermit<Ending>, port: Arc<Port>, gauge: IntGauge) -> Self {
+    pub fn new(
+        link: L,
+        name: InUse,
+        way_back: OwnedPermit<Ending>,
+        port: Arc<Port>,
+        gauge: IntGauge,
+    ) -> Self {
         gauge.inc();
         Self {
             link: Some(Box::new(link)),
+            _name: name,
             way_back: Some(way_back),
             port,
             gauge,
@@ -97,16 +116,31 @@ impl<L: Link> Drop for Live<L> {
 
 impl Ending {
     /// Closes the link and waits for the peer's answer. The caller sets the deadline.
-    pub async fn close(self) {
-        match self {
-            Self::Sender(sender) => drop(sender.close().await),
+    pub async fn close(self) -> Closed {
+        let closed = match self {
+            Self::Sender(mut sender) => {
+                // The engine would send a second Detach on a handle that may be another's by now.
+                if now(sender.on_detach()).is_some() {
+                    return Closed::Plainly;
+                }
+                sender.close().await.is_ok()
+            }
             Self::Receiver(mut receiver, policy) => {
                 now(receiver.set_credit(0));
-                while let Some(Ok(delivery)) = now(receiver.recv::<Body<Value>>()) {
-                    give_back(&receiver, delivery, policy);
+                loop {
+                    match now(receiver.recv::<Body<Value>>()) {
+                        Some(Ok(delivery)) => give_back(&receiver, delivery, policy),
+                        Some(Err(RecvError::LinkStateError(_))) => return Closed::Plainly,
+                        Some(Err(_)) | None => break,
+                    }
                 }
-                drop(receiver.close().await);
+                receiver.close().await.is_ok()
             }
+        };
+        if closed {
+            Closed::Plainly
+        } else {
+            Closed::Crossed
         }
     }
 }

@@ -11,6 +11,7 @@ mod connect;
 mod connection;
 mod downlink;
 mod encode;
+mod engine;
 mod flight;
 mod io;
 mod lane;

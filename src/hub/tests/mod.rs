@@ -5,6 +5,7 @@ mod fake_links;
 mod faults;
 mod flow;
 mod limits;
+mod strict;
 
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig};
