@@ -17,6 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::oneshot;
 
 use super::engine::InUse;
 use super::session::Port;
@@ -37,6 +38,9 @@ pub enum Closed {
     /// The peer's own Detach may have crossed ours, which may still be queued.
     Crossed,
 }
+
+/// A link handed back, and what to drop once it is closed.
+pub type Handed = (Ending, Option<oneshot::Sender<()>>);
 
 /// The two kinds of link.
 pub trait Link: Sized {
@@ -60,9 +64,11 @@ impl Link for Receiver {
 pub struct Live<L: Link> {
     link: Option<Box<L>>,
     _name: InUse,
-    way_back: Option<OwnedPermit<Ending>>,
+    way_back: Option<OwnedPermit<Handed>>,
     port: Arc<Port>,
     gauge: IntGauge,
+    /// Dropped when the link is closed, for whoever waits for that.
+    gone: Option<oneshot::Sender<()>>,
     /// What becomes of deliveries nobody saw.
     pub policy: OnDisconnect,
 }
@@ -72,7 +78,7 @@ impl<L: Link> Live<L> {
     pub fn new(
         link: L,
         name: InUse,
-        way_back: OwnedPermit<Ending>,
+        way_back: OwnedPermit<Handed>,
         port: Arc<Port>,
         gauge: IntGauge,
     ) -> Self {
@@ -83,6 +89,7 @@ impl<L: Link> Live<L> {
             way_back: Some(way_back),
             port,
             gauge,
+            gone: None,
             policy: OnDisconnect::Release,
         }
     }
@@ -99,6 +106,13 @@ impl<L: Link> Live<L> {
         &self.port
     }
 
+    /// Hands the link back to its session; what it answers ends when the link is closed.
+    pub fn leave(mut self) -> oneshot::Receiver<()> {
+        let (gone, closed) = oneshot::channel();
+        self.gone = Some(gone);
+        closed
+    }
+
     /// The peer has detached it or its session has stopped: nothing is left to close.
     pub fn lost(mut self) {
         drop(self.link.take());
@@ -109,7 +123,7 @@ impl<L: Link> Drop for Live<L> {
     fn drop(&mut self) {
         self.gauge.dec();
         if let (Some(link), Some(way_back)) = (self.link.take(), self.way_back.take()) {
-            way_back.send(link.ending(self.policy));
+            way_back.send((link.ending(self.policy), self.gone.take()));
         }
     }
 }

@@ -9,7 +9,7 @@ use super::encode;
 use super::engine::{Names, unhurried};
 use super::io::KillSwitch;
 use super::lane::Shared;
-use super::live::{Closed, Ending, Link, Live};
+use super::live::{Closed, Handed, Link, Live};
 use super::outcome::Cause;
 use super::pace::Urgency;
 use super::tuning;
@@ -80,8 +80,8 @@ pub struct Session {
     authorized: watch::Receiver<bool>,
     stop: CancellationToken,
     requests: mpsc::Receiver<(Urgency, Wanted)>,
-    closing: mpsc::Receiver<Ending>,
-    way_back: mpsc::Sender<Ending>,
+    closing: mpsc::Receiver<Handed>,
+    way_back: mpsc::Sender<Handed>,
     urgent: VecDeque<Wanted>,
     normal: VecDeque<Wanted>,
     turn: Option<(Urgency, Turn)>,
@@ -203,12 +203,12 @@ impl Session {
     }
 
     /// Closes a batch of links and waits for the answers. `false`: the peer does not answer.
-    async fn close(&mut self, first: Ending) -> bool {
+    async fn close(&mut self, first: Handed) -> bool {
         let mut closes = JoinSet::new();
-        closes.spawn(first.close());
+        closes.spawn(closed(first));
         while closes.len() < tuning::CLOSE_BATCH {
             match self.closing.try_recv() {
-                Ok(ending) => closes.spawn(ending.close()),
+                Ok(handed) => closes.spawn(closed(handed)),
                 Err(_) => break,
             };
         }
@@ -342,6 +342,12 @@ impl Session {
             self.kill.kill();
         }
     }
+}
+
+async fn closed((ending, gone): Handed) -> Closed {
+    let closed = ending.close().await;
+    drop(gone);
+    closed
 }
 
 /// An attach that failed.

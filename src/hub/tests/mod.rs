@@ -4,6 +4,7 @@ mod fake;
 mod fake_links;
 mod faults;
 mod flow;
+mod growth;
 mod limits;
 mod strict;
 
