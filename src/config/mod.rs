@@ -72,7 +72,7 @@ pub struct HubConfig {
     pub token_ttl: Duration,
     /// Share of the token's life after which it is renewed, 0 < x < 1.
     pub renew_at: f64,
-    /// AMQP connections in the pool.
+    /// AMQP connections at most; the pool opens them as devices need them.
     pub connections: usize,
     /// Devices on one connection; more are refused.
     pub max_devices_per_connection: usize,
