@@ -9,6 +9,8 @@ mod cbs;
 mod commands;
 #[path = "emulator/control.rs"]
 mod control;
+#[path = "emulator/faults.rs"]
+mod faults;
 #[path = "emulator/kit.rs"]
 mod kit;
 #[path = "emulator/links.rs"]

@@ -2,11 +2,15 @@
 
 use crate::emulator::connection::Connection;
 use crate::emulator::errors;
+use crate::emulator::faults::FaultKind;
+use crate::emulator::held::DELAY;
+use crate::emulator::links::Stop;
 use crate::emulator::session::DETACH_TIMEOUT;
 use crate::emulator::tokens::TokenError;
 use crate::runtime::clock;
 use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::receiver::CreditMode;
+use fe2o3_amqp::types::definitions::Error;
 use fe2o3_amqp::types::messaging::{
     ApplicationProperties, Body, Data, Message, MessageId, Outcome, Properties,
 };
@@ -67,6 +71,7 @@ pub(crate) async fn serve_requests(
     mut receiver: Receiver,
     session: u64,
     connection: Arc<Connection>,
+    stop: Arc<Stop<Error>>,
 ) {
     receiver.set_credit_mode(CreditMode::Manual);
     if receiver.set_credit(CREDIT).await.is_err() {
@@ -74,7 +79,15 @@ pub(crate) async fn serve_requests(
     }
     let mut taken = 0;
     loop {
-        let delivery = match receiver.recv::<Body<Value>>().await {
+        let received = tokio::select! {
+            error = stop.asked() => {
+                let closing = receiver.close_with_error(error);
+                drop(tokio::time::timeout(DETACH_TIMEOUT, closing).await);
+                return;
+            }
+            received = receiver.recv::<Body<Value>>() => received,
+        };
+        let delivery = match received {
             Ok(delivery) => delivery,
             Err(RecvError::MessageDecode(error)) => {
                 if receiver
@@ -89,12 +102,21 @@ pub(crate) async fn serve_requests(
             Err(_) => return,
         };
         let (info, message) = delivery.into_parts();
-        let reply = answer(message, &connection);
+        let silent = connection.fault(FaultKind::CbsSilent).is_some();
+        let reply = if silent {
+            connection.hub.stats.tokens_unanswered.inc();
+            None
+        } else {
+            Some(answer(message, &connection))
+        };
         // Settled before the reply: clients with a bounded window need every put settled.
         if receiver.accept(info).await.is_err() {
             return;
         }
-        if let Some(to) = reply_to(session, &connection) {
+        if connection.fault(FaultKind::CbsDelayed).is_some() {
+            tokio::time::sleep(DELAY).await;
+        }
+        if let (Some(reply), Some(to)) = (reply, reply_to(session, &connection)) {
             // The only failure is a reply link that has just gone.
             drop(to.send(reply).await);
         }
@@ -113,7 +135,12 @@ fn answer(message: Message<Body<Value>>, connection: &Connection) -> Reply {
         .properties
         .as_ref()
         .and_then(|p| p.message_id.clone());
-    let (status, description) = match put_token(message, connection) {
+    let refused = connection.fault(FaultKind::CbsStatus);
+    let verdict = match refused.and_then(|status| status.parse().ok()) {
+        Some(status) => Err((status, "Fault injected.".to_owned())),
+        None => put_token(message, connection),
+    };
+    let (status, description) = match verdict {
         Ok(()) => {
             connection.hub.stats.tokens_put.inc();
             connection.tokens_changed();
@@ -170,10 +197,18 @@ fn put_token(message: Message<Body<Value>>, connection: &Connection) -> Result<(
 }
 
 /// Sends replies until the link or the connection ends.
-pub(crate) async fn serve_replies(mut sender: Sender, mut replies: mpsc::Receiver<Reply>) {
+pub(crate) async fn serve_replies(
+    mut sender: Sender,
+    mut replies: mpsc::Receiver<Reply>,
+    stop: Arc<Stop<Error>>,
+) {
     let mut unsettled = VecDeque::new();
     loop {
         let reply = tokio::select! {
+            error = stop.asked() => {
+                drop(tokio::time::timeout(DETACH_TIMEOUT, sender.close_with_error(error)).await);
+                return;
+            }
             reply = replies.recv() => reply,
             _ = sender.on_detach() => return,
         };

@@ -3,6 +3,7 @@
 
 use crate::emulator::cbs::ReplyTo;
 use crate::emulator::errors::{self, hex, random};
+use crate::emulator::faults::{FaultKind, Place};
 use crate::emulator::handshake::{self, HandshakeError, Opening};
 use crate::emulator::hub::Hub;
 use crate::emulator::io::{AmqpStream, BoxedTransport};
@@ -52,6 +53,15 @@ impl Connection {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The value of a fault in force on this connection.
+    pub(crate) fn fault(&self, kind: FaultKind) -> Option<&'static str> {
+        let place = Place {
+            connection: Some(self.id),
+            device: None,
+        };
+        self.hub.faults.at(kind, place)
+    }
+
     /// Tells the connection's clock to look again.
     pub(crate) fn tokens_changed(&self) {
         self.tokens_changed.notify_one();
@@ -94,6 +104,15 @@ pub(crate) async fn serve(
         }
     };
     let opened = match opening {
+        Ok(_)
+            if hub
+                .faults
+                .at(FaultKind::CloseDuringOpen, Place::default())
+                .is_some() =>
+        {
+            hub.stats.connections_fault.inc();
+            return;
+        }
         Ok(opening) => open(transport, opening, timeout, id, entry, &hub, &life).await,
         Err(error) => Err(error),
     };
@@ -124,7 +143,8 @@ async fn open(
         target: "emulator", connection = id, container = ?opening.container, "OPEN received"
     );
     let kill = life.aborted.child_token();
-    let (stream, writing) = AmqpStream::new(transport, opening.replay, kill.clone());
+    let silent = Arc::clone(&entry.silent);
+    let (stream, writing) = AmqpStream::new(transport, opening.replay, kill.clone(), silent);
     life.tasks.spawn(writing);
 
     let idle_ms = u32::try_from(hub.config.amqp.idle_timeout.as_millis()).unwrap_or(u32::MAX);
@@ -183,8 +203,12 @@ async fn run(connection: Arc<Connection>, mut handle: ListenerConnectionHandle) 
         let next_end = connection.tokens().next_end();
         tokio::select! {
             stop = connection.entry.stop.asked() => {
-                if let ConnectionStop::Close(error) = stop {
-                    close(&mut handle, error).await;
+                match stop {
+                    ConnectionStop::Kill => {}
+                    ConnectionStop::Close(Some(error)) => close(&mut handle, error).await,
+                    ConnectionStop::Close(None) => {
+                        drop(tokio::time::timeout(CLOSE_TIMEOUT, handle.close()).await);
+                    }
                 }
                 return;
             }
@@ -194,6 +218,11 @@ async fn run(connection: Arc<Connection>, mut handle: ListenerConnectionHandle) 
             }
             incoming = handle.next_incoming_session() => {
                 let Some(incoming) = incoming else { return };
+                if connection.fault(FaultKind::CloseDuringBegin).is_some() {
+                    connection.hub.stats.connections_fault.inc();
+                    close(&mut handle, errors::connection_forced("Fault injected.")).await;
+                    return;
+                }
                 let acceptor = SessionAcceptor::builder()
                     .next_outgoing_id(1)
                     .incoming_window(INCOMING_WINDOW)

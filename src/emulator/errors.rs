@@ -188,6 +188,20 @@ pub(crate) fn connection_forced(text: &str) -> Error {
     error(ConnectionError::ConnectionForced, text.to_owned())
 }
 
+/// What a fault of the catalogue says, by its condition.
+pub(crate) fn injected(condition: &'static str) -> Error {
+    error(custom(condition), "Fault injected.".to_owned())
+}
+
+/// The daily quota is used up (wire sheet §6.4).
+pub(crate) fn quota_exceeded() -> Error {
+    coded(
+        AmqpError::ResourceLimitExceeded,
+        403_002,
+        "Total number of messages on IotHub exceeded the allocated quota.",
+    )
+}
+
 pub(crate) fn killed(what: &str) -> Error {
     error(LinkError::DetachForced, format!("Fault injected: {what}"))
 }

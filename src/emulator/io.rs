@@ -7,6 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
@@ -62,21 +63,24 @@ pub(crate) struct AmqpStream {
     /// Whether the library has yet to write the header the peer already has.
     header_due: bool,
     outbox: Arc<Outbox>,
+    silent: Arc<AtomicBool>,
     killed: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl AmqpStream {
     /// Wraps `transport`; `replay` is read before anything from it. The second value must be run
-    /// as a task: it writes until the stream is dropped or `kill` is cancelled.
+    /// as a task: it writes until the stream is dropped or `kill` is cancelled. Once `silent` is
+    /// set, what comes in and what would go out is dropped unseen; only the end passes.
     pub(crate) fn new(
         transport: BoxedTransport,
         replay: Vec<u8>,
         kill: CancellationToken,
+        silent: Arc<AtomicBool>,
     ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let (reader, writer) = tokio::io::split(transport);
         let outbox = Arc::<Outbox>::default();
         let killed = Box::pin(kill.clone().cancelled_owned());
-        let writing = write_out(writer, Arc::clone(&outbox), kill);
+        let writing = write_out(writer, Arc::clone(&outbox), kill, Arc::clone(&silent));
         let replay = io::Cursor::new(replay);
         (
             Self {
@@ -84,6 +88,7 @@ impl AmqpStream {
                 replay,
                 header_due: true,
                 outbox,
+                silent,
                 killed,
             },
             writing,
@@ -95,18 +100,23 @@ async fn write_out(
     mut writer: WriteHalf<BoxedTransport>,
     outbox: Arc<Outbox>,
     kill: CancellationToken,
+    silent: Arc<AtomicBool>,
 ) {
     let written = tokio::select! {
         biased;
         () = kill.cancelled() => Err(io::ErrorKind::ConnectionAborted.into()),
-        written = write_batches(&mut writer, &outbox) => written,
+        written = write_batches(&mut writer, &outbox, &silent) => written,
     };
     if written.is_err() {
         outbox.fail();
     }
 }
 
-async fn write_batches(writer: &mut WriteHalf<BoxedTransport>, outbox: &Outbox) -> io::Result<()> {
+async fn write_batches(
+    writer: &mut WriteHalf<BoxedTransport>,
+    outbox: &Outbox,
+    silent: &AtomicBool,
+) -> io::Result<()> {
     let mut batch = Vec::new();
     loop {
         outbox.filled.notified().await;
@@ -127,8 +137,10 @@ async fn write_batches(writer: &mut WriteHalf<BoxedTransport>, outbox: &Outbox) 
                 }
                 break;
             }
-            writer.write_all(&batch).await?;
-            writer.flush().await?;
+            if !silent.load(Ordering::Relaxed) {
+                writer.write_all(&batch).await?;
+                writer.flush().await?;
+            }
             batch.clear();
             if batch.capacity() > BUFFER_KEPT {
                 batch = Vec::new();
@@ -148,6 +160,14 @@ impl AsyncRead for AmqpStream {
         }
         if self.replay.position() < self.replay.get_ref().len() as u64 {
             return Pin::new(&mut self.replay).poll_read(cx, buf);
+        }
+        while self.silent.load(Ordering::Relaxed) {
+            let mut unseen = [0; 4096];
+            let mut unseen = ReadBuf::new(&mut unseen);
+            match Pin::new(&mut self.reader).poll_read(cx, &mut unseen) {
+                Poll::Ready(Ok(())) if !unseen.filled().is_empty() => {}
+                other => return other,
+            }
         }
         Pin::new(&mut self.reader).poll_read(cx, buf)
     }
@@ -219,9 +239,30 @@ mod tests {
     fn pair(replay: &[u8]) -> (AmqpStream, tokio::io::DuplexStream, CancellationToken) {
         let (near, far) = tokio::io::duplex(1024);
         let kill = CancellationToken::new();
-        let (stream, writing) = AmqpStream::new(Box::new(near), replay.to_vec(), kill.clone());
+        let silent = Arc::default();
+        let (stream, writing) =
+            AmqpStream::new(Box::new(near), replay.to_vec(), kill.clone(), silent);
         tokio::spawn(writing);
         (stream, far, kill)
+    }
+
+    #[tokio::test]
+    async fn a_silent_stream_passes_nothing_but_the_end() {
+        let (mut stream, mut far, _kill) = pair(b"");
+        stream.silent.store(true, Ordering::Relaxed);
+        stream.write_all(b"unheard").await.unwrap();
+        far.write_all(b"unseen").await.unwrap();
+        far.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        let end = timeout(SOON, stream.read_to_end(&mut read)).await.unwrap();
+        assert_eq!((end.unwrap(), read.len()), (0, 0));
+        drop(stream);
+        let mut sent = Vec::new();
+        timeout(SOON, far.read_to_end(&mut sent))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(sent.is_empty());
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use dashmap::DashMap;
 use fe2o3_amqp::types::definitions::Error;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::Notify;
 
 /// A request to stop, given once, awaited by one task.
@@ -64,8 +64,8 @@ impl<T> Stop<T> {
 pub(crate) enum ConnectionStop {
     /// The socket is closed without a word.
     Kill,
-    /// AMQP close with this error.
-    Close(Error),
+    /// AMQP close, with this error if there is one.
+    Close(Option<Error>),
 }
 
 /// A device link that is attached.
@@ -79,11 +79,24 @@ pub(crate) struct Link {
     pub(crate) stop: Stop<Error>,
 }
 
+/// Which of the two `$cbs` links.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CbsRole {
+    Requests,
+    Replies,
+}
+
+/// A way to stop a `$cbs` link; the link holds the other end.
+type CbsLink = (CbsRole, Weak<Stop<Error>>);
+
 /// A connection that is open.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionEntry {
     pub(crate) stop: Stop<ConnectionStop>,
+    /// Nothing more is read from the socket or written to it.
+    pub(crate) silent: Arc<AtomicBool>,
     links: Mutex<HashMap<u64, Arc<Link>>>,
+    cbs: Mutex<Vec<CbsLink>>,
 }
 
 impl ConnectionEntry {
@@ -92,11 +105,31 @@ impl ConnectionEntry {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         links.values().cloned().collect()
     }
+
+    pub(crate) fn silence(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    /// Lists a `$cbs` link for as long as it keeps what this returns.
+    pub(crate) fn add_cbs_link(&self, role: CbsRole) -> Arc<Stop<Error>> {
+        let stop = Arc::default();
+        let mut cbs = self.cbs.lock().unwrap_or_else(PoisonError::into_inner);
+        cbs.retain(|(_, link)| link.strong_count() > 0);
+        cbs.push((role, Arc::downgrade(&stop)));
+        stop
+    }
+
+    pub(crate) fn cbs_links(&self, role: CbsRole) -> Vec<Arc<Stop<Error>>> {
+        let cbs = self.cbs.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_role = cbs.iter().filter(|(of, _)| *of == role);
+        of_role.filter_map(|(_, link)| link.upgrade()).collect()
+    }
 }
 
 /// A session that is begun.
 #[derive(Debug, Default)]
 pub(crate) struct SessionEntry {
+    pub(crate) connection: u64,
     pub(crate) stop: Stop<Error>,
 }
 
@@ -140,8 +173,15 @@ impl Directory {
         )
     }
 
-    pub(crate) fn add_session(self: &Arc<Self>) -> (u64, Arc<SessionEntry>, Listed) {
-        let (id, entry) = (self.number(), Arc::<SessionEntry>::default());
+    pub(crate) fn add_session(
+        self: &Arc<Self>,
+        connection: u64,
+    ) -> (u64, Arc<SessionEntry>, Listed) {
+        let id = self.number();
+        let entry = Arc::new(SessionEntry {
+            connection,
+            stop: Stop::default(),
+        });
         self.sessions.insert(id, Arc::clone(&entry));
         self.stats.sessions.inc();
         (
@@ -209,6 +249,22 @@ impl Directory {
                 .flat_map(|links| links.value().clone())
                 .collect(),
         }
+    }
+
+    /// The connection of this number.
+    pub(crate) fn connection(&self, id: u64) -> Option<Arc<ConnectionEntry>> {
+        self.connections.get(&id).map(|e| Arc::clone(e.value()))
+    }
+
+    /// Numbers of the connections that are open, with their device links, oldest first.
+    pub(crate) fn numbers(&self) -> Vec<(u64, usize)> {
+        let mut numbers: Vec<(u64, usize)> = self
+            .connections
+            .iter()
+            .map(|e| (*e.key(), e.value().links().len()))
+            .collect();
+        numbers.sort_unstable();
+        numbers
     }
 
     /// Connections that hold a link of `device`, or all.

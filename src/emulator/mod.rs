@@ -24,6 +24,7 @@ mod errors;
 mod faults;
 mod frames;
 mod handshake;
+mod held;
 mod hub;
 mod io;
 mod ledger;
@@ -40,6 +41,7 @@ mod throttle;
 mod tokens;
 
 pub use config::EmulatorConfig;
+pub use faults::{Fault, FaultError, FaultKind, FaultScope};
 pub use ledger::{Content, Entry, Ledger};
 pub use policies::KeySlot;
 pub use stats::StatsSnapshot;
@@ -190,6 +192,26 @@ impl EmulatorHandle {
     #[must_use]
     pub fn stats(&self) -> StatsSnapshot {
         self.hub.stats.snapshot()
+    }
+
+    /// Injects a fault of the catalogue; its number. What acts at once has acted when this
+    /// returns. Call it within the runtime.
+    ///
+    /// # Errors
+    /// [`FaultError`]: the fault means nothing here, or too many are under way.
+    pub fn inject(&self, fault: &Fault) -> Result<u64, FaultError> {
+        faults::inject(&self.hub, fault)
+    }
+
+    /// Ends every fault; how many there were.
+    pub fn clear_faults(&self) -> usize {
+        self.hub.faults.clear()
+    }
+
+    /// Numbers of the open connections and of the device links on each, oldest first.
+    #[must_use]
+    pub fn connections(&self) -> Vec<(u64, usize)> {
+        self.hub.directory.numbers()
     }
 
     /// Stops accepting, closes every connection in form, and waits until all is gone; what has

@@ -35,13 +35,16 @@ impl Policies {
             .map(|p| (p.rights, p.keys.clone()))
     }
 
-    /// Makes a new key; its base64 text, `None` for an unknown policy. Tokens already put stay
-    /// good until they end, as the service checks a signature only when a token arrives.
-    pub(crate) fn rotate(&self, name: &str, slot: KeySlot) -> Option<String> {
-        let key = random::<32>();
+    /// Takes a new key or makes one; its base64 text, `None` for an unknown policy. Tokens already
+    /// put stay good until they end, as the service checks a signature only when a token arrives.
+    pub(crate) fn rotate(&self, name: &str, slot: KeySlot, key: Option<Vec<u8>>) -> Option<String> {
+        let key = match key {
+            Some(key) if !key.is_empty() => key,
+            _ => random::<32>().to_vec(),
+        };
         let mut policies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let policy = policies.iter_mut().find(|p| p.name == name)?;
-        let secret = Some(Secret::new(key.to_vec()));
+        let secret = Some(Secret::new(key.clone()));
         match slot {
             KeySlot::Primary => policy.keys.primary = secret,
             KeySlot::Secondary => policy.keys.secondary = secret,

@@ -2,6 +2,7 @@
 
 use crate::emulator::config::TlsMaterial;
 use crate::emulator::connection;
+use crate::emulator::faults::{FaultKind, Place};
 use crate::emulator::hub::Hub;
 use crate::emulator::io::BoxedTransport;
 use rustls::pki_types::pem::PemObject;
@@ -10,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +69,16 @@ pub(crate) async fn serve(
             hub.stats.connections_refused.inc();
             continue;
         }
+        if hub
+            .faults
+            .at(FaultKind::RefuseConnections, Place::default())
+            .is_some()
+        {
+            hub.stats.connections_fault.inc();
+            // Dropped with data or not, the peer sees a reset.
+            drop(socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)));
+            continue;
+        }
         let (tls, hub, life) = (tls.clone(), Arc::clone(&hub), life.clone());
         let tasks = life.tasks.clone();
         tasks.spawn(serve_one(socket, peer, tls, hub, life));
@@ -84,6 +96,14 @@ async fn serve_one(
     let (id, entry, _listed) = hub.directory.add_connection();
     let aborted = life.aborted.clone();
     let serving = async {
+        if hub
+            .faults
+            .at(FaultKind::BlackHole, Place::default())
+            .is_some()
+        {
+            unheard(socket).await;
+            return;
+        }
         let timeout = hub.config.amqp.handshake_timeout;
         let secured = tokio::time::timeout(timeout, secure(socket, tls)).await;
         match secured.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
@@ -100,6 +120,12 @@ async fn serve_one(
         () = aborted.cancelled() => {}
         () = serving => {}
     }
+}
+
+/// Takes what the peer sends until it gives up, and says nothing.
+async fn unheard(mut socket: TcpStream) {
+    let mut unseen = [0; 4096];
+    while socket.read(&mut unseen).await.is_ok_and(|n| n > 0) {}
 }
 
 async fn secure(socket: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<BoxedTransport> {

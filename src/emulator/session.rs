@@ -7,8 +7,9 @@ use crate::emulator::config::SecondReceiver;
 use crate::emulator::connection::Connection;
 use crate::emulator::devices::{Record, Unregistered};
 use crate::emulator::errors;
+use crate::emulator::faults::{FaultKind, Place};
 use crate::emulator::ledger::Stamp;
-use crate::emulator::links::{Link, Listed};
+use crate::emulator::links::{CbsRole, ConnectionStop, Link, Listed};
 use crate::emulator::tokens::Signer;
 use crate::emulator::{cbs, telemetry};
 use crate::runtime::clock;
@@ -43,7 +44,7 @@ struct Admitted {
 
 /// Serves a session until it ends.
 pub(crate) async fn serve(mut session: ListenerSessionHandle, connection: Arc<Connection>) {
-    let (id, entry, _listed) = connection.hub.directory.add_session();
+    let (id, entry, _listed) = connection.hub.directory.add_session(connection.id);
     loop {
         let attach = tokio::select! {
             error = entry.stop.asked() => {
@@ -53,6 +54,17 @@ pub(crate) async fn serve(mut session: ListenerSessionHandle, connection: Arc<Co
             attach = session.next_incoming_attach() => attach,
         };
         let Some(attach) = attach else { return };
+        if connection.fault(FaultKind::CloseDuringAttach).is_some() {
+            let error = errors::connection_forced("Fault injected.");
+            if connection
+                .entry
+                .stop
+                .ask(ConnectionStop::Close(Some(error)))
+            {
+                connection.hub.stats.connections_fault.inc();
+            }
+            return;
+        }
         if attach_link(&mut session, attach, id, &connection)
             .await
             .is_err()
@@ -113,12 +125,14 @@ async fn attach_link(
             }
         }
         (Verdict::CbsRequests(room), LinkEndpoint::Receiver(receiver), _) => {
-            let serving = cbs::serve_requests(receiver, session_id, connection);
+            let stop = connection.entry.add_cbs_link(CbsRole::Requests);
+            let serving = cbs::serve_requests(receiver, session_id, connection, stop);
             tasks.spawn(holding(room, serving));
         }
         (Verdict::CbsReplies(room), LinkEndpoint::Sender(sender), _) => {
             let replies = cbs::reply_channel(session_id, &connection);
-            tasks.spawn(holding(room, cbs::serve_replies(sender, replies)));
+            let stop = connection.entry.add_cbs_link(CbsRole::Replies);
+            tasks.spawn(holding(room, cbs::serve_replies(sender, replies, stop)));
         }
         (Verdict::Device(admitted), LinkEndpoint::Receiver(receiver), Some((link, listed))) => {
             let stamp = admitted.stamp();
@@ -192,6 +206,13 @@ fn admit(
     let covering = connection
         .tokens()
         .covering(&identity, endpoint, clock::unix());
+    let place = Place {
+        connection: Some(connection.id),
+        device: Some(&identity.device),
+    };
+    if hub.faults.at(FaultKind::InvokeAuthError, place).is_some() {
+        return Err(errors::unauthorized());
+    }
     let signer = covering.ok_or_else(errors::unauthorized)?;
     let record = hub
         .devices

@@ -83,6 +83,8 @@ stats! {
     tokens_put,
     /// Tokens put and refused.
     tokens_refused,
+    /// Tokens a fault left without an answer.
+    tokens_unanswered,
     /// Links detached because their token ended.
     detaches_token,
     /// Links detached because their device was disabled or deleted.

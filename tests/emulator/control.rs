@@ -4,7 +4,7 @@ use crate::kit::{Client, HOST, POLICY_KEY, http, http_with, send, soon, start, t
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fe2o3_amqp::types::primitives::SimpleValue;
-use iothub_gateway::emulator::config::{DeviceConfig, EmulatorConfig, Keys};
+use iothub_gateway::emulator::config::EmulatorConfig;
 use iothub_gateway::emulator::{Emulator, EmulatorError};
 
 #[tokio::test]
@@ -178,63 +178,6 @@ async fn commands_are_checked_and_can_be_purged() {
     assert_eq!(answer["purged"], 1);
     let (_, rows) = http(&hub, "GET", path, b"").await;
     assert_eq!(rows[0]["state"], "purged");
-}
-
-#[tokio::test]
-async fn faults_of_the_catalogue_act_or_say_that_they_do_not_exist() {
-    let hub = start(|config| {
-        config
-            .devices
-            .push(DeviceConfig::new("d3", Keys::default()))
-    })
-    .await;
-    let (_, list) = http(&hub, "GET", "/faults", b"").await;
-    assert!(list["known"].as_array().unwrap().len() >= 12);
-    assert_eq!(
-        http(&hub, "POST", "/faults", br#"{"name":"Nonsense"}"#)
-            .await
-            .0,
-        400
-    );
-    assert_eq!(
-        http(&hub, "POST", "/faults", br#"{"name":"InvokeThrottling"}"#)
-            .await
-            .0,
-        501
-    );
-
-    let mut client = Client::authorised(&hub).await;
-    let mut hit = client.events("plain-1").await.unwrap();
-    let mut spared = client.events("plain-2").await.unwrap();
-    let fault = br#"{"name":"KillAmqpD2CLink","device":"plain-1"}"#;
-    assert_eq!(http(&hub, "POST", "/faults", fault).await.0, 202);
-    assert_eq!(
-        crate::kit::detached(&mut hit).await.0,
-        "amqp:link:detach-forced"
-    );
-    send(&mut spared, b"x").await.unwrap();
-
-    let mut other = Client::authorised(&hub).await;
-    let _link = other.events("d3").await.unwrap();
-    let fault = br#"{"name":"KillAmqpConnection","device":"d3"}"#;
-    assert_eq!(http(&hub, "POST", "/faults", fault).await.0, 202);
-    let closed = soon("a close", other.connection.on_close())
-        .await
-        .unwrap_err();
-    assert!(
-        format!("{closed:?}").contains("ConnectionForced"),
-        "{closed:?}"
-    );
-    send(&mut spared, b"x").await.unwrap();
-
-    assert_eq!(
-        http(&hub, "POST", "/faults", br#"{"name":"KillTcp"}"#)
-            .await
-            .0,
-        202
-    );
-    assert!(soon("the end", client.connection.on_close()).await.is_err());
-    assert_eq!(hub.stats().connections_fault, 2);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use mqttbytes::v4::{
     Connect, ConnectReturnCode, LastWill, Login, Packet, PubAck, Publish, Subscribe,
 };
 use mqttbytes::{Error as CodecError, QoS};
-use openssl::ssl::{Ssl, SslConnector, SslMethod, SslVerifyMode, SslVersion};
+use openssl::ssl::{Ssl, SslConnector, SslContext, SslMethod, SslVerifyMode, SslVersion};
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -104,7 +104,8 @@ fn tls_client(
 }
 
 fn psk_client(identity: &str, key: &[u8], tls13: bool) -> io::Result<Ssl> {
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(other)?;
+    // Not a connector: that would read the system's certificates for each device.
+    let mut builder = SslContext::builder(SslMethod::tls_client()).map_err(other)?;
     builder.set_verify(SslVerifyMode::NONE);
     if !tls13 {
         builder
@@ -121,7 +122,7 @@ fn psk_client(identity: &str, key: &[u8], tls13: bool) -> io::Result<Ssl> {
         key_out[..key.len()].copy_from_slice(&key);
         Ok(key.len())
     });
-    Ssl::new(builder.build().context()).map_err(other)
+    Ssl::new(&builder.build()).map_err(other)
 }
 
 /// A connected device.

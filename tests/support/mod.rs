@@ -4,6 +4,7 @@
 pub mod device;
 pub mod fleet;
 pub mod http;
+pub mod proxy;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -30,6 +31,10 @@ pub const PASSWORD: &str = "MARKER-PASSWORD";
 #[derive(Clone)]
 pub struct Options {
     pub token_ttl: &'static str,
+    /// Lines for the `[hub]` table of `gateway.toml`.
+    pub hub: String,
+    /// Put a fault proxy between gateway and hub.
+    pub proxied: bool,
     /// Lines for `gateway.toml`, e.g. a `[limits]` table.
     pub gateway: String,
     /// Lines for `emulator.toml`.
@@ -44,6 +49,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             token_ttl: "1h",
+            hub: String::new(),
+            proxied: false,
             gateway: String::new(),
             emulator: String::new(),
             rules: String::new(),
@@ -135,6 +142,7 @@ pub struct Bench {
     pub dir: PathBuf,
     pub emulator: EmulatorHandle,
     pub gateway: Gateway,
+    pub proxy: Option<proxy::Proxy>,
     options: Options,
 }
 
@@ -222,14 +230,14 @@ pub fn gateway_toml(options: &Options, amqp: u16, mqtt: u16, plain: u16, admin: 
     format!(
         "[hub]\nhost = \"{HUB}\"\npolicy = \"device\"\nkey = \"${{file:hub-key}}\"\n\
          secondary_key = \"${{file:hub-key-2}}\"\nendpoint = \"amqps://localhost:{amqp}\"\n\
-         ca = \"ca.pem\"\ntoken_ttl = \"{}\"\n\
+         ca = \"ca.pem\"\ntoken_ttl = \"{}\"\n{}\n\
          [[listener]]\nname = \"devices\"\nbind = \"127.0.0.1:{mqtt}\"\n\
          tls = {{ cert = \"server.pem\", key = \"server.key\", client_ca = \"device-ca.pem\" }}\n\
          accept = [\"psk\", \"x509\", \"sas\", \"password\"]\n\
          [[listener]]\nname = \"plain\"\nbind = \"127.0.0.1:{plain}\"\n\
          accept = [\"sas\", \"password\"]\n\
          [rules]\nfiles = [\"rules.toml\"]\n[admin]\nbind = \"127.0.0.1:{admin}\"\n{}\n",
-        options.token_ttl, options.gateway,
+        options.token_ttl, options.hub, options.gateway,
     )
 }
 
@@ -238,7 +246,13 @@ impl Bench {
     pub async fn start(name: &str, options: Options) -> Self {
         let dir = scratch(name);
         let emulator = hub_in(&dir, &options).await;
-        let amqp = amqps_port(&emulator);
+        let mut amqp = amqps_port(&emulator);
+        let mut proxy = None;
+        if options.proxied {
+            let started = proxy::Proxy::start(emulator.amqps_addr().expect("bound")).await;
+            amqp = started.address().port();
+            proxy = Some(started);
+        }
         let path = dir.join("gateway.toml");
         fs::write(&path, gateway_toml(&options, amqp, 0, 0, 0)).expect("written");
         let loaded = load(&path).unwrap_or_else(|problems| {
@@ -255,14 +269,17 @@ impl Bench {
             .await
             .expect("gateway starts");
         gateway.watch(loaded.sources);
-        assert!(
-            gateway.ready(Duration::from_secs(20)).await,
-            "ready in time"
-        );
+        if !gateway.ready(Duration::from_secs(20)).await {
+            let admin = gateway.admin();
+            let ask = move || http::request(admin, "GET", "/ready", "").1;
+            let why = tokio::task::spawn_blocking(ask).await.expect("asked");
+            panic!("not ready in time: {why}");
+        }
         Self {
             dir,
             emulator,
             gateway,
+            proxy,
             options,
         }
     }
@@ -339,6 +356,7 @@ impl Bench {
         let stopped = StoppedHub {
             dir: self.dir,
             gateway: self.gateway,
+            proxy: self.proxy,
             options: self.options,
             ports,
         };
@@ -350,6 +368,7 @@ impl Bench {
 pub struct StoppedHub {
     pub dir: PathBuf,
     pub gateway: Gateway,
+    proxy: Option<proxy::Proxy>,
     options: Options,
     ports: (u16, u16),
 }
@@ -362,6 +381,7 @@ impl StoppedHub {
             dir: self.dir,
             emulator,
             gateway: self.gateway,
+            proxy: self.proxy,
             options: self.options,
         }
     }

@@ -3,10 +3,10 @@
 //! request that a browser made for a foreign page.
 
 mod devices;
+mod faults;
 mod ledger;
 
 use crate::emulator::config::duration_text;
-use crate::emulator::faults::{self, FaultKind};
 use crate::emulator::hub::Hub;
 use crate::emulator::policies::KeySlot;
 use crate::emulator::server::Lifetime;
@@ -16,6 +16,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::future::IntoFuture;
@@ -75,7 +77,7 @@ fn router(hub: Arc<Hub>) -> Router {
         .route("/policies/{name}/rotate", post(rotate))
         .route(
             "/faults",
-            post(inject).get(list_faults).delete(clear_faults),
+            post(faults::inject).get(faults::list).delete(faults::clear),
         )
         .layer(DefaultBodyLimit::max(BODY_MAX))
         .layer(middleware::from_fn(local_only))
@@ -108,51 +110,22 @@ async fn stats(State(hub): Hubs) -> Json<Value> {
 #[serde(deny_unknown_fields)]
 struct Rotation {
     which: KeySlot,
+    /// Base64; without it the hub makes one.
+    #[serde(default)]
+    key: Option<String>,
 }
 
 async fn rotate(State(hub): Hubs, Path(name): Path<String>, body: Json<Rotation>) -> Answer {
-    match hub.policies.rotate(&name, body.which) {
+    let Json(Rotation { which, key }) = body;
+    let given = key.map(|text| STANDARD.decode(text));
+    let given = given
+        .transpose()
+        .map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the key is base64 text"))?;
+    match hub.policies.rotate(&name, which, given) {
         Some(key) => Ok(Json(json!({ "key": key }))),
         None => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "no such policy, see the configuration",
-        )),
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FaultRequest {
-    name: String,
-    #[serde(default)]
-    delay: Option<String>,
-    #[serde(default)]
-    duration: Option<String>,
-    #[serde(default)]
-    device: Option<String>,
-}
-
-async fn inject(State(hub): Hubs, body: Json<FaultRequest>) -> Result<Response, Refusal> {
-    let Json(request) = body;
-    let name = FaultKind::ALL
-        .iter()
-        .find(|kind| format!("{kind:?}") == request.name)
-        .copied();
-    let Some(name) = name else {
-        let text = format!("no such fault, known are {:?}", FaultKind::ALL);
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, text));
-    };
-    if !name.implemented() {
-        let text = format!("{name:?} is not implemented, see GET /faults for those that are");
-        return Err(Refusal::new(StatusCode::NOT_IMPLEMENTED, text));
-    }
-    let delay = time(request.delay.as_deref())?;
-    let duration = time(request.duration.as_deref())?;
-    match faults::inject(&hub, name, request.device, delay, duration) {
-        Some(id) => Ok((StatusCode::ACCEPTED, Json(json!({ "id": id }))).into_response()),
-        None => Err(Refusal::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too many faults are under way, DELETE /faults first",
         )),
     }
 }
@@ -170,16 +143,4 @@ fn time(text: Option<&str>) -> Result<Duration, Refusal> {
                 "times are written \"250ms\", \"5s\", at most \"24h\"",
             )
         })
-}
-
-async fn list_faults(State(hub): Hubs) -> Json<Value> {
-    let known: Vec<_> = FaultKind::ALL
-        .iter()
-        .map(|kind| json!({ "name": kind, "implemented": kind.implemented() }))
-        .collect();
-    Json(json!({ "known": known, "active": hub.faults.active() }))
-}
-
-async fn clear_faults(State(hub): Hubs) -> Json<Value> {
-    Json(json!({ "ended": hub.faults.clear() }))
 }
