@@ -148,12 +148,7 @@ impl RuleSet {
 
     fn read_file(&mut self, file: RulesText<'_>, resolvers: &Resolvers<'_>, problems: &Problems) {
         let text = file.text.strip_prefix('\u{feff}').unwrap_or(file.text);
-        let doc = Document {
-            file: file.name,
-            text,
-            resolvers,
-            problems,
-        };
+        let doc = Document::new(file.name, text, resolvers, problems);
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let at = error.span().map_or(0, |span| span.start);
