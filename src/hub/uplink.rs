@@ -289,7 +289,11 @@ impl Uplink {
         events: &mut Events,
     ) -> Result<bool, DeviceGone> {
         let Some(since) = self.flights.front().map(|flight| flight.since) else {
-            self.watchdog = None;
+            // The timer stays armed for the messages to come; with none, it ends when it fires.
+            let fired = |timer: &mut Pin<Box<Sleep>>| timer.as_mut().poll(cx).is_ready();
+            if self.watchdog.as_mut().is_some_and(fired) {
+                self.watchdog = None;
+            }
             return Ok(false);
         };
         let deadline = since + path.shared.config.outcome_timeout;
