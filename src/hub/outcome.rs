@@ -191,6 +191,8 @@ fn judge_code(cause: &Cause) -> Option<Row> {
     use Verdict::{Gone, Refuse, Throttled};
     Some(match error_code(&cause.description)? {
         403_012 => row(Gone("device_disabled"), "disabled"),
+        // The service has no code of its own for a device link; ids hold no spaces.
+        404_001 if says(cause, " is disabled") => row(Gone("device_disabled"), "disabled"),
         404_001 | 404_010 => row(Gone("device_not_found"), "not_found"),
         400_027 => row(Gone("stolen"), "stolen"),
         413_001 => row(Refuse("message_too_large"), "too_large"),
@@ -367,6 +369,13 @@ mod tests {
             detached("amqp:not-allowed", &json(403_012)),
             "gone device_disabled [disabled]"
         );
+        let found = |words| {
+            let text = format!("{{\"errorCode\":404001,\"message\":\"Device {words}\"}}");
+            detached("amqp:not-found", &text)
+        };
+        assert_eq!(found("a is disabled"), "gone device_disabled [disabled]");
+        let unknown = "gone device_not_found [not_found]";
+        assert_eq!(found("disabled-1 not registered"), unknown);
         assert_eq!(
             rejected("amqp:internal-error", &json(429_001)),
             "throttled [throttled]"

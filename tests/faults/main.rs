@@ -5,15 +5,15 @@
 mod support;
 
 mod cell;
+mod credit;
 mod crew;
-//mod credit;
-//mod devices;
-//mod mass;
+mod devices;
+mod mass;
 mod matrix;
-//mod outages;
-//mod process;
-//mod renewals;
-//mod rotation;
+mod outages;
+mod process;
+mod renewals;
+mod rotation;
 mod rows;
 mod stage;
 

@@ -14,8 +14,7 @@ use tokio::time::{sleep, timeout};
 /// Timings of the gateway under test: seconds instead of the defaults' minutes. Half the idle
 /// time-out is announced, and the hub takes nothing below 5 s.
 pub const HUB: &str = "connections = 2\nidle_timeout = \"10s\"\noutcome_timeout = \"3s\"\n\
-    operation_timeout = \"3s\"\nconnect_timeout = \"2s\"\nbackoff_max = \"1s\"\n\
-    attach_rate = \"5000/s\"\n";
+    operation_timeout = \"3s\"\nconnect_timeout = \"2s\"\nbackoff_max = \"1s\"\n";
 
 /// All devices work again within this after a fault's end.
 pub const USABLE: Duration = Duration::from_secs(5);
@@ -54,7 +53,10 @@ impl Stage {
     pub async fn set(name: &str, devices: usize, options: Options) -> Self {
         let options = Options {
             fleet: devices,
-            hub: format!("{HUB}{}", options.hub),
+            hub: match options.hub.contains("attach_rate") {
+                true => format!("{HUB}{}", options.hub),
+                false => format!("{HUB}attach_rate = \"5000/s\"\n{}", options.hub),
+            },
             ..options
         };
         if let Ok(filter) = std::env::var("FAULT_LOG") {
@@ -73,7 +75,7 @@ impl Stage {
         };
         stage
             .crew
-            .probe(Duration::from_secs(30))
+            .probe(Duration::from_secs(30) + Duration::from_millis(20 * devices as u64))
             .await
             .expect("all works at first");
         stage.damage().await;
