@@ -5,8 +5,9 @@
 //! better off connected than refused.
 
 mod load;
+mod reload;
 
-pub use load::{Loaded, environment, load, load_rules};
+pub use load::{Loaded, Sources, environment, load, load_rules};
 
 use crate::admin::{self, AdminHandle, Readiness};
 use crate::auth::rules::RuleSet;
@@ -19,6 +20,7 @@ use crate::runtime::phase::Phase;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, HandshakeLimits, PskKeys, PskLookup, Thumbprints};
 use arc_swap::ArcSwap;
+use reload::Reloader;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,6 +59,7 @@ pub struct Gateway {
     listeners: Vec<(String, SocketAddr)>,
     admin: AdminHandle,
     accepting: CancellationToken,
+    reloader: Arc<Reloader>,
     phase: watch::Sender<Phase>,
     shutdown: ShutdownConfig,
 }
@@ -77,12 +80,19 @@ impl Gateway {
         })?;
         let hub = Hub::start(Arc::new(config.hub.clone()), metrics.clone());
         let shared = Shared::new(
-            rules,
+            rules.clone(),
             hub.clone(),
             config.hub.host.clone(),
-            config.limits,
+            config.limits.clone(),
             metrics.clone(),
         );
+        let reloader = Arc::new(Reloader {
+            config: config.clone(),
+            acceptors: acceptors.clone(),
+            rules,
+            registry: shared.registry().clone(),
+            metrics: metrics.clone(),
+        });
         let mut bound = Vec::new();
         for (listener, acceptor) in config.listeners.into_iter().zip(acceptors) {
             let (name, address) = (listener.name.clone(), listener.bind);
@@ -113,9 +123,17 @@ impl Gateway {
             listeners,
             admin,
             accepting,
+            reloader,
             phase,
             shutdown,
         })
+    }
+
+    /// Reloads rules and certificates on SIGHUP and whenever one of their files changes, until
+    /// the gateway stops. `sources` is what [`load`] read before the start.
+    pub fn watch(&self, sources: Sources) {
+        let stop = self.accepting.clone();
+        tokio::spawn(reload::run(self.reloader.clone(), sources, stop));
     }
 
     /// Waits until devices are accepted with a hub behind them; whether that came in time.
@@ -193,12 +211,7 @@ fn acceptors(
         let (psk, thumbprints) = (psk_lookup(rules), thumbprints(rules));
         match Acceptor::with_thumbprints(listener, psk, thumbprints, limits) {
             Ok(acceptor) => {
-                for expiry in acceptor.expiries() {
-                    let gauge = &metrics.certificate_expiry;
-                    gauge
-                        .with_label_values(&[&expiry.file.display().to_string()])
-                        .set(expiry.at.as_secs() as f64);
-                }
+                reload::show_expiries(&acceptor, metrics);
                 made.push(Arc::new(acceptor));
             }
             Err(found) => problems.extend(found),

@@ -33,3 +33,4 @@ pub mod cli;
 pub mod gateway;
 
 pub mod emulator;
+pub mod load;

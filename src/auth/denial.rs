@@ -152,8 +152,8 @@ pub(crate) const BAD_PASSWORD: Denial = row(
 pub(crate) const PSK_UNKNOWN: Denial = row(
     NO,
     "psk_unknown",
-    "this PSK identity is not registered any more",
-    "it was removed from the rules after the handshake",
+    "this PSK identity is not registered",
+    "no [[device]] and no [[psk_file]] has it; after a handshake: it was removed since",
 );
 pub(crate) const X509_MALFORMED: Denial = row(
     BAD,

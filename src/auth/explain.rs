@@ -19,6 +19,14 @@ pub struct Step {
     pub what: &'static str,
 }
 
+impl Step {
+    /// Whether this rule or entry is the one that decides.
+    #[must_use]
+    pub fn decides(&self) -> bool {
+        self.what.ends_with("decides")
+    }
+}
+
 /// What would be granted. Not a proof: nothing upstream can be built from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
@@ -96,28 +104,32 @@ impl fmt::Display for Explanation {
         }
         match &self.outcome {
             Err(denial) => write!(f, "refused: {denial}"),
-            Ok(outcome) => {
-                let rights = match (outcome.permissions.telemetry, outcome.permissions.commands) {
-                    (true, true) => "telemetry, commands",
-                    (true, false) => "telemetry",
-                    (false, true) => "commands",
-                    (false, false) => "nothing",
-                };
-                write!(
-                    f,
-                    "admitted as {} by {} ({}), allowed: {rights}",
-                    outcome.client_id,
-                    outcome.rule,
-                    outcome.credential.label()
-                )?;
-                if let Some(rate) = outcome.limits.messages_per_s {
-                    write!(f, ", {rate} messages/s")?;
-                }
-                match outcome.limits.payload_bytes {
-                    Some(bytes) => write!(f, ", payload up to {bytes} B"),
-                    None => Ok(()),
-                }
-            }
+            Ok(outcome) => write!(f, "{outcome}"),
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rights = match (self.permissions.telemetry, self.permissions.commands) {
+            (true, true) => "telemetry, commands",
+            (true, false) => "telemetry",
+            (false, true) => "commands",
+            (false, false) => "nothing",
+        };
+        write!(
+            f,
+            "admitted as {} by {} ({}), allowed: {rights}",
+            self.client_id,
+            self.rule,
+            self.credential.label()
+        )?;
+        if let Some(rate) = self.limits.messages_per_s {
+            write!(f, ", {rate} messages/s")?;
+        }
+        match self.limits.payload_bytes {
+            Some(bytes) => write!(f, ", payload up to {bytes} B"),
+            None => Ok(()),
         }
     }
 }

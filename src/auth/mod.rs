@@ -11,6 +11,7 @@ pub mod identity;
 pub mod password;
 pub mod rules;
 pub mod sas;
+pub mod throttle;
 pub mod username;
 pub mod x509;
 
@@ -18,7 +19,7 @@ pub use decide::recheck;
 pub use denial::{ALL as DENIALS, BUSY, Denial, DenialKind};
 pub use explain::{Explanation, Outcome, Step, explain};
 
-use authorize::Facts;
+use authorize::{Facts, Proof};
 use identity::{DeviceId, ModuleId};
 use rules::DeviceLimits;
 use std::sync::Arc;
@@ -61,11 +62,44 @@ impl AuthenticatedDevice {
         self.permissions
     }
 
+    /// What its certificate was trusted for, when a CA of the listener vouched for it.
+    #[must_use]
+    pub fn vouched(&self) -> Option<Vouched<'_>> {
+        let vouched = |proof| match proof {
+            &Proof::X509 {
+                ref certificate,
+                trusted: true,
+                ref anchors,
+            } => Some(Vouched {
+                listener: &self.facts.listener,
+                anchors,
+                issuer: &certificate.issuer,
+                serial: &certificate.serial,
+            }),
+            _ => None,
+        };
+        self.facts.proofs.iter().find_map(vouched)
+    }
+
     /// The name of the rule or device entry that admitted it.
     #[must_use]
     pub fn rule(&self) -> &Arc<str> {
         &self.rule
     }
+}
+
+/// A certificate that was trusted, as far as a listener's new CAs and revocation lists can change
+/// that.
+#[derive(Clone, Copy, Debug)]
+pub struct Vouched<'a> {
+    /// The listener whose CA it was.
+    pub listener: &'a str,
+    /// SHA-256 of the CAs the chain leads to.
+    pub anchors: &'a [x509::Fingerprint],
+    /// SHA-256 of the issuer's name.
+    pub issuer: &'a x509::Fingerprint,
+    /// Serial number, as encoded.
+    pub serial: &'a [u8],
 }
 
 /// The kinds of credential a listener can accept.

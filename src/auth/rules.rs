@@ -148,12 +148,7 @@ impl RuleSet {
 
     fn read_file(&mut self, file: RulesText<'_>, resolvers: &Resolvers<'_>, problems: &Problems) {
         let text = file.text.strip_prefix('\u{feff}').unwrap_or(file.text);
-        let doc = Document {
-            file: file.name,
-            text,
-            resolvers,
-            problems,
-        };
+        let doc = Document::new(file.name, text, resolvers, problems);
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let at = error.span().map_or(0, |span| span.start);
@@ -286,12 +281,23 @@ impl RuleSet {
         StoredHash::dummy(self.dummy_cost.unwrap_or(DEFAULT_COST))
     }
 
-    /// The CAs named by rules, with the rules' names: a listener's `client_ca` must hold them.
-    pub fn issuer_cas(&self) -> impl Iterator<Item = (&str, &[Fingerprint])> {
-        self.rules
-            .iter()
-            .filter_map(|rule| Some((&*rule.name, rule.issuer_cas()?)))
+    /// What each rule expects of the configuration around it, for `check`.
+    pub fn needs(&self) -> impl Iterator<Item = Needs<'_>> {
+        self.rules.iter().map(Rule::needs)
     }
+}
+
+/// What a rule expects of the configuration around it.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs<'a> {
+    /// The rule's name.
+    pub rule: &'a str,
+    /// File and line.
+    pub place: &'a str,
+    /// Certificates of `when.issuer_ca`: a listener's `client_ca` must hold one of them.
+    pub issuer_cas: &'a [Fingerprint],
+    /// `when.listener`: names of listeners.
+    pub listeners: &'a [String],
 }
 
 fn parse_skew(text: &str) -> Result<Duration, &'static str> {

@@ -36,6 +36,10 @@ pub struct Certificate {
     pub not_before: Unix,
     /// Last second it is valid.
     pub not_after: Unix,
+    /// Serial number, as encoded.
+    pub serial: Box<[u8]>,
+    /// SHA-256 of the issuer's name, as encoded.
+    pub issuer: Fingerprint,
     /// Extended key usage is absent, or has clientAuth or anyExtendedKeyUsage.
     pub for_clients: bool,
 }
@@ -67,6 +71,8 @@ impl Certificate {
             sha256: fingerprint(der),
             not_before: second(parsed.validity().not_before.timestamp()),
             not_after: second(parsed.validity().not_after.timestamp()),
+            serial: parsed.raw_serial().into(),
+            issuer: fingerprint(parsed.issuer().as_raw()),
             for_clients: usage.is_none_or(|u| u.value.any || u.value.client_auth),
         })
     }

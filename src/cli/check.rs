@@ -1,5 +1,12 @@
 //! `check`: everything that can be known about a configuration without opening a port.
+//!
+//! `ask` answers `--as`: which rule decides about a device. `look` finds what loads and still
+//! will not work: certificates at their end, CAs no listener trusts, secrets others can read.
 
+mod ask;
+mod look;
+
+use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size};
 use crate::config::{Config, Origin, Problem, Setting, examine};
@@ -10,15 +17,20 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+pub use ask::Question;
+
 /// The exit code for a configuration that cannot be served (`EX_USAGE`).
 pub const EXIT_BAD_CONFIGURATION: u8 = 64;
 
 /// Arguments of `check`.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// Configuration file
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Whom to ask the rules about.
+    #[command(flatten)]
+    pub question: Question,
 }
 
 /// What `check` found.
@@ -26,6 +38,8 @@ pub struct Args {
 pub struct Report {
     /// The configuration, as far as it can be read.
     pub config: Option<Config>,
+    /// The rules, when they can be read.
+    pub rules: Option<RuleSet>,
     /// What is wrong; empty when the configuration can be served.
     pub problems: Vec<Problem>,
     /// What deserves a second look.
@@ -36,34 +50,72 @@ pub struct Report {
 
 /// Checks and prints: problems to standard error and exit code 64, or the effective
 /// configuration and its worst-case memory to standard output and exit code 0.
+///
+/// With a question: the answer instead of the configuration, and exit code 1 when it is no.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let report = check_all(&args.config, environment().into_iter());
-    let (text, code) = if report.problems.is_empty() {
-        print(&mut std::io::stdout(), &summary(&args.config, &report));
-        (warnings(&report), ExitCode::SUCCESS)
-    } else {
-        (failure(&report), ExitCode::from(EXIT_BAD_CONFIGURATION))
-    };
-    print(&mut std::io::stderr(), &text);
-    code
+    if !report.problems.is_empty() {
+        print(&mut std::io::stderr(), &failure(&report));
+        return ExitCode::from(EXIT_BAD_CONFIGURATION);
+    }
+    match (&report.config, &report.rules) {
+        (Some(config), Some(rules)) if args.question.is_asked() => {
+            answer(&args.question, config, rules)
+        }
+        _ => {
+            print(&mut std::io::stdout(), &summary(&args.config, &report));
+            print(&mut std::io::stderr(), &warnings(&report));
+            ExitCode::SUCCESS
+        }
+    }
 }
 
-/// Examines the configuration and the rules it names. Opens no port.
+fn answer(question: &Question, config: &Config, rules: &RuleSet) -> ExitCode {
+    match ask::answer(question, config, rules) {
+        Ok(answer) => {
+            print(&mut std::io::stdout(), &answer.text);
+            match answer.yes {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        }
+        Err(wrong) => {
+            print(&mut std::io::stderr(), &format!("check: {wrong}\n"));
+            ExitCode::from(EXIT_BAD_CONFIGURATION)
+        }
+    }
+}
+
+/// Examines the configuration, the rules it names and the rules' own tests. Opens no port.
 #[must_use]
 pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Report {
     let environment: BTreeMap<_, _> = env.collect();
     let examined = examine(path, environment.clone().into_iter());
-    let mut problems = examined.problems;
-    if let Some(config) = &examined.draft {
-        problems.extend(load_rules(config, &environment).err().into_iter().flatten());
-    }
-    Report {
+    let mut report = Report {
         config: examined.draft,
-        problems,
+        rules: None,
+        problems: examined.problems,
         warnings: examined.warnings,
         settings: examined.settings,
+    };
+    let Some(config) = &report.config else {
+        return report;
+    };
+    let sound = report.problems.is_empty();
+    match load_rules(config, &environment) {
+        Ok(rules) => {
+            let failed = rules.run_expectations().into_iter();
+            let failed = failed.map(|p| Problem::new(p.file, p.key, p.message));
+            report.problems.extend(failed);
+            let found = look::look(path, config, sound.then_some(&rules));
+            report.problems.extend(found.problems);
+            report.warnings.extend(found.warnings);
+            report.rules = Some(rules);
+        }
+        Err(problems) => report.problems.extend(problems),
     }
+    report
 }
 
 /// Output that nobody reads any more is no reason to fail.
@@ -110,6 +162,9 @@ fn summary(path: &Path, report: &Report) -> String {
         0 => String::new(),
         count => format!(", {}", plural(count, "warning")),
     };
+    if let Some(rules) = &report.rules {
+        rules_line(&mut text, rules);
+    }
     let _ = writeln!(text, "{name} is good{remarks}");
     text
 }
@@ -135,6 +190,19 @@ fn settings_table(text: &mut String, settings: &[Setting]) {
         let Setting { key, value, .. } = setting;
         let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {origin}");
     }
+}
+
+/// What the rules hold, and how many of their own tests they passed.
+fn rules_line(text: &mut String, rules: &RuleSet) {
+    let counts = rules.counts();
+    let _ = writeln!(
+        text,
+        "rules: {}, {}, PSK identities: {}, expectations that hold: {}",
+        plural(counts.devices, "device"),
+        plural(counts.rules, "rule"),
+        human_count(counts.psk_identities as u64),
+        counts.expectations,
+    );
 }
 
 fn memory_table(text: &mut String, worst: &WorstCase) {

@@ -5,12 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Exit status of a bad configuration (`EX_USAGE`).
-const BAD_CONFIG: u8 = 64;
-
-/// Stack of a worker thread. The AMQP library decodes nested types by recursion without a limit.
-const STACK_BYTES: usize = 64 * 1024 * 1024;
-
 /// Arguments of `emulator`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -37,18 +31,14 @@ pub fn run(args: &Args) -> ExitCode {
             for problem in problems {
                 eprintln!("{}: {problem}", args.config.display());
             }
-            return ExitCode::from(BAD_CONFIG);
+            return ExitCode::from(super::USAGE);
         }
     };
     if args.check {
         println!("{}: ok", args.config.display());
         return ExitCode::SUCCESS;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_stack_size(STACK_BYTES)
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };

@@ -9,12 +9,26 @@ pub mod check;
 mod demo;
 mod device;
 mod emulator;
+mod load;
+mod password;
 mod psk;
 mod run;
 mod token;
 
 /// Exit code for wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
+
+/// Stack of a worker thread, bytes of address space: the AMQP library decodes nested types by
+/// recursion without a limit of its own.
+const STACK_BYTES: usize = 64 * 1024 * 1024;
+
+/// The runtime of every long-running subcommand.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .thread_stack_size(STACK_BYTES)
+        .enable_all()
+        .build()
+}
 
 /// Custom protocol gateway for Azure IoT Hub: MQTT devices in, a few AMQP connections out.
 #[derive(Parser)]
@@ -34,10 +48,14 @@ enum Command {
     Check(check::Args),
     /// Run the IoT Hub emulator alone.
     Emulator(emulator::Args),
+    /// Be many devices: load any MQTT server and report what it took.
+    Load(Box<load::Args>),
     /// Mint or read a SAS token.
     Token(token::Args),
     /// Generate, import or check pre-shared keys.
     Psk(psk::Args),
+    /// Hash a password for a rules file; read from standard input.
+    Password(password::Args),
 }
 
 /// Parses the arguments and runs the subcommand.
@@ -59,7 +77,9 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Emulator(args) => emulator::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Psk(args) => psk::run(&args),
+        Command::Password(args) => password::run(&args),
     }
 }

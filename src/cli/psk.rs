@@ -7,10 +7,11 @@ use crate::auth::rules::encoding::{
     encode_hex,
 };
 use crate::auth::rules::psk_file::{lines, parse_line};
+use crate::telemetry::log::capped;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
@@ -37,8 +38,11 @@ enum Command {
     Lint(Lint),
 }
 
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args, Debug, Default)]
 struct Generate {
+    /// The identities; without any, numbered ones.
+    #[arg(conflicts_with_all = ["count", "prefix"], value_name = "IDENTITY")]
+    identities: Vec<String>,
     /// How many identities.
     #[arg(long, default_value_t = 1)]
     count: u32,
@@ -85,8 +89,8 @@ pub fn run(args: &Args) -> ExitCode {
     let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| e.to_string());
     let result = match &args.command {
         Command::Generate(args) => generate(args, random),
-        Command::Import(args) => read(&args.file).and_then(|file| import(args, &file)),
-        Command::Lint(args) => read(&args.file).and_then(|file| lint(&file)),
+        Command::Import(args) => with_file(&args.file, |file| import(args, file)),
+        Command::Lint(args) => with_file(&args.file, lint),
     };
     match result {
         Ok(text) => {
@@ -105,9 +109,17 @@ pub fn run(args: &Args) -> ExitCode {
 
 type Output = Result<Zeroizing<String>, Vec<String>>;
 
-fn read(path: &std::path::Path) -> Result<Zeroizing<Vec<u8>>, Vec<String>> {
-    let file = std::fs::read(path).map_err(|e| vec![format!("{}: {e}", path.display())])?;
-    Ok(Zeroizing::new(file))
+/// Works on a file; every problem starts with its name.
+fn with_file(path: &Path, work: impl FnOnce(&[u8]) -> Output) -> Output {
+    let file = std::fs::read(path).map(Zeroizing::new);
+    let done = file
+        .map_err(|error| vec![format!("cannot be read ({error})")])
+        .and_then(|file| work(&file));
+    done.map_err(|problems| {
+        let name = capped(&path.display().to_string());
+        let problems = problems.into_iter();
+        problems.map(|text| format!("{name}: {text}")).collect()
+    })
 }
 
 fn generate(args: &Generate, random: impl Fn(&mut [u8]) -> Result<(), String>) -> Output {
@@ -119,23 +131,49 @@ fn generate(args: &Generate, random: impl Fn(&mut [u8]) -> Result<(), String>) -
             "--bytes must be {PSK_BYTES_MIN} to {PSK_BYTES_MAX}"
         )]);
     }
-    let width = args.count.to_string().len();
-    let last = format!("{}{:0width$}", args.prefix, args.count);
-    if args.prefix.contains(':') || DeviceId::parse(&last).is_err() {
-        return Err(vec![
-            "--prefix must make valid device ids, without a colon".to_owned(),
-        ]);
-    }
+    let names = names(args)?;
     let mut key = Zeroizing::new(vec![0u8; args.bytes]);
-    let line_bytes = last.len() + 2 + 2 * args.bytes;
-    let mut text = Zeroizing::new(String::with_capacity(line_bytes * args.count as usize));
-    for number in 1..=args.count {
+    let longest = names.iter().map(String::len).max().unwrap_or(0);
+    let line_bytes = longest + 2 + 2 * args.bytes;
+    let mut text = Zeroizing::new(String::with_capacity(line_bytes * names.len()));
+    for name in &names {
         random(&mut key).map_err(|e| vec![format!("no random bytes: {e}")])?;
-        text.push_str(&format!("{}{number:0width$}:", args.prefix));
+        text.push_str(name);
+        text.push(':');
         text.push_str(&encode_hex(&key));
         text.push('\n');
     }
     Ok(text)
+}
+
+/// The identities to make, each fit for a file.
+fn names(args: &Generate) -> Result<Vec<String>, Vec<String>> {
+    let fits = |name: &str| !name.contains(':') && DeviceId::parse(name).is_ok();
+    if args.identities.is_empty() {
+        let width = args.count.to_string().len();
+        let numbered = |number: u32| format!("{}{number:0width$}", args.prefix);
+        if !fits(&numbered(args.count)) {
+            let text = "--prefix must make valid device ids, without a colon";
+            return Err(vec![text.to_owned()]);
+        }
+        return Ok((1..=args.count).map(numbered).collect());
+    }
+    let mut problems = Vec::new();
+    let mut seen = HashSet::new();
+    for name in &args.identities {
+        if !fits(name) {
+            problems.push(format!(
+                "{:?} is no device id of at most 128 bytes without a colon",
+                capped(name)
+            ));
+        } else if !seen.insert(name) {
+            problems.push(format!("{name} is there twice"));
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(args.identities.clone()),
+        false => Err(problems),
+    }
 }
 
 /// Lines that are neither blank nor comments, with their numbers.
@@ -252,10 +290,12 @@ fn lint(file: &[u8]) -> Output {
         problems.push("the file names no identity".to_owned());
     }
     if problems.is_empty() {
-        Ok(Zeroizing::new(format!(
-            "{} identities, no problem\n",
-            identities.len()
-        )))
+        let noun = match identities.len() {
+            1 => "identity",
+            _ => "identities",
+        };
+        let text = format!("{} {noun}, no problem\n", identities.len());
+        Ok(Zeroizing::new(text))
     } else {
         Err(problems)
     }
@@ -292,6 +332,7 @@ mod tests {
             count: 12,
             prefix: "line-".to_owned(),
             bytes: 16,
+            ..Generate::default()
         };
         let file = generate(&args, counting()).unwrap();
         assert_eq!(file.lines().count(), 12);
@@ -308,6 +349,7 @@ mod tests {
                 count,
                 prefix: prefix.to_owned(),
                 bytes,
+                ..Generate::default()
             };
             assert!(generate(&args, counting()).is_err());
         };
@@ -316,6 +358,25 @@ mod tests {
         row(1, "a:b", 32);
         row(1, "d", 15);
         row(1, &"x".repeat(128), 32);
+    }
+
+    #[test]
+    fn named_identities_are_taken_when_they_fit_a_file() {
+        let run = |names: &[&str]| {
+            let args = Generate {
+                identities: names.iter().map(|name| (*name).to_owned()).collect(),
+                count: 1,
+                bytes: 32,
+                ..Generate::default()
+            };
+            generate(&args, counting())
+        };
+        let made = run(&["thermo-1", "thermo-2"]).unwrap();
+        let names: Vec<_> = made.lines().map(|l| l.split(':').next().unwrap()).collect();
+        assert_eq!(names, ["thermo-1", "thermo-2"]);
+        let problems = run(&["a", "a", "b:c", "d/e"]).unwrap_err().join("\n");
+        assert!(problems.contains("a is there twice") && problems.contains("\"b:c\""));
+        assert!(problems.contains("\"d/e\""), "{problems}");
     }
 
     #[test]

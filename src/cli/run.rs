@@ -5,7 +5,11 @@ use crate::gateway::{Gateway, load};
 use crate::telemetry::log;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Signals within this time are one: some supervisors signal the process and then its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
 /// Arguments of `run`.
 #[derive(clap::Args)]
@@ -34,10 +38,7 @@ pub fn run(args: &Args) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
@@ -52,13 +53,18 @@ pub fn run(args: &Args) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
+        gateway.watch(loaded.sources);
         if let Err(error) = stop_signal().await {
             tracing::error!(%error, "signals cannot be received; stopping");
         }
         tracing::info!("stopping; a second signal ends at once");
+        let second = async {
+            tokio::time::sleep(ONE_SIGNAL).await;
+            stop_signal().await
+        };
         tokio::select! {
             clean = gateway.stop() => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-            _ = stop_signal() => {
+            _ = second => {
                 tracing::error!("second signal: ended without waiting");
                 ExitCode::FAILURE
             }

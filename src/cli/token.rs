@@ -186,7 +186,8 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
-fn iso(at: Unix) -> String {
+/// RFC 3339, to the second.
+pub(super) fn iso(at: Unix) -> String {
     i64::try_from(at.as_secs())
         .ok()
         .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())

@@ -9,7 +9,7 @@ use super::schema::{Section, Shape, nearest};
 use super::secret_file;
 use crate::telemetry::log::capped;
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 /// What an override's name starts with, in any case.
@@ -222,6 +222,27 @@ pub fn interpolate(
     };
     // The caller asks for secrets only.
     sources.expand(text, SECRET_KEYS[0]).map(|(text, _)| text)
+}
+
+/// The files `text` takes secrets from by `${file:PATH}`, for a watch on them.
+#[must_use]
+pub fn files_named(text: &str, base: &Path, env: &BTreeMap<String, String>) -> Vec<PathBuf> {
+    let sources = Sources {
+        env,
+        base,
+        insecure_permissions: false,
+        name: "",
+    };
+    let mut found = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find("${file:") {
+        rest = &rest[at + 2..];
+        let file = split_closing(rest).and_then(|(name, _)| name.strip_prefix("file:"));
+        if let Some(Ok((file, _))) = file.map(|file| sources.expand(file, "")) {
+            found.push(base.join(file.as_str()));
+        }
+    }
+    found
 }
 
 /// Where `${…}` finds its values.

@@ -10,6 +10,7 @@ mod file;
 pub mod limits;
 mod problem;
 mod reader;
+pub mod reload;
 mod schema;
 pub mod secret;
 pub mod secret_file;
@@ -17,7 +18,7 @@ pub mod values;
 
 pub use check::{Examination, Loaded, examine, load};
 pub use endpoint::host_name;
-pub use env::interpolate;
+pub use env::{files_named, interpolate};
 pub use file::Origin;
 pub use problem::Problem;
 pub use reader::Setting;
@@ -71,7 +72,7 @@ pub struct HubConfig {
     pub token_ttl: Duration,
     /// Share of the token's life after which it is renewed, 0 < x < 1.
     pub renew_at: f64,
-    /// AMQP connections in the pool.
+    /// AMQP connections at most; the pool opens them as devices need them.
     pub connections: usize,
     /// Devices on one connection; more are refused.
     pub max_devices_per_connection: usize,

@@ -1,10 +1,12 @@
 //! Files → what the gateway starts from, or every problem of all of them.
 
 use crate::auth::rules::{Resolvers, RuleSet, RulesText};
-use crate::config::{self, Config, Problem};
+use crate::config::reload::Files;
+use crate::config::{self, Config, Problem, Setting};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A configuration and rules that may be served.
 pub struct Loaded {
@@ -14,6 +16,19 @@ pub struct Loaded {
     pub rules: RuleSet,
     /// What deserves a second look.
     pub warnings: Vec<Problem>,
+    /// Where both came from, for [`super::Gateway::watch`].
+    pub sources: Sources,
+}
+
+/// Where a configuration came from.
+#[derive(Clone)]
+pub struct Sources {
+    /// The configuration file.
+    pub(super) path: PathBuf,
+    /// Every key of it, to tell what changed.
+    pub(super) settings: Vec<Setting>,
+    /// All files read, as they were then.
+    pub(super) files: Files,
 }
 
 /// The process's environment. Names and values that are no Unicode are taken approximately.
@@ -31,17 +46,25 @@ pub fn environment() -> BTreeMap<String, String> {
 /// Every problem of every file, none of which holds a secret.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let environment = environment();
+    let mut files = Files::default();
+    files.note(path);
     let examined = config::examine(path, environment.clone().into_iter());
     let mut problems = examined.problems;
-    let rules = examined
-        .draft
-        .as_ref()
-        .map(|config| load_rules(config, &environment));
+    let rules = examined.draft.as_ref().map(|config| {
+        // What `examine` read of these is read again when listeners are built.
+        note_tls(config, &mut files);
+        load_rules_noting(config, &environment, &mut files)
+    });
     match (examined.draft, rules) {
         (Some(config), Some(Ok(rules))) if problems.is_empty() => Ok(Loaded {
             config,
             rules,
             warnings: examined.warnings,
+            sources: Sources {
+                path: path.to_owned(),
+                settings: examined.settings,
+                files,
+            },
         }),
         (_, Some(Err(found))) => {
             problems.extend(found);
@@ -59,9 +82,30 @@ pub fn load_rules(
     config: &Config,
     environment: &BTreeMap<String, String>,
 ) -> Result<RuleSet, Vec<Problem>> {
+    load_rules_noting(config, environment, &mut Files::default())
+}
+
+/// Notes the files of all listeners' TLS.
+pub(super) fn note_tls(config: &Config, files: &mut Files) {
+    for tls in config.listeners.iter().filter_map(|l| l.tls.as_ref()) {
+        let named = [&tls.cert, &tls.key, &tls.client_ca, &tls.crl];
+        named
+            .into_iter()
+            .flatten()
+            .for_each(|path| files.note(path));
+    }
+}
+
+/// As [`load_rules`]; every file is noted before it is read.
+pub(super) fn load_rules_noting(
+    config: &Config,
+    environment: &BTreeMap<String, String>,
+    noted: &mut Files,
+) -> Result<RuleSet, Vec<Problem>> {
     let mut problems = Vec::new();
     let mut files = Vec::new();
     for path in &config.rules_files {
+        noted.note(path);
         match fs::read_to_string(path) {
             Ok(text) => files.push((path.display().to_string(), text)),
             Err(error) => problems.push(Problem::new(
@@ -72,10 +116,17 @@ pub fn load_rules(
         }
     }
     let base = config.rules_files.first().and_then(|path| path.parent());
+    let base = base.unwrap_or(Path::new(""));
+    let noted = RefCell::new(noted);
     let resolvers = Resolvers {
-        read: &|path| fs::read(path).map_err(|error| format!("cannot be read ({error})")),
+        read: &|path| {
+            noted.borrow_mut().note(path);
+            fs::read(path).map_err(|error| format!("cannot be read ({error})"))
+        },
         secret: &|text| {
-            let base = base.unwrap_or(Path::new(""));
+            for path in config::files_named(text, base, environment) {
+                noted.borrow_mut().note(&path);
+            }
             config::interpolate(text, base, environment, config.insecure_permissions)
                 .map(|value| value.to_string())
         },

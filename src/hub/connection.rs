@@ -35,6 +35,10 @@ enum Purpose {
 
 /// Runs one lane of the pool until the hub stops.
 pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
+    tokio::select! {
+        () = lane.wanted.cancelled() => {}
+        () = shared.stop.cancelled() => {}
+    }
     let mut failures = 0;
     while !shared.stop.is_cancelled() {
         let opened = {
@@ -113,6 +117,8 @@ struct Open<'a> {
     stop: CancellationToken,
     sessions: JoinSet<(usize, Ended)>,
     to_begin: VecDeque<Purpose>,
+    /// By slot: its session lives, or waits for its turn to be begun.
+    served: Vec<bool>,
 }
 
 impl<'a> Open<'a> {
@@ -129,7 +135,8 @@ impl<'a> Open<'a> {
             kill,
             stop: CancellationToken::new(),
             sessions: JoinSet::new(),
-            to_begin: (0..lane.slots.len()).map(Purpose::Slot).collect(),
+            to_begin: VecDeque::new(),
+            served: vec![false; lane.slots.len()],
         }
     }
 
@@ -157,7 +164,7 @@ impl<'a> Open<'a> {
         self.shared.authorize(self.lane, false);
         while self.sessions.join_next().await.is_some() {}
         for slot in &self.lane.slots {
-            slot.send_replace(None);
+            slot.port.send_replace(None);
         }
         let deadline = self.shared.config.operation_timeout;
         if orderly && timeout(deadline, self.handle.close()).await.is_err() {
@@ -172,6 +179,7 @@ impl<'a> Open<'a> {
         keeper: &mut tokio::task::JoinHandle<()>,
     ) -> &'static str {
         let mut check = interval(tuning::SESSION_CHECK);
+        self.serve_demand(); // what waits since before this connection
         loop {
             let idle = self.to_begin.is_empty();
             tokio::select! {
@@ -185,6 +193,7 @@ impl<'a> Open<'a> {
                 }
                 Some(reply) = requests.recv() => self.to_begin.push_front(Purpose::Token(reply)),
                 Some(ended) = self.sessions.join_next() => self.session_ended(ended),
+                () = self.lane.demand.notified() => self.serve_demand(),
                 _ = check.tick() => self.retire_worn_sessions(),
                 () = std::future::ready(()), if !idle => {
                     if !self.begin_next().await {
@@ -215,12 +224,26 @@ impl<'a> Open<'a> {
 
     fn session_ended(&mut self, ended: Result<(usize, Ended), tokio::task::JoinError>) {
         match ended {
-            Ok((slot, Ended::Lost)) => self.to_begin.push_back(Purpose::Slot(slot)),
+            Ok((slot, Ended::Lost)) => {
+                self.shared.sessions_lost.fetch_add(1, Ordering::Relaxed);
+                self.served[slot] = false;
+                self.serve_demand();
+            }
             Ok((_, Ended::Told)) => {}
             Err(_panic) => {
                 // Which slot is unknown; a new connection serves all of them.
                 self.shared.metrics.panics.inc();
                 self.kill.kill();
+            }
+        }
+    }
+
+    /// Queues sessions that devices wait for; sessions nobody has asked for cost nothing.
+    fn serve_demand(&mut self) {
+        for (slot, place) in self.lane.slots.iter().enumerate() {
+            if !self.served[slot] && place.wanted.load(Ordering::Relaxed) {
+                self.served[slot] = true;
+                self.to_begin.push_back(Purpose::Slot(slot));
             }
         }
     }
@@ -233,7 +256,7 @@ impl<'a> Open<'a> {
                 let sent = port.transfers.load(Ordering::Relaxed);
                 sent > tuning::SESSION_TRANSFERS_MAX && !port.retired.swap(true, Ordering::Relaxed)
             };
-            let port = state.borrow().clone();
+            let port = state.port.borrow().clone();
             if let Some(port) = port.filter(worn) {
                 port.retire.cancel();
                 self.to_begin.push_back(Purpose::Slot(slot));
@@ -261,7 +284,9 @@ impl<'a> Open<'a> {
                     self.lane.authorized.subscribe(),
                     self.stop.clone(),
                 );
-                self.lane.slots[slot].send_replace(Some(session.port()));
+                let place = &self.lane.slots[slot];
+                place.wanted.store(false, Ordering::Relaxed);
+                place.port.send_replace(Some(session.port()));
                 let stop = self.stop.clone();
                 self.sessions.spawn(async move {
                     let port = session.port();

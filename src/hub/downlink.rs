@@ -22,6 +22,7 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
+use tokio::sync::oneshot;
 
 /// A command the device has and has not settled.
 struct Held {
@@ -84,6 +85,20 @@ impl Downlink {
         self.top_up(false);
     }
 
+    /// Whether the link is attached and no command of it is with the device.
+    pub fn quiet(&self) -> bool {
+        let settled = self.held.iter().all(|held| held.info.is_none());
+        settled && matches!(self.state, State::Live(_))
+    }
+
+    /// Gives a quiet link up; what it answers ends when the link is closed.
+    pub fn leave(&mut self) -> Option<oneshot::Receiver<()>> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Live(live) => Some(live.leave()),
+            _ => None,
+        }
+    }
+
     /// Brings the hub's credit up to the free room; in steps of half the window, so that a Flow
     /// is not sent for every command.
     fn top_up(&mut self, at_once: bool) {
@@ -115,7 +130,7 @@ impl Downlink {
         loop {
             match &mut self.state {
                 State::Idle => {
-                    let source = path.address.commands();
+                    let source = path.device.address.commands();
                     let gauge = &path.shared.gauges.downlinks_attaching;
                     let seek = path.seek(&self.patience, Urgency::Normal, gauge, move |answer| {
                         Wanted::Downlink(source.clone(), answer)
@@ -194,7 +209,7 @@ impl Downlink {
 
     /// A command no device could be sent: the hub dead-letters it instead of trying for ever.
     fn reject(&mut self, path: &Path, info: DeliveryInfo) {
-        tracing::warn!(device = ?path.address, "command without a readable body, rejected");
+        tracing::warn!(device = ?path.device.address, "command without a readable body, rejected");
         if let State::Live(live) = &mut self.state {
             now(live.link().reject(info, None));
         }

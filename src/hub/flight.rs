@@ -59,7 +59,7 @@ impl Gate {
         let wait = match &mut self.wait {
             Some(wait) => wait,
             place => {
-                let bytes = Arc::clone(&path.lane.bytes);
+                let bytes = Arc::clone(&path.lane().bytes);
                 if let Ok(room) = Arc::clone(&bytes).try_acquire_many_owned(permits) {
                     self.room = Some(room);
                     return true;

@@ -4,13 +4,14 @@
 use super::HubStatus;
 use super::io::KillSwitch;
 use super::pace::Pacer;
+use super::pool::{Pool, Seat};
 use super::session::Port;
 use super::token::TokenSource;
 use crate::config::HubConfig;
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,10 +28,14 @@ pub struct Shared {
     pub pacer: Pacer,
     /// Mints tokens, one per period.
     pub tokens: TokenSource,
+    /// The connections.
+    pub pool: Pool,
     /// Cancelled when the hub is shut down.
     pub stop: CancellationToken,
     /// Connections that are open and hold a token.
     pub ready: watch::Sender<usize>,
+    /// Sessions that ended without being told to.
+    pub sessions_lost: AtomicU64,
     news: Mutex<News>,
 }
 
@@ -71,7 +76,11 @@ impl Shared {
     /// The context of a hub that starts.
     pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer) -> Self {
         let connections = config.connections.max(1);
+        let sessions = config.sessions_per_connection.max(1);
+        let bytes = config.connection_bytes_max;
+        let lanes = (0..connections).map(|index| Lane::new(index, sessions, bytes));
         Self {
+            pool: Pool::new(lanes, config.max_devices_per_connection),
             gauges: LinkGauges::of(&metrics),
             tokens: TokenSource::new(&config),
             config,
@@ -79,6 +88,7 @@ impl Shared {
             pacer,
             stop: CancellationToken::new(),
             ready: watch::Sender::new(0),
+            sessions_lost: AtomicU64::new(0),
             news: Mutex::new(News {
                 problems: vec![String::new(); connections],
                 ..News::default()
@@ -128,6 +138,7 @@ impl Shared {
             self.ready.send_modify(|n| {
                 *n = if holds { *n + 1 } else { n.saturating_sub(1) };
             });
+            self.pool.changed();
         }
         changed
     }
@@ -138,7 +149,7 @@ impl Shared {
         let problem = news.problems.iter().find(|problem| !problem.is_empty());
         HubStatus {
             connections_ready: *self.ready.borrow(),
-            connections_wanted: self.config.connections.max(1),
+            connections_wanted: self.pool.open(),
             token_expiry: news.token_expiry.filter(|at| *at > clock::unix()),
             key_in_use: news.key_in_use,
             problem: problem.cloned().unwrap_or_default(),
@@ -150,8 +161,12 @@ impl Shared {
 pub struct Lane {
     /// Position in the pool.
     pub index: usize,
-    /// The sessions devices are spread over; `None` while one is down.
-    pub slots: Vec<watch::Sender<Option<Arc<Port>>>>,
+    /// Cancelled once the connection is to be open.
+    pub wanted: CancellationToken,
+    /// The sessions devices are spread over.
+    pub slots: Vec<Slot>,
+    /// A session of some slot is wanted.
+    pub demand: Notify,
     /// Whether the connection holds a token; attaches wait for it.
     pub authorized: watch::Sender<bool>,
     /// A link was refused for lack of a token: put one.
@@ -163,23 +178,38 @@ pub struct Lane {
     pub starved: Arc<Semaphore>,
     /// Devices placed here.
     pub devices: AtomicUsize,
+    /// Devices that are quiet should leave; kept by the pool.
+    pub crowded: AtomicBool,
     kill: Mutex<Option<KillSwitch>>,
+}
+
+/// The place of one session.
+pub struct Slot {
+    /// `None` while there is none.
+    pub port: watch::Sender<Option<Arc<Port>>>,
+    /// A device waits for it.
+    pub wanted: AtomicBool,
 }
 
 impl Lane {
     /// A lane that is down.
     pub fn new(index: usize, sessions: usize, bytes: usize) -> Self {
         let bytes = bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
+        let slot = |_| Slot {
+            port: watch::Sender::new(None),
+            wanted: AtomicBool::new(false),
+        };
         Self {
             index,
-            slots: (0..sessions.max(1))
-                .map(|_| watch::Sender::new(None))
-                .collect(),
+            wanted: CancellationToken::new(),
+            slots: (0..sessions.max(1)).map(slot).collect(),
+            demand: Notify::new(),
             authorized: watch::Sender::new(false),
             suspect: Notify::new(),
             bytes: Arc::new(Semaphore::new(bytes)),
             starved: Arc::new(Semaphore::new(bytes)),
             devices: AtomicUsize::new(0),
+            crowded: AtomicBool::new(false),
             kill: Mutex::new(None),
         }
     }
@@ -196,33 +226,41 @@ impl Lane {
         }
     }
 
-    /// Places a device unless the lane is full.
-    pub fn admit(&self, devices_max: usize) -> bool {
-        let more = |n: usize| (n < devices_max).then_some(n + 1);
-        let order = Ordering::Relaxed;
-        self.devices.fetch_update(order, order, more).is_ok()
+    /// Devices placed here.
+    pub fn load(&self) -> usize {
+        self.devices.load(Ordering::Relaxed)
     }
 
-    /// A device left.
-    pub fn leave(&self) {
-        self.devices.fetch_sub(1, Ordering::Relaxed);
+    /// What the pool goes by.
+    pub fn seat(&self) -> Seat {
+        Seat {
+            devices: self.load(),
+            healthy: *self.authorized.borrow(),
+        }
     }
 
-    /// A session of this slot that takes requests, as soon as there is one.
+    /// Whether quiet devices should leave.
+    pub fn crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
+    /// A session of this slot that takes requests, as soon as there is one; asks for it.
     pub async fn port(&self, slot: usize) -> Arc<Port> {
-        let mut state = self.slots[slot % self.slots.len()].subscribe();
-        let open = |port: &Option<Arc<Port>>| {
-            let usable = |port: &Arc<Port>| {
-                !port.attach.is_closed() && !port.retired.load(Ordering::Relaxed)
-            };
-            port.as_ref().is_some_and(usable)
-        };
+        let slot = &self.slots[slot % self.slots.len()];
+        let mut state = slot.port.subscribe();
+        let usable =
+            |port: &Arc<Port>| !port.attach.is_closed() && !port.retired.load(Ordering::Relaxed);
         loop {
-            if let Ok(Some(port)) = state.wait_for(open).await.map(|port| port.clone()) {
+            let port = state.borrow_and_update().clone();
+            if let Some(port) = port.filter(usable) {
                 return port;
             }
-            // The slot's sender lives as long as `self`; this line is not reached.
-            std::future::pending::<()>().await;
+            slot.wanted.store(true, Ordering::Relaxed);
+            self.demand.notify_one();
+            if state.changed().await.is_err() {
+                // The slot's sender lives as long as `self`; this line is not reached.
+                std::future::pending::<()>().await;
+            }
         }
     }
 }

@@ -4,16 +4,30 @@ use super::HubEvent;
 use super::downlink::Downlink;
 use super::message::{Settlement, Telemetry};
 use super::outcome::DeviceGone;
-use super::path::Path;
+use super::path::{Device, Path};
 use super::uplink::Uplink;
 use crate::config::OnDisconnect;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use tokio::sync::oneshot;
+
+/// Where a device stands with the pool of connections.
+enum Place {
+    /// There is no room, or the hub does not want it any more.
+    Gone,
+    /// It needs no connection yet.
+    Nowhere(Box<Device>),
+    /// It leaves a crowded connection; its old links are closed before it has new ones.
+    Leaving(Box<Device>, Vec<oneshot::Receiver<()>>),
+    /// On a connection.
+    At(Box<Path>),
+}
 
 /// The upstream links of one device, owned by its connection task.
 pub struct DeviceLinks {
-    path: Option<Path>,
+    place: Place,
     uplink: Option<Box<Uplink>>,
     downlink: Option<Box<Downlink>>,
     events: VecDeque<HubEvent>,
@@ -21,9 +35,9 @@ pub struct DeviceLinks {
 }
 
 impl DeviceLinks {
-    pub(super) fn new(path: Path) -> Self {
+    pub(super) fn new(device: Box<Device>) -> Self {
         Self {
-            path: Some(path),
+            place: Place::Nowhere(device),
             uplink: None,
             downlink: None,
             events: VecDeque::new(),
@@ -33,12 +47,9 @@ impl DeviceLinks {
 
     /// Links of a device there is no room for: they report that and nothing else.
     pub(super) fn refused() -> Self {
-        let gone = DeviceGone {
-            reason: "hub_full",
-            text: "every hub connection has max_devices_per_connection devices".to_owned(),
-        };
+        let gone = full();
         Self {
-            path: None,
+            place: Place::Gone,
             uplink: None,
             downlink: None,
             events: VecDeque::from([HubEvent::Gone(gone)]),
@@ -50,7 +61,7 @@ impl DeviceLinks {
     /// message-id, until the hub decides. The caller bounds how many are outstanding. After
     /// [`HubEvent::Gone`] messages are dropped.
     pub fn send(&mut self, ticket: u64, message: Telemetry) {
-        if self.path.is_some() {
+        if !matches!(self.place, Place::Gone) {
             let uplink = self.uplink.get_or_insert_with(|| Box::new(Uplink::new()));
             uplink.push(ticket, message);
         }
@@ -69,7 +80,7 @@ impl DeviceLinks {
     pub fn subscribe(&mut self, credit: u32) {
         match &mut self.downlink {
             Some(downlink) => downlink.resize(credit),
-            None if self.path.is_some() => {
+            None if !matches!(self.place, Place::Gone) => {
                 self.downlink = Some(Box::new(Downlink::new(credit)));
             }
             None => {}
@@ -101,7 +112,7 @@ impl DeviceLinks {
         if let Err(gone) = self.poll_links(cx) {
             self.uplink = None;
             self.downlink = None;
-            self.path = None;
+            self.place = Place::Gone;
             self.events.push_back(HubEvent::Gone(gone));
         }
         match self.events.pop_front() {
@@ -111,7 +122,9 @@ impl DeviceLinks {
     }
 
     fn poll_links(&mut self, cx: &mut Context<'_>) -> Result<(), DeviceGone> {
-        let Some(path) = &self.path else {
+        self.leave_if_crowded();
+        self.arrive(cx)?;
+        let Place::At(path) = &self.place else {
             return Ok(());
         };
         if let Some(uplink) = &mut self.uplink {
@@ -123,11 +136,54 @@ impl DeviceLinks {
         Ok(())
     }
 
+    /// Gives up a place on a crowded connection while nothing is under way.
+    fn leave_if_crowded(&mut self) {
+        let quiet = self.uplink.as_ref().is_none_or(|uplink| uplink.quiet())
+            && self.downlink.as_ref().is_none_or(|down| down.quiet());
+        let crowded = matches!(&self.place, Place::At(path) if path.lane().crowded());
+        if !(quiet && crowded) {
+            return;
+        }
+        if let Place::At(path) = std::mem::replace(&mut self.place, Place::Gone) {
+            let closing = [
+                self.uplink.as_mut().and_then(|uplink| uplink.leave()),
+                self.downlink.as_mut().and_then(|down| down.leave()),
+            ];
+            self.place = Place::Leaving(path.device, closing.into_iter().flatten().collect());
+        }
+    }
+
+    /// Finds the device a place as soon as it needs one.
+    fn arrive(&mut self, cx: &mut Context<'_>) -> Result<(), DeviceGone> {
+        if let Place::Leaving(_, closing) = &mut self.place {
+            closing.retain_mut(|closed| Pin::new(closed).poll(cx).is_pending());
+            if !closing.is_empty() {
+                return Ok(());
+            }
+        }
+        let wanted = self.downlink.is_some() || self.outstanding() > 0;
+        self.place = match std::mem::replace(&mut self.place, Place::Gone) {
+            Place::Nowhere(device) | Place::Leaving(device, _) if wanted => {
+                Place::At(Box::new(Path::of(device).map_err(|_no_room| full())?))
+            }
+            Place::Leaving(device, _) => Place::Nowhere(device),
+            place => place,
+        };
+        Ok(())
+    }
+
     /// Ends the links in the background: messages in flight are abandoned unacknowledged,
     /// unsettled commands go back as `policy` says. Dropping is the same with `release`.
     pub fn close(mut self, policy: OnDisconnect) {
         if let Some(downlink) = &mut self.downlink {
             downlink.policy = policy;
         }
+    }
+}
+
+fn full() -> DeviceGone {
+    DeviceGone {
+        reason: "hub_full",
+        text: "every hub connection has max_devices_per_connection devices".to_owned(),
     }
 }

@@ -7,6 +7,7 @@
 //! in that queue is reserved before the link is attached.
 
 use crate::config::OnDisconnect;
+use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::types::messaging::{Body, Modified};
 use fe2o3_amqp::types::primitives::Value;
 use fe2o3_amqp::{Delivery, Receiver, Sender};
@@ -16,7 +17,9 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::sync::mpsc::OwnedPermit;
+use tokio::sync::oneshot;
 
+use super::engine::InUse;
 use super::session::Port;
 
 /// A link on its way to be closed by its session.
@@ -26,6 +29,18 @@ pub enum Ending {
     /// A command link; what it received and nobody saw goes back as the policy says.
     Receiver(Box<Receiver>, OnDisconnect),
 }
+
+/// How a close ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// The peer answered our Detach, or had sent its own long before.
+    Plainly,
+    /// The peer's own Detach may have crossed ours, which may still be queued.
+    Crossed,
+}
+
+/// A link handed back, and what to drop once it is closed.
+pub type Handed = (Ending, Option<oneshot::Sender<()>>);
 
 /// The two kinds of link.
 pub trait Link: Sized {
@@ -48,22 +63,33 @@ impl Link for Receiver {
 /// An attached link and its way back.
 pub struct Live<L: Link> {
     link: Option<Box<L>>,
-    way_back: Option<OwnedPermit<Ending>>,
+    _name: InUse,
+    way_back: Option<OwnedPermit<Handed>>,
     port: Arc<Port>,
     gauge: IntGauge,
+    /// Dropped when the link is closed, for whoever waits for that.
+    gone: Option<oneshot::Sender<()>>,
     /// What becomes of deliveries nobody saw.
     pub policy: OnDisconnect,
 }
 
 impl<L: Link> Live<L> {
     /// Guards `link`; `gauge` counts it while it lives.
-    pub fn new(link: L, way_back: OwnedPermit<Ending>, port: Arc<Port>, gauge: IntGauge) -> Self {
+    pub fn new(
+        link: L,
+        name: InUse,
+        way_back: OwnedPermit<Handed>,
+        port: Arc<Port>,
+        gauge: IntGauge,
+    ) -> Self {
         gauge.inc();
         Self {
             link: Some(Box::new(link)),
+            _name: name,
             way_back: Some(way_back),
             port,
             gauge,
+            gone: None,
             policy: OnDisconnect::Release,
         }
     }
@@ -80,6 +106,13 @@ impl<L: Link> Live<L> {
         &self.port
     }
 
+    /// Hands the link back to its session; what it answers ends when the link is closed.
+    pub fn leave(mut self) -> oneshot::Receiver<()> {
+        let (gone, closed) = oneshot::channel();
+        self.gone = Some(gone);
+        closed
+    }
+
     /// The peer has detached it or its session has stopped: nothing is left to close.
     pub fn lost(mut self) {
         drop(self.link.take());
@@ -90,23 +123,38 @@ impl<L: Link> Drop for Live<L> {
     fn drop(&mut self) {
         self.gauge.dec();
         if let (Some(link), Some(way_back)) = (self.link.take(), self.way_back.take()) {
-            way_back.send(link.ending(self.policy));
+            way_back.send((link.ending(self.policy), self.gone.take()));
         }
     }
 }
 
 impl Ending {
     /// Closes the link and waits for the peer's answer. The caller sets the deadline.
-    pub async fn close(self) {
-        match self {
-            Self::Sender(sender) => drop(sender.close().await),
+    pub async fn close(self) -> Closed {
+        let closed = match self {
+            Self::Sender(mut sender) => {
+                // The engine would send a second Detach on a handle that may be another's by now.
+                if now(sender.on_detach()).is_some() {
+                    return Closed::Plainly;
+                }
+                sender.close().await.is_ok()
+            }
             Self::Receiver(mut receiver, policy) => {
                 now(receiver.set_credit(0));
-                while let Some(Ok(delivery)) = now(receiver.recv::<Body<Value>>()) {
-                    give_back(&receiver, delivery, policy);
+                loop {
+                    match now(receiver.recv::<Body<Value>>()) {
+                        Some(Ok(delivery)) => give_back(&receiver, delivery, policy),
+                        Some(Err(RecvError::LinkStateError(_))) => return Closed::Plainly,
+                        Some(Err(_)) | None => break,
+                    }
                 }
-                drop(receiver.close().await);
+                receiver.close().await.is_ok()
             }
+        };
+        if closed {
+            Closed::Plainly
+        } else {
+            Closed::Crossed
         }
     }
 }

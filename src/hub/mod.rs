@@ -11,6 +11,7 @@ mod connect;
 mod connection;
 mod downlink;
 mod encode;
+mod engine;
 mod flight;
 mod io;
 mod lane;
@@ -35,7 +36,7 @@ pub use links::DeviceLinks;
 use crate::config::HubConfig;
 use crate::runtime::clock::Unix;
 use crate::telemetry::metrics::Metrics;
-use lane::{Lane, Shared};
+use lane::Shared;
 use message::{Command, DeviceAddress};
 use outcome::{DeviceGone, HubAccepted, Refusal};
 use std::sync::Arc;
@@ -47,7 +48,6 @@ use tokio_util::task::TaskTracker;
 #[derive(Clone)]
 pub struct Hub {
     shared: Arc<Shared>,
-    lanes: Arc<[Arc<Lane>]>,
     tasks: TaskTracker,
 }
 
@@ -86,10 +86,7 @@ impl Hub {
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
         let (pacer, bucket) = pace::pacer(config.attach_rate_per_s, connections * sessions * 2);
-        let bytes = config.connection_bytes_max;
         let shared = Arc::new(Shared::new(config, metrics, pacer));
-        let lane = |index| Arc::new(Lane::new(index, sessions, bytes));
-        let lanes: Arc<[Arc<Lane>]> = (0..connections).map(lane).collect();
         let tasks = TaskTracker::new();
         let stop = shared.stop.clone();
         tasks.spawn(async move {
@@ -98,15 +95,11 @@ impl Hub {
                 () = stop.cancelled() => {}
             }
         });
-        for lane in lanes.iter() {
+        for lane in shared.pool.lanes() {
             let supervisor = connection::supervise(Arc::clone(&shared), Arc::clone(lane));
             tasks.spawn(supervisor);
         }
-        Self {
-            shared,
-            lanes,
-            tasks,
-        }
+        Self { shared, tasks }
     }
 
     /// Waits until one connection holds a token the hub accepted, or the time is up.
@@ -122,23 +115,18 @@ impl Hub {
         self.shared.status()
     }
 
-    /// Links for a device. Nothing is attached until the first `send` or `subscribe`. When every
-    /// connection is full the links report [`HubEvent::Gone`] with reason `hub_full`.
+    /// Links for a device. Nothing is attached until the first `send` or `subscribe`. When there
+    /// are as many devices as all connections together may hold, the links report
+    /// [`HubEvent::Gone`] with reason `hub_full`.
     #[must_use]
     pub fn links(&self, address: DeviceAddress) -> DeviceLinks {
-        let devices_max = self.shared.config.max_devices_per_connection;
-        for index in pool::preference(&address, self.lanes.len()) {
-            let lane = &self.lanes[index];
-            if lane.admit(devices_max) {
-                return DeviceLinks::new(path::Path {
-                    shared: Arc::clone(&self.shared),
-                    lane: Arc::clone(lane),
-                    slot: pool::session(&address, lane.slots.len()),
-                    address,
-                });
-            }
+        if !self.shared.pool.admit() {
+            return DeviceLinks::refused();
         }
-        DeviceLinks::refused()
+        DeviceLinks::new(Box::new(path::Device {
+            shared: Arc::clone(&self.shared),
+            address,
+        }))
     }
 
     /// Closes every link, session and connection properly, at most for `within`; whether all
@@ -148,7 +136,7 @@ impl Hub {
         self.tasks.close();
         let closed = timeout(within, self.tasks.wait()).await.is_ok();
         if !closed {
-            for lane in self.lanes.iter() {
+            for lane in self.shared.pool.lanes() {
                 lane.cut();
             }
         }

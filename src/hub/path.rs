@@ -23,21 +23,68 @@ pub type Owned<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A link on its way.
 pub type Seek<L> = Owned<Result<Live<L>, Refused>>;
 
-/// Where a device's links run.
-pub struct Path {
+/// A device the upstream has admitted.
+pub struct Device {
     /// The hub-wide context.
     pub shared: Arc<Shared>,
-    /// The connection.
-    pub lane: Arc<Lane>,
-    /// The session on it.
-    pub slot: usize,
     /// The device.
     pub address: DeviceAddress,
 }
 
-impl Drop for Path {
+impl Drop for Device {
     fn drop(&mut self) {
-        self.lane.leave();
+        self.shared.pool.leave();
+    }
+}
+
+/// Where a device's links run.
+pub struct Path {
+    /// Who it is.
+    pub device: Box<Device>,
+    /// The hub-wide context.
+    pub shared: Arc<Shared>,
+    /// Its place on a connection.
+    pub spot: Spot,
+}
+
+/// A place on a connection.
+pub struct Spot {
+    shared: Arc<Shared>,
+    /// The connection.
+    pub lane: Arc<Lane>,
+    /// The session on it.
+    pub slot: usize,
+}
+
+impl Drop for Spot {
+    fn drop(&mut self) {
+        self.shared.pool.vacate(&self.lane);
+    }
+}
+
+impl Path {
+    /// Places a device on a connection; gives it back when none has room.
+    pub fn of(device: Box<Device>) -> Result<Self, Box<Device>> {
+        let shared = Arc::clone(&device.shared);
+        let Some(lane) = shared.pool.place(&device.address) else {
+            return Err(device);
+        };
+        let slot = super::pool::session(&device.address, lane.slots.len());
+        let spot = Spot {
+            shared: Arc::clone(&shared),
+            lane,
+            slot,
+        };
+        Ok(Self {
+            device,
+            shared,
+            spot,
+        })
+    }
+
+    /// The connection.
+    pub fn lane(&self) -> &Arc<Lane> {
+        &self.spot.lane
     }
 }
 
@@ -121,7 +168,7 @@ impl Path {
             .hub_detaches
             .with_label_values(&[row.label])
             .inc();
-        tracing::debug!(device = ?self.address, cause = %words(cause), "link detached");
+        tracing::debug!(device = ?self.device.address, cause = %words(cause), "link detached");
         match row.verdict {
             Verdict::Gone(reason) => {
                 return Err(DeviceGone {
@@ -134,7 +181,7 @@ impl Path {
                 patience.lose(true);
             }
             Verdict::Unauthorized => {
-                self.lane.suspect.notify_one();
+                self.lane().suspect.notify_one();
                 patience.lose(false);
             }
             _ => drop(patience.lose(false)),
@@ -150,7 +197,7 @@ impl Path {
         gauge: &IntGauge,
         wanted: impl Fn(oneshot::Sender<Result<Live<L>, Refused>>) -> Wanted + Send + 'static,
     ) -> Seek<L> {
-        let (lane, slot, pause) = (Arc::clone(&self.lane), self.slot, patience.left());
+        let (lane, slot, pause) = (Arc::clone(self.lane()), self.spot.slot, patience.left());
         let counted = Counted::new(gauge);
         Box::pin(async move {
             let _counted = counted;

@@ -6,9 +6,10 @@
 //! connection, which begins it, and the device tasks, which ask for links and hand them back.
 
 use super::encode;
+use super::engine::{Names, unhurried};
 use super::io::KillSwitch;
 use super::lane::Shared;
-use super::live::{Ending, Link, Live};
+use super::live::{Closed, Handed, Link, Live};
 use super::outcome::Cause;
 use super::pace::Urgency;
 use super::tuning;
@@ -79,13 +80,16 @@ pub struct Session {
     authorized: watch::Receiver<bool>,
     stop: CancellationToken,
     requests: mpsc::Receiver<(Urgency, Wanted)>,
-    closing: mpsc::Receiver<Ending>,
-    way_back: mpsc::Sender<Ending>,
+    closing: mpsc::Receiver<Handed>,
+    way_back: mpsc::Sender<Handed>,
     urgent: VecDeque<Wanted>,
     normal: VecDeque<Wanted>,
     turn: Option<(Urgency, Turn)>,
     retire_deadline: Option<Pin<Box<Sleep>>>,
     queue_max: usize,
+    names: Names,
+    /// A Detach of a link that is gone may still be queued in the engine.
+    unsettled: bool,
 }
 
 impl Session {
@@ -122,6 +126,8 @@ impl Session {
             turn: None,
             retire_deadline: None,
             queue_max: links,
+            names: Names::default(),
+            unsettled: false,
         }
     }
 
@@ -197,24 +203,48 @@ impl Session {
     }
 
     /// Closes a batch of links and waits for the answers. `false`: the peer does not answer.
-    async fn close(&mut self, first: Ending) -> bool {
+    async fn close(&mut self, first: Handed) -> bool {
         let mut closes = JoinSet::new();
-        closes.spawn(first.close());
+        closes.spawn(closed(first));
         while closes.len() < tuning::CLOSE_BATCH {
             match self.closing.try_recv() {
-                Ok(ending) => closes.spawn(ending.close()),
+                Ok(handed) => closes.spawn(closed(handed)),
                 Err(_) => break,
             };
         }
-        let all = async { while closes.join_next().await.is_some() {} };
-        let closed = timeout(self.shared.config.operation_timeout, all)
-            .await
-            .is_ok();
-        if !closed {
-            tracing::warn!("the hub did not answer a detach in time, reconnecting");
-            self.kill.kill();
+        let all = async {
+            let mut crossed = false;
+            while let Some(closed) = closes.join_next().await {
+                crossed |= !matches!(closed, Ok(Closed::Plainly));
+            }
+            crossed
+        };
+        match timeout(self.shared.config.operation_timeout, all).await {
+            Ok(crossed) => {
+                self.unsettled |= crossed;
+                true
+            }
+            Err(_elapsed) => {
+                tracing::warn!("the hub did not answer a detach in time, reconnecting");
+                self.kill.kill();
+                false
+            }
         }
-        closed
+    }
+
+    /// Lets the engine forget links that are gone before it is asked for the next one.
+    async fn settle(&mut self) -> bool {
+        if !std::mem::take(&mut self.unsettled) {
+            return true;
+        }
+        let settled = self.names.settle(&mut self.handle);
+        match timeout(self.shared.config.operation_timeout, settled).await {
+            Ok(settled) => settled,
+            Err(_elapsed) => {
+                self.kill.kill(); // an attach may not be cancelled (fe2o3 F2)
+                false
+            }
+        }
     }
 
     /// Attaches the next link. `false`: the session is over.
@@ -229,41 +259,45 @@ impl Session {
         let Some(wanted) = next.filter(|wanted| !wanted.abandoned()) else {
             return true;
         };
+        if !self.settle().await {
+            return false;
+        }
         let deadline = self.shared.config.operation_timeout;
         match wanted {
             Wanted::Uplink(target, answer) => {
                 let name = link_name("up");
                 let attach = Sender::builder()
-                    .name(name)
+                    .name(&name)
                     .target(target)
                     .verify_incoming_source(false)
                     .verify_incoming_target(false)
                     .attach(&mut self.handle);
-                let result = timeout(deadline, attach).await;
+                let result = timeout(deadline, unhurried(attach)).await;
                 let result = result.map(|r| r.map_err(sender_refusal));
                 let gauge = self.shared.gauges.uplinks.clone();
-                self.answer(result, answer, gauge)
+                self.answer(&name, result, answer, gauge)
             }
             Wanted::Downlink(source, answer) => {
                 let name = link_name("down");
                 let attach = Receiver::builder()
-                    .name(name)
+                    .name(&name)
                     .source(source)
                     .credit_mode(CreditMode::Manual)
                     .max_message_size(tuning::COMMAND_BYTES_MAX)
                     .verify_incoming_source(false)
                     .verify_incoming_target(false)
                     .attach(&mut self.handle);
-                let result = timeout(deadline, attach).await;
+                let result = timeout(deadline, unhurried(attach)).await;
                 let result = result.map(|r| r.map_err(receiver_refusal));
                 let gauge = self.shared.gauges.downlinks.clone();
-                self.answer(result, answer, gauge)
+                self.answer(&name, result, answer, gauge)
             }
         }
     }
 
     fn answer<L: Link>(
-        &self,
+        &mut self,
+        name: &str,
         result: Result<Result<L, Attach>, tokio::time::error::Elapsed>,
         answer: Answer<L>,
         gauge: IntGauge,
@@ -271,8 +305,9 @@ impl Session {
         match result {
             Ok(Ok(link)) => match self.way_back.clone().try_reserve_owned() {
                 Ok(permit) => {
+                    let name = self.names.attached(name);
                     // A device that left meanwhile gets the guard back, which closes the link.
-                    drop(answer.send(Ok(Live::new(link, permit, self.port(), gauge))));
+                    drop(answer.send(Ok(Live::new(link, name, permit, self.port(), gauge))));
                     true
                 }
                 Err(_) => {
@@ -282,6 +317,7 @@ impl Session {
                 }
             },
             Ok(Err(Attach::Refused(cause))) => {
+                self.unsettled = true;
                 drop(answer.send(Err(cause)));
                 true
             }
@@ -306,6 +342,12 @@ impl Session {
             self.kill.kill();
         }
     }
+}
+
+async fn closed((ending, gone): Handed) -> Closed {
+    let closed = ending.close().await;
+    drop(gone);
+    closed
 }
 
 /// An attach that failed.

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::OwnedSemaphorePermit as Permit;
+use tokio::sync::{OwnedSemaphorePermit as Permit, oneshot};
 use tokio::time::{Sleep, sleep, timeout};
 
 type Events = VecDeque<HubEvent>;
@@ -92,6 +92,19 @@ impl Uplink {
     pub fn outstanding(&self) -> usize {
         let starved = usize::from(matches!(self.state, State::Starved(_)));
         self.waiting.len() + self.flights.len() + starved
+    }
+
+    /// Whether nothing is under way.
+    pub fn quiet(&self) -> bool {
+        self.outstanding() == 0 && matches!(self.state, State::Idle | State::Live(_))
+    }
+
+    /// Gives a quiet link up; what it answers ends when the link is closed.
+    pub fn leave(&mut self) -> Option<oneshot::Receiver<()>> {
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Live(live) => Some(live.leave()),
+            _ => None,
+        }
     }
 
     /// Moves everything forward that can move. Decisions are appended to `events`.
@@ -178,7 +191,7 @@ impl Uplink {
                 self.rest(true);
             }
             Verdict::Unauthorized => {
-                path.lane.suspect.notify_one();
+                path.lane().suspect.notify_one();
                 self.requeue(entry);
                 self.rest(false);
             }
@@ -276,7 +289,11 @@ impl Uplink {
         events: &mut Events,
     ) -> Result<bool, DeviceGone> {
         let Some(since) = self.flights.front().map(|flight| flight.since) else {
-            self.watchdog = None;
+            // The timer stays armed for the messages to come; with none, it ends when it fires.
+            let fired = |timer: &mut Pin<Box<Sleep>>| timer.as_mut().poll(cx).is_ready();
+            if self.watchdog.as_mut().is_some_and(fired) {
+                self.watchdog = None;
+            }
             return Ok(false);
         };
         let deadline = since + path.shared.config.outcome_timeout;
@@ -300,7 +317,7 @@ impl Uplink {
             .hub_deliveries
             .with_label_values(&["no_outcome"]);
         outcome.inc();
-        tracing::warn!(device = ?path.address, "no outcome in time, rebuilding the link");
+        tracing::warn!(device = ?path.device.address, "no outcome in time, rebuilding the link");
         self.watchdog = None;
         self.state = State::Idle; // the guard hands the link to its session for closing
         self.take_back(path, events)?;
@@ -320,7 +337,7 @@ impl Uplink {
                 if self.waiting.is_empty() {
                     return Ok(false);
                 }
-                let target = path.address.telemetry();
+                let target = path.device.address.telemetry();
                 let gauge = &path.shared.gauges.uplinks_attaching;
                 let seek = path.seek(&self.patience, Urgency::Urgent, gauge, move |answer| {
                     Wanted::Uplink(target.clone(), answer)
@@ -430,7 +447,7 @@ impl Uplink {
             return;
         };
         let permits = permits(path, entry.cost);
-        let starved = Arc::clone(&path.lane.starved).try_acquire_many_owned(permits);
+        let starved = Arc::clone(&path.lane().starved).try_acquire_many_owned(permits);
         let room = starved.ok().or(room);
         let patience = path.shared.config.outcome_timeout;
         self.state = State::Starved(Box::pin(async move {

@@ -187,7 +187,7 @@ impl Drop for Permit {
 
 /// What counts as one source: an IPv4 address, or an IPv6 /64, within which a single host can
 /// pick any address it likes.
-fn bucket(address: IpAddr) -> IpAddr {
+pub(super) fn bucket(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

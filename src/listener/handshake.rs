@@ -176,6 +176,7 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
         } = error;
         let labels = [credential, version, reason];
         metrics.handshakes.with_label_values(&labels).inc();
+        site.shared.attempts.handshake_failed(source.ip(), reason);
         Failure::new(reason, text)
     })?;
     let (credential, session) = match &accepted.peer {
@@ -246,7 +247,13 @@ async fn admit(
     site: &Site,
 ) -> Result<Granted, Refusal> {
     let rules = site.shared.rules.load_full();
-    let mut admission = authenticate(connect, peer, source, site, &rules).await?;
+    let attempts = &site.shared.attempts;
+    let free = attempts.may_try(source.ip(), connect);
+    free.map_err(|throttled| Refusal::unavailable(throttled.label(), throttled.text()))?;
+    let decided = authenticate(connect, peer, source, site, &rules).await;
+    let refused = decided.as_ref().err().map(|refusal| refusal.code);
+    attempts.decided(source.ip(), connect, refused);
+    let mut admission = decided?;
     let device = &admission.device;
     if let Some(will) = &connect.will {
         let properties = site.shared.setup.limits.properties;
@@ -265,13 +272,23 @@ async fn admit(
         .await
         .map_err(|error| Refusal::unavailable(error.label(), error.to_string()))?;
     // A reload looks through the registry after the swap. A device decided by the old rules and
-    // claimed after that look is looked at here.
+    // certificates and claimed after that look is looked at here.
     let current = site.shared.rules.load_full();
     if !Arc::ptr_eq(&rules, &current) {
         let expires = admission.expires;
         let again = auth::recheck(&current, &admission.device, clock::unix());
         admission = again.map_err(denied)?;
         admission.expires = admission.expires.or(expires);
+    }
+    if let Some(by) = admission.device.vouched()
+        && !site.acceptor.stands_for(by.anchors, by.issuer, by.serial)
+    {
+        return Err(Refusal {
+            code: ConnectRefusal::NotAuthorized,
+            reason: "certificate_revoked",
+            text: "the certificate was revoked or its CA removed; use another one".into(),
+            detail: "",
+        });
     }
     Ok(Granted { admission, claim })
 }

@@ -5,6 +5,7 @@
 //! → `conn`, with `ending` counting its one end.
 
 mod admission;
+mod attempts;
 mod conn;
 mod ending;
 mod handshake;
@@ -25,6 +26,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::tls::Acceptor;
 use admission::Gate;
 use arc_swap::ArcSwap;
+use attempts::Attempts;
 use ending::Ending;
 use handshake::Arrival;
 use password::Passwords;
@@ -58,6 +60,7 @@ pub struct Shared {
     setup: Arc<Setup>,
     gate: Arc<Gate>,
     passwords: Passwords,
+    attempts: Attempts,
     tracker: TaskTracker,
     drain: CancellationToken,
 }
@@ -79,6 +82,7 @@ impl Shared {
             hub_host,
             registry: Registry::new(limits.takeover_damping),
             gate: Gate::new(&limits),
+            attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
             setup: Setup::new(limits, metrics),
             tracker: TaskTracker::new(),
@@ -215,16 +219,23 @@ impl Listener {
     fn admit(&self, tcp: TcpStream, source: SocketAddr) {
         let shared = &self.site.shared;
         let mut ending = Ending::new(shared.setup.metrics.clone());
-        let (connection, handshake) = match shared.gate.admit(source.ip()) {
+        let free = shared.attempts.may_connect(source.ip());
+        let admitted = free
+            .map_err(|throttled| (throttled.label(), throttled.text()))
+            .and_then(|()| {
+                let permits = shared.gate.admit(source.ip());
+                permits.map_err(|refused| (refused.label(), refused.setting()))
+            });
+        let (connection, handshake) = match admitted {
             Ok(permits) => permits,
-            Err(refused) => {
-                ending.end(refused.label());
+            Err((reason, look_at)) => {
+                ending.end(reason);
                 if self.site.quota.allows(clock::mono()) {
                     tracing::info!(
                         listener = %self.site.name,
                         %source,
-                        reason = refused.label(),
-                        setting = refused.setting(),
+                        reason,
+                        look_at,
                         "connection refused"
                     );
                 }

@@ -125,6 +125,40 @@ pub fn command_filter(device: &AuthenticatedDevice, filter: &str) -> Result<(), 
     check_filter(&Party::of(device), filter)
 }
 
+/// Whether a device of this client id (`device` or `device/module`) and these rights could publish
+/// to `topic`; for `check --as`, which has no device.
+///
+/// # Errors
+/// As [`uplink`].
+pub fn could_publish(
+    client_id: &str,
+    permissions: Permissions,
+    topic: &str,
+    properties_max: usize,
+) -> Result<(), TopicError> {
+    let message = Message {
+        topic: topic.into(),
+        payload: Bytes::new(),
+        retain: false,
+        will: false,
+        properties: None,
+    };
+    let party = Party::named(client_id, permissions);
+    telemetry(&party, message, properties_max).map(drop)
+}
+
+/// As [`could_publish`], for a subscription.
+///
+/// # Errors
+/// As [`command_filter`].
+pub fn could_subscribe(
+    client_id: &str,
+    permissions: Permissions,
+    filter: &str,
+) -> Result<(), TopicError> {
+    check_filter(&Party::named(client_id, permissions), filter)
+}
+
 /// The topic a command is delivered on: the device's own, with the properties as its bag.
 #[must_use]
 pub fn command_topic(device: &AuthenticatedDevice, command: &Command) -> String {
@@ -144,6 +178,18 @@ impl<'a> Party<'a> {
             device: device.device().as_str(),
             module: device.module().map(|module| module.as_str()),
             permissions: device.permissions(),
+        }
+    }
+
+    fn named(client_id: &'a str, permissions: Permissions) -> Self {
+        let (device, module) = match client_id.split_once('/') {
+            Some((device, module)) => (device, Some(module)),
+            None => (client_id, None),
+        };
+        Self {
+            device,
+            module,
+            permissions,
         }
     }
 

@@ -18,6 +18,7 @@ mod psk;
 mod refusal;
 mod replay;
 mod route;
+mod voucher;
 mod x509;
 
 use crate::config::secret::Secret;
@@ -38,6 +39,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
+use voucher::Voucher;
 
 /// Longest PSK identity, bytes (RFC 4279 §5.3 asks for 128).
 pub const MAX_IDENTITY_BYTES: usize = 128;
@@ -144,7 +146,11 @@ struct Tls {
 struct Loaded {
     certificates: Option<Arc<ServerConfig>>,
     expiries: Vec<Expiry>,
+    voucher: Voucher,
 }
+
+/// Files read again, not used yet.
+pub struct Prepared(Option<Arc<Loaded>>);
 
 /// Why a transport was not accepted. `label` goes to `handshakes_total{result}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +219,7 @@ impl Acceptor {
             .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
         match (loaded, psk) {
             (Ok(loaded), Ok(psk)) => {
-                let loaded = ArcSwap::from_pointee(loaded);
+                let loaded = ArcSwap::new(loaded);
                 let tls = Tls {
                     listener: name,
                     config,
@@ -234,19 +240,44 @@ impl Acceptor {
         }
     }
 
-    /// Reads the files again and uses them for the handshakes that start from now on. Reads
-    /// files: not for an async task.
+    /// Reads the files again, for [`Self::adopt`]. Uses nothing yet, so that several listeners
+    /// change together or not at all. Reads files: not for an async task.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
+        let read = |tls: &Tls| {
+            let thumbprints = tls.thumbprints.clone();
+            load(&tls.listener, &tls.config, thumbprints, &tls.provider)
+        };
+        self.tls.as_ref().map(read).transpose().map(Prepared)
+    }
+
+    /// Uses what [`Self::prepare`] of this acceptor read for the handshakes that start from now
+    /// on.
+    pub fn adopt(&self, prepared: Prepared) {
+        if let (Some(tls), Some(loaded)) = (&self.tls, prepared.0) {
+            tls.loaded.store(loaded);
+        }
+    }
+
+    /// [`Self::prepare`] and [`Self::adopt`] in one.
     ///
     /// # Errors
     /// Every problem found; the old set stays.
     pub fn reload(&self) -> Result<(), Vec<String>> {
-        let Some(tls) = &self.tls else {
-            return Ok(());
-        };
-        let thumbprints = tls.thumbprints.clone();
-        let loaded = load(&tls.listener, &tls.config, thumbprints, &tls.provider)?;
-        tls.loaded.store(Arc::new(loaded));
-        Ok(())
+        self.prepare().map(|prepared| self.adopt(prepared))
+    }
+
+    /// Whether a certificate that was trusted when its handshake ended still would be, by the
+    /// files used now: one of its `anchors` (SHA-256) is a CA of this listener, and its `issuer`
+    /// (SHA-256 of the name) has not revoked it.
+    #[must_use]
+    pub fn stands_for(&self, anchors: &[[u8; 32]], issuer: &[u8; 32], serial: &[u8]) -> bool {
+        self.tls.as_ref().is_some_and(|tls| {
+            let loaded = tls.loaded.load();
+            loaded.voucher.stands_for(anchors, issuer, serial)
+        })
     }
 
     /// When the loaded files end, for `certificate_expiry_timestamp_seconds{file}`.
@@ -366,15 +397,17 @@ fn load(
     config: &TlsConfig,
     thumbprints: Option<Thumbprints>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
-) -> Result<Loaded, Vec<String>> {
+) -> Result<Arc<Loaded>, Vec<String>> {
     let mut material = material::load(listener, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
+    let voucher = Voucher::of(&material);
     let certificates = x509::configure(material, thumbprints, provider)
         .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
-    Ok(Loaded {
+    Ok(Arc::new(Loaded {
         certificates,
         expiries,
-    })
+        voucher,
+    }))
 }
 
 /// Runs `work` until `deadline`.

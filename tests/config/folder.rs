@@ -31,7 +31,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder with `hub.key` and an empty `rules.toml`.
+    /// A folder with `hub.key` and a `rules.toml` that admits nobody.
     pub fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -40,7 +40,7 @@ impl Folder {
         fs::create_dir_all(&root).unwrap();
         let folder = Self { root };
         folder.write("hub.key", &format!("{KEY}\n"), 0o600);
-        folder.write("rules.toml", "", 0o600);
+        folder.write("rules.toml", "[[rule]]\ndeny = true\n", 0o600);
         folder
     }
 

@@ -133,14 +133,17 @@ fn check_exits_64_on_problems_and_0_without() {
     let folder = Folder::new();
     let good = Args {
         config: folder.write("good.toml", GOOD, 0o600),
+        ..Args::default()
     };
     assert_eq!(run(&good), ExitCode::SUCCESS);
     let bad = Args {
         config: folder.write("bad.toml", "[hub]\n", 0o600),
+        ..Args::default()
     };
     assert_eq!(run(&bad), ExitCode::from(64));
     let absent = Args {
         config: folder.path("absent.toml"),
+        ..Args::default()
     };
     assert_eq!(run(&absent), ExitCode::from(64));
 }

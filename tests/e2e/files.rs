@@ -55,3 +55,28 @@ async fn check_reports_five_planted_mistakes_in_one_run() {
     }
     hub.stop().await;
 }
+
+#[test]
+fn the_smallest_configuration_fits_the_emulators() {
+    use iothub_gateway::emulator::EmulatorConfig;
+    let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
+    let text = std::fs::read_to_string(config.join("emulator.toml")).expect("readable");
+    let emulator = EmulatorConfig::from_toml(&text, &config).expect("loads");
+    let gateway = iothub_gateway::gateway::load(&config.join("minimal.toml"));
+    let hub = gateway
+        .map_err(|problems| format!("{problems:?}"))
+        .expect("loads")
+        .config
+        .hub;
+    let policy = emulator
+        .policies
+        .iter()
+        .find(|policy| policy.name == hub.policy);
+    assert_eq!(emulator.host, hub.host);
+    let key = policy.expect("the policy").keys.primary.as_ref();
+    assert_eq!(key, Some(&hub.key));
+    assert_eq!(
+        emulator.amqp.plain_bind.expect("a port").port(),
+        hub.endpoint.port
+    );
+}

@@ -23,7 +23,7 @@ fn loopback(port: u16) -> SocketAddr {
 
 /// The gateway as a process that writes its log to `log`, once it is ready.
 async fn start(config: &Path, log: &Path, admin: SocketAddr) -> Child {
-    let gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
+    let mut gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
         .args(["run", "-c"])
         .arg(config)
         .stderr(Stdio::from(std::fs::File::create(log).expect("log file")))
@@ -39,6 +39,8 @@ async fn start(config: &Path, log: &Path, admin: SocketAddr) -> Child {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    gateway.kill().expect("killed");
+    gateway.wait().expect("reaped");
     panic!(
         "not ready: {}",
         std::fs::read_to_string(log).unwrap_or_default()

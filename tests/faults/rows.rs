@@ -146,7 +146,22 @@ fn conditions(kind: FaultKind, lasting: u64) -> impl Iterator<Item = Row> {
 /// Every row.
 pub fn all() -> Vec<Row> {
     use FaultKind as F;
-    let mut rows = vec![
+    let mut rows = hub_rows();
+    rows.extend(line_rows());
+    let statuses = F::CbsStatus.values().iter().map(|status| Row {
+        value: Some(status),
+        ..hub(F::CbsStatus, 2)
+    });
+    rows.extend(statuses);
+    rows.extend(conditions(F::OutcomeRejected, 1));
+    rows.extend(conditions(F::DetachLink, 0));
+    rows
+}
+
+/// Faults of the hub that take no value.
+fn hub_rows() -> Vec<Row> {
+    use FaultKind as F;
+    vec![
         hub(F::KillTcp, 0),
         hub(F::KillTcp, 0).one(),
         hub(F::KillTcp, 1),
@@ -183,6 +198,12 @@ pub fn all() -> Vec<Row> {
             what: What::HalfClose,
             ..hub(F::KillTcp, 0)
         },
+    ]
+}
+
+/// Faults of the way to the hub.
+fn line_rows() -> Vec<Row> {
+    vec![
         line(
             "line slow and uneven",
             4,
@@ -224,13 +245,5 @@ pub fn all() -> Vec<Row> {
                 ..GOOD
             },
         ),
-    ];
-    let statuses = F::CbsStatus.values().iter().map(|status| Row {
-        value: Some(status),
-        ..hub(F::CbsStatus, 2)
-    });
-    rows.extend(statuses);
-    rows.extend(conditions(F::OutcomeRejected, 1));
-    rows.extend(conditions(F::DetachLink, 0));
-    rows
+    ]
 }

@@ -39,6 +39,8 @@ pub struct Options {
     pub gateway: String,
     /// Lines for `emulator.toml`.
     pub emulator: String,
+    /// Lines for `rules.toml`.
+    pub rules: String,
     /// Devices `load-0 …` with PSK `fleet_key`.
     pub fleet: usize,
 }
@@ -51,6 +53,7 @@ impl Default for Options {
             proxied: false,
             gateway: String::new(),
             emulator: String::new(),
+            rules: String::new(),
             fleet: 0,
         }
     }
@@ -148,7 +151,8 @@ pub async fn hub_in(dir: &Path, options: &Options) -> EmulatorHandle {
     certificates(dir);
     secret(&dir.join("hub-key"), &BASE64.encode(POLICY_KEY));
     secret(&dir.join("hub-key-2"), &BASE64.encode(POLICY_KEY_2));
-    secret(&dir.join("rules.toml"), &rules());
+    let rules = format!("{}{}", rules(), options.rules);
+    secret(&dir.join("rules.toml"), &rules);
     // A file without an identity is refused, as one that was cut off.
     let mut fleet = format!("nobody-else:{}\n", hex(b"a key nobody has"));
     for index in 0..options.fleet {
@@ -264,6 +268,7 @@ impl Bench {
         let gateway = Gateway::start(loaded.config, loaded.rules)
             .await
             .expect("gateway starts");
+        gateway.watch(loaded.sources);
         if !gateway.ready(Duration::from_secs(20)).await {
             let admin = gateway.admin();
             let ask = move || http::request(admin, "GET", "/ready", "").1;

@@ -78,6 +78,18 @@ impl Probe {
         })
     }
 
+    /// The kind of credential.
+    #[must_use]
+    pub fn credential(&self) -> CredentialKind {
+        self.credential
+    }
+
+    /// Whether it is a certificate known by its name and its CA, not by its thumbprint.
+    #[must_use]
+    pub fn is_issued(&self) -> bool {
+        self.credential == CredentialKind::X509 && self.thumbprint.is_none()
+    }
+
     fn proof(&self) -> Proof {
         match self.credential {
             CredentialKind::Psk => Proof::Psk {
@@ -106,6 +118,8 @@ impl Probe {
             sha256: print.try_into().unwrap_or_default(),
             not_before: Unix::from_secs(0),
             not_after: Unix::from_secs(u64::MAX),
+            serial: Box::default(),
+            issuer: Default::default(),
             for_clients: true,
         }
     }
@@ -280,7 +294,9 @@ impl Expectation {
             if !got.permissions.telemetry {
                 return Err(format!("{} does not allow telemetry", got.rule));
             }
-            if !topic.starts_with(&format!("{base}/messages/events/")) {
+            let events = format!("{base}/messages/events");
+            let rest = topic.strip_prefix(&events);
+            if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
                 return Err(format!(
                     "{} may publish to {base}/messages/events/",
                     got.client_id
@@ -291,7 +307,8 @@ impl Expectation {
             if !got.permissions.commands {
                 return Err(format!("{} does not allow commands", got.rule));
             }
-            if *filter != format!("{base}/messages/devicebound/#") {
+            let whole_module = got.client_id.contains('/') && *filter == format!("{base}/#");
+            if *filter != format!("{base}/messages/devicebound/#") && !whole_module {
                 return Err(format!(
                     "{} may subscribe to {base}/messages/devicebound/#",
                     got.client_id

@@ -4,7 +4,7 @@
 //! that suggests the nearest key. Messages never repeat a value, since it may be a secret.
 
 use super::Problem;
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::de::{DeTable, DeValue};
@@ -64,12 +64,35 @@ pub(super) struct Document<'a> {
     pub(super) text: &'a str,
     pub(super) resolvers: &'a Resolvers<'a>,
     pub(super) problems: &'a Problems,
+    line_ends: OnceCell<Vec<usize>>,
 }
 
-impl Document<'_> {
+impl<'a> Document<'a> {
+    pub(super) fn new(
+        file: &'a str,
+        text: &'a str,
+        resolvers: &'a Resolvers<'a>,
+        problems: &'a Problems,
+    ) -> Self {
+        Self {
+            file,
+            text,
+            resolvers,
+            problems,
+            line_ends: OnceCell::new(),
+        }
+    }
+
+    /// The line of byte `at`, from 1. Every entry asks, so the lines are counted once.
     fn line(&self, at: usize) -> usize {
-        let before = self.text.as_bytes().get(..at).unwrap_or_default();
-        1 + before.iter().filter(|b| **b == b'\n').count()
+        let ends = self.line_ends.get_or_init(|| {
+            let bytes = self.text.bytes().enumerate();
+            bytes
+                .filter(|(_, b)| *b == b'\n')
+                .map(|(end, _)| end)
+                .collect()
+        });
+        1 + ends.partition_point(|end| *end < at)
     }
 
     pub(super) fn place(&self, path: &str, at: usize) -> String {

@@ -1,9 +1,9 @@
 //! `[[rule]]`: who is meant, which device that is, what it may do. Ordered; first match decides.
 
-use super::DeviceLimits;
 use super::pattern::{Cidr, Glob};
 use super::reader::Section;
 use super::template::{Name, Template};
+use super::{DeviceLimits, Needs};
 use crate::auth::x509::{Fingerprint, fingerprints};
 use crate::auth::{CredentialKind, Permissions};
 use std::net::IpAddr;
@@ -75,9 +75,13 @@ impl<'a> Subject<'a> {
 }
 
 impl Rule {
-    /// The CAs of `when.issuer_ca`.
-    pub(crate) fn issuer_cas(&self) -> Option<&[Fingerprint]> {
-        self.when.issuer_ca.as_deref()
+    pub(super) fn needs(&self) -> Needs<'_> {
+        Needs {
+            rule: &self.name,
+            place: &self.place,
+            issuer_cas: self.when.issuer_ca.as_deref().unwrap_or_default(),
+            listeners: &self.when.listeners,
+        }
     }
 
     /// Whether the rule speaks about this subject; if not, the condition that does not hold.

@@ -50,10 +50,7 @@ type Failure = Box<dyn std::error::Error>;
 
 /// Runs the demo until Ctrl-C.
 pub fn run(args: &Args) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
@@ -128,6 +125,7 @@ async fn start_gateway(layout: &Layout) -> Result<Gateway, Failure> {
     let hint = "choose other ports with --mqtt-port and --admin-port";
     let started = Gateway::start(loaded.config, loaded.rules).await;
     let gateway = started.map_err(|error| format!("{error}; {hint}"))?;
+    gateway.watch(loaded.sources);
     if gateway.ready(Duration::from_secs(10)).await {
         return Ok(gateway);
     }

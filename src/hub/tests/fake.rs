@@ -51,6 +51,8 @@ pub struct Seen {
     pub tokens: u32,
     pub tokens_refused: u32,
     pub connections: u32,
+    /// All sessions begun, `$cbs` ones included.
+    pub sessions: u32,
     pub attaches: u32,
     /// Links that ended while their connection lived.
     pub detaches: u32,
@@ -282,6 +284,7 @@ where
     };
     state.seen.send_modify(|seen| seen.connections += 1);
     while let Ok(session) = SessionAcceptor::new().accept(&mut connection).await {
+        state.seen.send_modify(|seen| seen.sessions += 1);
         tokio::spawn(links(Arc::clone(&state), session));
     }
 }

@@ -81,7 +81,7 @@ async fn the_bytes_of_a_connection_bound_all_its_devices() {
     let mut settings = config(fake.port);
     settings.connection_bytes_max = 3000;
     let hub = start(settings).await;
-    let lane = Arc::clone(&hub.lanes[0]);
+    let lane = Arc::clone(&hub.shared.pool.lanes()[0]);
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..8 {
         let mut links = device(&hub, &format!("d{n}"));
@@ -131,7 +131,7 @@ async fn a_retired_session_hands_its_links_over_without_sending_twice() {
     let mut links = device(&hub, "d1");
     links.send(0, message("0"));
     assert_eq!(accepted(&mut links).await, 0);
-    let port = hub.lanes[0].port(0).await;
+    let port = hub.shared.pool.lanes()[0].port(0).await;
     port.transfers
         .store(tuning::SESSION_TRANSFERS_MAX + 1, Ordering::Relaxed);
     for ticket in 1..20u64 {
@@ -225,7 +225,10 @@ async fn gauges_tell_what_is_attached_and_come_back_to_zero() {
             assert_eq!(links_of(role, state), 0, "{role} {state}");
         }
     }
-    assert_eq!(hub.lanes[0].devices.load(Ordering::Relaxed), 0);
+    assert_eq!(
+        hub.shared.pool.lanes()[0].devices.load(Ordering::Relaxed),
+        0
+    );
     assert!(hub.shutdown(PATIENCE).await);
     assert_eq!(open(), 0);
     assert_eq!(metrics.hub_accepted.get(), 1);

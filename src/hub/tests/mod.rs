@@ -4,7 +4,9 @@ mod fake;
 mod fake_links;
 mod faults;
 mod flow;
+mod growth;
 mod limits;
+mod strict;
 
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig};

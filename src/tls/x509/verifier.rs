@@ -65,6 +65,12 @@ impl Authority {
             alone: OnceLock::new(),
         })
     }
+
+    /// The CA's certificate.
+    #[must_use]
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
 }
 
 /// The verifier of one listener.

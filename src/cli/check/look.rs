@@ -1,0 +1,188 @@
+//! A second look at what loads without a problem and still will not work, or not for long.
+
+use crate::auth::rules::RuleSet;
+use crate::auth::x509::{Fingerprint, fingerprints};
+use crate::cli::token::iso;
+use crate::config::{Config, ListenerConfig, Problem, TlsConfig, secret_file};
+use crate::runtime::clock::{self, Unix};
+use crate::telemetry::log::capped;
+use crate::tls::{Acceptor, Expiry, HandshakeLimits};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A certificate that ends within this time is worth a warning.
+const SOON: Duration = Duration::from_secs(30 * 86_400);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+}
+
+/// Looks at everything the configuration names. `rules` are held against the listeners only when
+/// the listeners are sound.
+pub(super) fn look(path: &Path, config: &Config, rules: Option<&RuleSet>) -> Found {
+    let mut found = Found::default();
+    let file = capped(&path.display().to_string());
+    if let Some(rules) = rules {
+        let now = clock::unix();
+        for (index, listener) in config.listeners.iter().enumerate() {
+            material(&mut found, &file, index, listener, config, now);
+        }
+        against_listeners(&mut found, config, rules);
+    }
+    if !config.insecure_permissions {
+        exposed(&mut found, config);
+    }
+    found
+}
+
+/// Loads a listener's files as the listener will, and looks at their dates.
+fn material(
+    found: &mut Found,
+    file: &str,
+    index: usize,
+    listener: &ListenerConfig,
+    config: &Config,
+    now: Unix,
+) {
+    let limits = HandshakeLimits {
+        hello: config.limits.hello_timeout,
+        total: config.limits.tls_timeout,
+    };
+    let nobody = Arc::new(|_: &[u8]| None);
+    let acceptor = match Acceptor::new(listener, nobody, limits) {
+        Ok(acceptor) => acceptor,
+        Err(problems) => {
+            let place = format!("listener[{index}]");
+            let problems = problems.into_iter();
+            let problems = problems.map(|text| Problem::new(file, place.clone(), text));
+            return found.problems.extend(problems);
+        }
+    };
+    let Some(tls) = &listener.tls else { return };
+    for expiry in acceptor.expiries() {
+        let (key, over) = role(tls, &expiry);
+        let place = format!("listener[{index}].tls.{key}");
+        let name = capped(&expiry.file.display().to_string());
+        let date = iso(expiry.at);
+        if expiry.at <= now {
+            let problem = Problem::new(file, place, format!("{name} ended {date}; {over}"));
+            match key {
+                "client_ca" => found.warnings.push(problem),
+                _ => found.problems.push(problem),
+            }
+        } else if expiry.at.since(now) < SOON {
+            let days = expiry.at.since(now).as_secs() / 86_400;
+            let text = format!("{name} ends {date}, in {days} days; renew it");
+            found.warnings.push(Problem::new(file, place, text));
+        }
+    }
+}
+
+/// Which setting names the file, and what its end means.
+fn role(tls: &TlsConfig, expiry: &Expiry) -> (&'static str, &'static str) {
+    let is = |path: &Option<PathBuf>| path.as_ref() == Some(&expiry.file);
+    if is(&tls.crl) {
+        let over = "its next update is past and every certificate is refused; fetch a new list";
+        ("crl", over)
+    } else if is(&tls.client_ca) {
+        (
+            "client_ca",
+            "devices of that CA should have a newer one; take it out",
+        )
+    } else {
+        ("cert", "devices that check it do not connect; renew it")
+    }
+}
+
+/// Rules that can never fit, because no listener trusts their CA or has their name.
+fn against_listeners(found: &mut Found, config: &Config, rules: &RuleSet) {
+    let bundles = config.listeners.iter().filter_map(|l| l.tls.as_ref());
+    let bundles = bundles.filter_map(|tls| std::fs::read(tls.client_ca.as_ref()?).ok());
+    let trusted: HashSet<Fingerprint> = bundles
+        .filter_map(|bundle| fingerprints(&bundle).ok())
+        .flatten()
+        .collect();
+    let known = |name: &String| config.listeners.iter().any(|l| l.name == *name);
+    for needs in rules.needs() {
+        let mut warn = |text: String| {
+            found
+                .warnings
+                .push(Problem::new(needs.place, needs.rule, text));
+        };
+        let missing = needs.issuer_cas.iter().filter(|ca| !trusted.contains(*ca));
+        match missing.count() {
+            0 => {}
+            all if all == needs.issuer_cas.len() => warn(
+                "never fits: issuer_ca is in no listener's tls.client_ca; add it there".to_owned(),
+            ),
+            some => warn(format!(
+                "{some} of {} certificates of issuer_ca are in no listener's tls.client_ca; add \
+                 them there",
+                needs.issuer_cas.len()
+            )),
+        }
+        for name in needs.listeners.iter().filter(|name| !known(name)) {
+            warn(format!(
+                "names listener {:?}, which is not configured; correct when.listener",
+                capped(name)
+            ));
+        }
+    }
+}
+
+/// Files with device keys that others than the gateway's user can read.
+fn exposed(found: &mut Found, config: &Config) {
+    let mut seen = HashSet::new();
+    for path in &config.rules_files {
+        let (holds_keys, fleets) = secrets_of(path);
+        let own = holds_keys.then(|| path.clone());
+        for file in own.into_iter().chain(fleets) {
+            if !seen.insert(file.clone()) {
+                continue;
+            }
+            if let Err(text) = secret_file::check_permissions(&file) {
+                let name = capped(&file.display().to_string());
+                let what = text.strip_prefix(&name).unwrap_or(&text);
+                let what = what.split(';').next().unwrap_or(what).trim();
+                let text = format!("{what}; run `chmod 600` on it");
+                found.warnings.push(Problem::new(name, "", text));
+            }
+        }
+    }
+}
+
+/// Whether a rules file itself holds keys, and the PSK files it names.
+fn secrets_of(path: &Path) -> (bool, Vec<PathBuf>) {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let table: toml::Table = text.parse().unwrap_or_default();
+    let entries = |key: &str| {
+        let array = table.get(key).and_then(toml::Value::as_array);
+        array.map(Vec::as_slice).unwrap_or_default().to_vec()
+    };
+    let holds_keys = entries("device").iter().any(|device| {
+        let secret = |kind: &str, key: &str| {
+            let value = device.get(kind).and_then(|table| table.get(key));
+            value
+                .and_then(toml::Value::as_str)
+                .is_some_and(|text| !text.starts_with("${"))
+        };
+        secret("psk", "key")
+            || secret("psk", "next_key")
+            || secret("sas", "primary_key")
+            || secret("sas", "secondary_key")
+            || secret("password", "hash")
+    });
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let fleets = entries("psk_file");
+    let fleets = fleets
+        .iter()
+        .filter_map(|fleet| fleet.get("path").and_then(toml::Value::as_str))
+        .map(|name| folder.join(name));
+    (holds_keys, fleets.collect())
+}

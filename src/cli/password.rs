@@ -1,0 +1,79 @@
+//! `password`: hash a password for a rules file. It comes from standard input, never from the
+//! command line, where every process on the machine can see it.
+
+use crate::auth::password::{DEFAULT_COST, hash_password_with};
+use std::io::{Read as _, Write as _};
+use std::process::ExitCode;
+use zeroize::Zeroizing;
+
+/// Exit code for input the user has to correct (`EX_USAGE`).
+const EXIT_USAGE: u8 = 64;
+
+/// Longest password read, bytes.
+const PASSWORD_BYTES_MAX: u64 = 1024;
+
+/// Hash a password for a rules file.
+///
+/// Reads one line from standard input and prints `$argon2id$…`, the value of
+/// `password.hash` of a [[device]].
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Memory of one check, KiB
+    #[arg(long, default_value_t = DEFAULT_COST.0, value_name = "KIB")]
+    memory: u32,
+    /// Passes over the memory
+    #[arg(long, default_value_t = DEFAULT_COST.1)]
+    passes: u32,
+}
+
+/// Prints the hash to standard output, errors to standard error with exit code 64.
+#[must_use]
+pub fn run(args: &Args) -> ExitCode {
+    let hashed = read().and_then(|password| {
+        let mut salt = [0; 16];
+        getrandom::fill(&mut salt).map_err(|error| format!("no random bytes: {error}"))?;
+        let cost = (args.memory, args.passes, DEFAULT_COST.2);
+        hash_password_with(line(&password), &salt, cost).map_err(str::to_owned)
+    });
+    match hashed {
+        Ok(hash) => {
+            // a closed pipe is the reader's wish
+            let _ = writeln!(std::io::stdout(), "{hash}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "password: {error}");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn read() -> Result<Zeroizing<Vec<u8>>, String> {
+    let mut input = Zeroizing::new(Vec::new());
+    let read = std::io::stdin()
+        .take(PASSWORD_BYTES_MAX + 1)
+        .read_to_end(&mut input);
+    read.map_err(|error| format!("standard input: {error}"))?;
+    if input.len() as u64 > PASSWORD_BYTES_MAX {
+        return Err(format!("more than {PASSWORD_BYTES_MAX} bytes; shorten it"));
+    }
+    Ok(input)
+}
+
+/// The password without the line break at its end.
+fn line(input: &[u8]) -> &[u8] {
+    let text = input.strip_suffix(b"\n").unwrap_or(input);
+    text.strip_suffix(b"\r").unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    #[test]
+    fn only_the_line_break_at_the_end_is_no_part_of_the_password() {
+        assert_eq!(line(b" pass word \r\n"), b" pass word ");
+        assert_eq!(line(b"pass\n\n"), b"pass\n");
+        assert_eq!(line(b""), b"");
+    }
+}

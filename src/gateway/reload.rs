@@ -1,0 +1,287 @@
+//! Reload: read everything, then swap whole, then close the sessions that lost their right.
+//!
+//! What reloads is the content of files: rules with everything they name, server certificates,
+//! client CAs, revocation lists. Keys of the configuration file itself need a restart; they are
+//! checked and named. One problem anywhere keeps all of the old set. Files are read on a blocking
+//! thread, one reload at a time; what arrives meanwhile becomes one more.
+
+use super::load::{Sources, environment, load_rules_noting, note_tls};
+use crate::auth::rules::RuleSet;
+use crate::auth::{self, AuthenticatedDevice};
+use crate::config::reload::{Files, Watch};
+use crate::config::{self, Config, Setting};
+use crate::router::registry::{Eviction, Registry};
+use crate::runtime::clock::{self, Unix};
+use crate::telemetry::metrics::Metrics;
+use crate::tls::{Acceptor, Prepared};
+use arc_swap::ArcSwap;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// Least time between the end of a reload and the next one.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What the gateway runs with, and where a reload puts the new.
+pub(super) struct Reloader {
+    pub(super) config: Config,
+    pub(super) acceptors: Vec<Arc<Acceptor>>,
+    pub(super) rules: Arc<ArcSwap<RuleSet>>,
+    pub(super) registry: Arc<Registry>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Everything a reload read, complete.
+struct Fresh {
+    rules: RuleSet,
+    prepared: Vec<Prepared>,
+    settings: Vec<Setting>,
+    hub_key_changed: bool,
+}
+
+/// What a reload leaves behind.
+struct Done {
+    /// What was read, also when it was no good: its next change is the next try.
+    files: Files,
+    /// The keys of the configuration file, when it could be read.
+    settings: Option<(Vec<Setting>, bool)>,
+}
+
+/// Reloads on SIGHUP and on changes of files, until `stop`.
+pub(super) async fn run(reloader: Arc<Reloader>, sources: Sources, stop: CancellationToken) {
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| tracing::warn!(%error, "SIGHUP cannot be received; files are watched"))
+        .ok();
+    let mut watch = Watch::new(sources.files.clone());
+    let mut waiting = Vec::new();
+    loop {
+        let cause = tokio::select! {
+            () = stop.cancelled() => return,
+            () = received(hangup.as_mut()) => "SIGHUP",
+            () = watch.changed() => "a file changed",
+        };
+        let (work, path) = (reloader.clone(), sources.clone());
+        let done = tokio::task::spawn_blocking(move || work.reload(&path, cause)).await;
+        match done {
+            Ok(done) => {
+                watch.follow(done.files);
+                if let Some((settings, hub_key)) = done.settings {
+                    let changed = changed_keys(&sources.settings, &settings, hub_key);
+                    if changed != waiting {
+                        tell_waiting(&changed);
+                        waiting = changed;
+                    }
+                }
+            }
+            Err(error) => {
+                reloader.count("failed");
+                reloader.metrics.panics.inc();
+                tracing::error!(%error, "the reload broke off; report this as a defect");
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+async fn received(signal: Option<&mut Signal>) {
+    let came = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if came.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn tell_waiting(changed: &[String]) {
+    if changed.is_empty() {
+        tracing::info!("the configuration file is as it was at the start again");
+    } else {
+        tracing::warn!(keys = %changed.join(", "), "changed keys need a restart to take effect");
+    }
+}
+
+/// Keys that differ between the file at the start and now.
+fn changed_keys(before: &[Setting], now: &[Setting], hub_key: bool) -> Vec<String> {
+    let index = |settings: &[Setting]| -> BTreeMap<String, String> {
+        let pair = |setting: &Setting| (setting.key.clone(), setting.value.clone());
+        settings.iter().map(pair).collect()
+    };
+    let (before, now) = (index(before), index(now));
+    let keys = before.keys().chain(now.keys());
+    let differs = |key: &&String| before.get(*key) != now.get(*key);
+    let mut changed: Vec<String> = keys.filter(differs).cloned().collect();
+    // Secrets are not in the settings.
+    if hub_key {
+        changed.push("hub.key".to_owned());
+    }
+    changed.sort();
+    changed.dedup();
+    changed
+}
+
+impl Reloader {
+    /// One reload, counted and logged. Blocks.
+    fn reload(&self, sources: &Sources, cause: &'static str) -> Done {
+        let begun = clock::mono();
+        let mut files = Files::default();
+        let settings = match self.read(sources, &mut files) {
+            Ok(fresh) => {
+                let read = (fresh.settings, fresh.hub_key_changed);
+                let rules = Arc::new(fresh.rules);
+                let before = self.adopt(rules.clone(), fresh.prepared).counts();
+                let closed = self.revoke(&rules, clock::unix());
+                self.count("ok");
+                let now = rules.counts();
+                tracing::info!(
+                    cause,
+                    devices = now.devices,
+                    devices_before = before.devices,
+                    psk_identities = now.psk_identities,
+                    psk_identities_before = before.psk_identities,
+                    rules = now.rules,
+                    rules_before = before.rules,
+                    closed,
+                    milliseconds = clock::mono().since(begun).as_millis() as u64,
+                    "reloaded"
+                );
+                Some(read)
+            }
+            Err(problems) => {
+                self.count("failed");
+                for problem in &problems {
+                    tracing::error!(cause, "reload refused, nothing changed: {problem}");
+                }
+                None
+            }
+        };
+        Done { files, settings }
+    }
+
+    /// Reads everything, or gives every problem.
+    fn read(&self, sources: &Sources, files: &mut Files) -> Result<Fresh, Vec<String>> {
+        let environment = environment();
+        files.note(&sources.path);
+        let examined = config::examine(&sources.path, environment.clone().into_iter());
+        let mut problems: Vec<String> = examined.problems.iter().map(ToString::to_string).collect();
+        note_tls(&self.config, files);
+        let mut prepared = Vec::new();
+        for acceptor in &self.acceptors {
+            match acceptor.prepare() {
+                Ok(fresh) => prepared.push(fresh),
+                Err(found) => problems.extend(found),
+            }
+        }
+        let rules = load_rules_noting(&self.config, &environment, files);
+        let rules = rules.map_err(|found| problems.extend(found.iter().map(ToString::to_string)));
+        match (rules, examined.draft) {
+            (Ok(rules), Some(config)) if problems.is_empty() => Ok(Fresh {
+                rules,
+                prepared,
+                settings: examined.settings,
+                hub_key_changed: config.hub.key != self.config.hub.key
+                    || config.hub.secondary_key != self.config.hub.secondary_key,
+            }),
+            _ => {
+                problems.dedup();
+                Err(problems)
+            }
+        }
+    }
+
+    /// Swaps; the old rules.
+    fn adopt(&self, rules: Arc<RuleSet>, prepared: Vec<Prepared>) -> Arc<RuleSet> {
+        for (acceptor, fresh) in self.acceptors.iter().zip(prepared) {
+            acceptor.adopt(fresh);
+            show_expiries(acceptor, &self.metrics);
+        }
+        self.rules.swap(rules)
+    }
+
+    /// Closes every session the new rules would not admit as it is; how many. A device that
+    /// connects meanwhile finds the swapped rules by itself (`listener::handshake`).
+    fn revoke(&self, rules: &RuleSet, now: Unix) -> usize {
+        let lost = |device: &AuthenticatedDevice| {
+            !self.is_vouched(device) || lost_right(rules, device, now)
+        };
+        self.registry
+            .kick_where(Eviction::RightsRevoked, |_, device| lost(device))
+    }
+
+    /// Whether the CA behind a session's certificate still vouches for it; one without such a CA
+    /// is a matter of the rules alone.
+    fn is_vouched(&self, device: &AuthenticatedDevice) -> bool {
+        let Some(was) = device.vouched() else {
+            return true;
+        };
+        let mut listeners = self.config.listeners.iter().zip(&self.acceptors);
+        listeners
+            .find(|(listener, _)| listener.name == was.listener)
+            .is_some_and(|(_, acceptor)| acceptor.stands_for(was.anchors, was.issuer, was.serial))
+    }
+
+    fn count(&self, result: &str) {
+        let reloads = &self.metrics.config_reloads;
+        reloads.with_label_values(&[result]).inc();
+    }
+}
+
+/// Whether a session may not go on. What it may do was fixed when it connected, so one that may
+/// do less now is closed and gets its new rights when it comes back.
+fn lost_right(rules: &RuleSet, device: &AuthenticatedDevice, now: Unix) -> bool {
+    match auth::recheck(rules, device, now) {
+        Err(denial) => {
+            tracing::debug!(device = %device.device(), reason = denial.reason, "right revoked");
+            true
+        }
+        Ok(admission) => {
+            let (had, has) = (device.permissions(), admission.device.permissions());
+            (had.telemetry && !has.telemetry) || (had.commands && !has.commands)
+        }
+    }
+}
+
+/// Shows when the files of a listener end.
+pub(super) fn show_expiries(acceptor: &Acceptor, metrics: &Metrics) {
+    for expiry in acceptor.expiries() {
+        let file = expiry.file.display().to_string();
+        let gauge = metrics.certificate_expiry.with_label_values(&[&file]);
+        gauge.set(expiry.at.as_secs() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::changed_keys;
+    use crate::config::{Origin, Setting};
+
+    fn setting(key: &str, value: &str) -> Setting {
+        Setting {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            origin: Origin::Default,
+        }
+    }
+
+    #[test]
+    fn changed_added_and_removed_keys_are_named_once() {
+        let before = [
+            setting("a", "1"),
+            setting("b", "1"),
+            setting("hub.key", "(secret)"),
+        ];
+        let now = [
+            setting("a", "2"),
+            setting("c", "1"),
+            setting("hub.key", "(secret)"),
+        ];
+        assert_eq!(changed_keys(&before, &now, false), ["a", "b", "c"]);
+        assert_eq!(changed_keys(&before, &before, true), ["hub.key"]);
+        assert!(changed_keys(&before, &before, false).is_empty());
+    }
+}

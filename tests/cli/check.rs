@@ -1,0 +1,225 @@
+//! `check` and `check --as` on rules and files that load and still are wrong.
+
+use crate::folder::{Folder, GATEWAY, RULES};
+
+/// Arguments, exit code, words of the answer.
+type Row = (&'static str, i32, &'static str);
+
+#[rustfmt::skip] // one row a line
+const ADMISSION: &[Row] = &[
+    ("--as psk:thermo-1", 0, "by device thermo-1 (psk)"),
+    ("--as psk:thermo-1 --client-id valve-9", 1, "client_id_mismatch"),
+    ("--as psk:nobody", 1, "psk_unknown"),
+    ("--as psk:thermo-1 --listener local", 1, "does not accept psk"),
+    ("--as password:valve --client-id valve-9", 0, "with its password: admitted"),
+    ("--as password:valve", 1, "client_id_mismatch"),
+    ("--as x509:plant-a-1", 0, "admitted as plant-a-1 by plant A"),
+    ("--as x509:plant-a-1 --issuer-ca plant-a.pem", 0, "fits and decides"),
+    ("--as x509:plant-a-1 --issuer-ca server.pem", 1, "the handshake fails"),
+    ("--as x509:plant-b-1", 1, "`identity` does not fit"),
+    ("--as x509:thermo-1", 1, "no_rule"),
+    ("--as sas:thermo-1", 1, "device_unknown"),
+];
+
+#[rustfmt::skip] // one row a line
+const TOPICS: &[Row] = &[
+    ("--as psk:thermo-1 --topic devices/thermo-1/messages/events/", 0, "may publish to"),
+    ("--as psk:thermo-1 --topic devices/x/messages/events/", 1, "topic_foreign_device"),
+    ("--as psk:thermo-1 --topic devices/thermo-1/messages/events/%", 1, "bag_escape"),
+    ("--as psk:thermo-1 --topic '#'", 1, "filter_too_wide"),
+    ("--as password:valve --client-id valve-9 --topic 'devices/valve-9/messages/devicebound/#'", 0,
+     "may subscribe"),
+    ("--as password:valve --client-id valve-9 --topic devices/valve-9/messages/events/", 1,
+     "telemetry_denied"),
+];
+
+#[test]
+fn each_question_has_its_answer_and_exit_code() {
+    let folder = Folder::new();
+    for (arguments, code, words) in ADMISSION.iter().chain(TOPICS) {
+        let done = folder.check(arguments);
+        assert_eq!(
+            (done.code, done.err.as_str()),
+            (*code, ""),
+            "{arguments}\n{}",
+            done.out
+        );
+        assert!(done.out.contains(words), "{arguments}\n{}", done.out);
+    }
+}
+
+#[test]
+fn a_question_that_makes_no_sense_is_a_problem_of_its_own() {
+    let folder = Folder::new();
+    for (arguments, words) in [
+        ("--as psk", "--as must be psk:IDENTITY"),
+        ("--as psk:", "--as must be psk:IDENTITY"),
+        ("--as thumbprint:12", "40 (SHA-1) or 64 (SHA-256)"),
+        (
+            &format!("--as thumbprint:{}", "ab".repeat(20)),
+            "needs --client-id",
+        ),
+        (
+            "--as psk:thermo-1 --listener gone",
+            "there is devices, local",
+        ),
+        ("--as psk:thermo-1 --source here", "--source"),
+        (
+            "--as x509:plant-a-1 --issuer-ca absent.pem",
+            "absent.pem cannot be read",
+        ),
+        (
+            "--as x509:plant-a-1 --issuer-ca server.key",
+            "holds no certificate",
+        ),
+        ("--topic x", "--as"),
+    ] {
+        let done = folder.check(arguments);
+        assert_eq!((done.code, done.out.as_str()), (64, ""), "{arguments}");
+        assert!(done.err.contains(words), "{arguments}\n{}", done.err);
+    }
+    let done = folder.check("--as \"$(printf 'psk:\\033[31mred')\"");
+    assert!(!done.out.contains('\u{1b}'), "{:?}", done.out);
+}
+
+#[test]
+fn two_cas_have_to_be_told_apart() {
+    let folder = Folder::new();
+    folder.authority("plant-b");
+    folder.sh("cat plant-a.pem plant-b.pem > both.pem");
+    folder.write(
+        "gateway.toml",
+        &GATEWAY.replace("\"plant-a.pem\"", "\"both.pem\""),
+    );
+    let done = folder.check("--as x509:plant-a-1");
+    assert_eq!(done.code, 64);
+    assert!(done.err.contains("give --issuer-ca FILE"), "{}", done.err);
+    assert_eq!(
+        folder
+            .check("--as x509:plant-a-1 --issuer-ca plant-a.pem")
+            .code,
+        0
+    );
+    let done = folder.check("--as x509:plant-a-1 --issuer-ca plant-b.pem");
+    assert_eq!(done.code, 1);
+    assert!(
+        done.out.contains("`issuer_ca` did not verify"),
+        "{}",
+        done.out
+    );
+}
+
+#[test]
+fn an_expectation_that_does_not_hold_is_a_problem_with_file_and_line() {
+    let folder = Folder::new();
+    let expect =
+        |connect: &str, want: &str| format!("\n[[expect]]\nconnect = \"{connect}\"\n{want}\n");
+    let good = expect("psk:thermo-1", "device = \"thermo-1\"");
+    let wrong = [
+        expect("psk:thermo-1", "device = \"thermo-2\""),
+        expect("psk:nobody", "deny = \"no_rule\""),
+        expect(
+            "x509:plant-a-1",
+            "issuer_ca = \"plant-a.pem\"\ndeny = \"no_rule\"",
+        ),
+    ];
+    folder.write("rules.toml", &format!("{RULES}{good}{}", wrong.concat()));
+    let done = folder.check("");
+    assert_eq!((done.code, done.out.as_str()), (64, ""));
+    for words in [
+        "expect[1] (line ",
+        "expected device thermo-2, but it is thermo-1 by device thermo-1",
+        "expected refusal no_rule, but it is refused as psk_unknown",
+        "expected refusal no_rule, but it is admitted as plant-a-1 by plant A",
+        "3 problems",
+    ] {
+        assert!(done.err.contains(words), "{words}\n{}", done.err);
+    }
+    assert_eq!(
+        folder.check("--as psk:thermo-1").code,
+        64,
+        "no answer from rules that fail"
+    );
+    folder.write("rules.toml", &format!("{RULES}{good}"));
+    assert!(folder.check("").out.contains("expectations that hold: 1"));
+}
+
+#[test]
+fn a_server_certificate_at_its_end_is_a_problem_and_one_near_it_a_warning() {
+    let folder = Folder::new();
+    folder.server(2020);
+    let done = folder.check("");
+    assert_eq!(done.code, 64, "{}", done.out);
+    assert!(done.err.contains("listener[0].tls.cert: "), "{}", done.err);
+    assert!(
+        done.err.contains("server.pem ended 2020-01-01T00:00:00Z"),
+        "{}",
+        done.err
+    );
+    folder.server_until(|params| {
+        let now = iothub_gateway::runtime::clock::unix().as_secs();
+        let ten_days = i64::try_from(now).expect("fits") + 10 * 86_400 + 3600;
+        let end = time::OffsetDateTime::from_unix_timestamp(ten_days).expect("a date");
+        params.not_after = end;
+    });
+    let done = folder.check("");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(done.err.contains("in 10 days; renew it"), "{}", done.err);
+}
+
+#[test]
+fn rules_no_listener_can_serve_are_warned_about() {
+    let folder = Folder::new();
+    folder.authority("plant-b");
+    let rules = RULES.replace("issuer_ca = \"plant-a.pem\"", "issuer_ca = \"plant-b.pem\"");
+    let typo = "\n[[rule]]\nname = \"typo\"\nwhen = { listener = \"device\" }\ndeny = true\n";
+    folder.write("rules.toml", &format!("{rules}{typo}"));
+    let done = folder.check("");
+    assert_eq!(done.code, 0, "{}", done.err);
+    assert!(
+        done.err.contains("plant A: never fits: issuer_ca"),
+        "{}",
+        done.err
+    );
+    assert!(
+        done.err.contains("typo: names listener \"device\""),
+        "{}",
+        done.err
+    );
+    assert!(
+        done.out.contains("gateway.toml is good, 2 warnings"),
+        "{}",
+        done.out
+    );
+}
+
+#[test]
+fn key_files_others_can_read_are_warned_about_unless_that_is_meant() {
+    let folder = Folder::new();
+    folder.write("fleet.psk", "a:00112233445566778899aabbccddeef0\n");
+    folder.write(
+        "rules.toml",
+        &format!("{RULES}\n[[psk_file]]\npath = \"fleet.psk\"\n"),
+    );
+    assert_eq!(folder.check("").err, "");
+    folder.mode("fleet.psk", 0o644);
+    folder.mode("rules.toml", 0o644);
+    let done = folder.check("");
+    assert_eq!(done.code, 0, "{}", done.err);
+    for file in ["fleet.psk", "rules.toml"] {
+        let words = format!("{file}: is open to everybody on this machine (mode 0644)");
+        assert!(done.err.contains(&words), "{words}\n{}", done.err);
+    }
+    folder.write(
+        "gateway.toml",
+        &format!("insecure_permissions = true\n{GATEWAY}"),
+    );
+    assert!(!folder.check("").err.contains("mode 0644"));
+    folder.write("gateway.toml", GATEWAY);
+    folder.write(
+        "rules.toml",
+        "[[rule]]\nname = \"no keys here\"\ndeny = true\n",
+    );
+    folder.mode("rules.toml", 0o644);
+    assert_eq!(folder.check("").err, "");
+}
