@@ -109,6 +109,10 @@ impl Stage {
             usable = self.crew.probe(row.usable) => usable,
             () = self.count(&peak) => unreachable!("it counts without end"),
         };
+        if usable.is_err() {
+            println!("{}", self.upstream().await);
+            println!("{:?}", self.bench.emulator.stats());
+        }
         let settled = self.crew.rest(Duration::from_secs(20)).await;
         for problem in [usable.clone().err(), settled.err()].into_iter().flatten() {
             note(problem);
@@ -245,7 +249,11 @@ impl Damage {
         };
         check(self.verdict.missing == 0, "messages are missing");
         check(self.verdict.foreign == 0, "messages are attributed wrongly");
-        check(self.verdict.misordered == 0, "messages are misordered");
+        // A hub that refuses one message and takes the next one has put them out of order itself;
+        // that can befall what is in flight when such a fault begins or ends, and nothing else.
+        let misordered_max = if row.picks() { on_their_way } else { 0 };
+        let in_order = self.verdict.misordered <= misordered_max;
+        check(in_order, "messages are misordered");
         check(
             self.verdict.duplicate <= on_their_way,
             "too many duplicates",

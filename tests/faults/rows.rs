@@ -83,6 +83,20 @@ impl Row {
         self
     }
 
+    /// Whether the hub decides message by message.
+    pub const fn picks(&self) -> bool {
+        matches!(
+            self.what,
+            What::Hub(
+                FaultKind::OutcomeRejected
+                    | FaultKind::OutcomeReleased
+                    | FaultKind::OutcomeModified
+                    | FaultKind::InvokeThrottling
+                    | FaultKind::InvokeMaxMessageQuota
+            )
+        )
+    }
+
     pub fn name(&self) -> String {
         let kind = match self.what {
             What::Hub(kind) | What::HubAfterCut(kind) => kind.name(),

@@ -129,6 +129,20 @@ impl Stage {
         result.map_err(|_| format!("the pool is not whole after {patience:?}"))
     }
 
+    /// What the gateway says of its upstream, for a report.
+    pub async fn upstream(&self) -> String {
+        let address = self.bench.gateway.admin();
+        let ask = move || http::request(address, "GET", "/ready", "").1;
+        let ready = tokio::task::spawn_blocking(ask).await.expect("asked");
+        let metrics = self.bench.metrics().await;
+        let wanted = ["_hub_", "_token_", "_paused_"];
+        let lines = metrics
+            .lines()
+            .filter(|line| !line.starts_with('#') && wanted.iter().any(|part| line.contains(part)));
+        let lines: Vec<&str> = lines.collect();
+        format!("{ready}\n{}", lines.join("\n"))
+    }
+
     /// Whether `/ready` says 200.
     pub async fn ready(&self) -> bool {
         let address = self.bench.gateway.admin();
