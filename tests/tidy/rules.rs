@@ -59,6 +59,7 @@ const LAYERS: &[Layer] = &[
             "src/hub/outcome.rs",
             "src/hub/message.rs",
             "src/hub/schedule.rs",
+            "src/hub/timekeeper.rs",
             "src/tls/hello.rs",
             "src/tls/route.rs",
             "src/tls/binder.rs",
