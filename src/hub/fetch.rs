@@ -184,7 +184,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\ntoken and more",
             "HTTP/1.0 200 OK\r\n\r\ntoken\n",
             "HTTP/1.1 200 \r\ncontent-type: application/json\r\n\r\n\"token\"",
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\ntok\r\n2\r\nen\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+             3;x=y\r\ntok\r\n2\r\nen\r\n0\r\n\r\n",
         ] {
             assert_eq!(complete(answer).as_deref(), Some("token"), "{answer}");
         }

@@ -195,7 +195,7 @@ impl Uplink {
                 self.requeue(entry);
                 self.rest(false);
             }
-            Verdict::Retry | Verdict::Reattach => {
+            Verdict::Retry | Verdict::Reattach | Verdict::Rebuild => {
                 self.requeue(entry);
                 self.rest(false);
             }

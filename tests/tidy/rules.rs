@@ -57,6 +57,8 @@ const LAYERS: &[Layer] = &[
             "src/router/properties/",
             "src/hub/sas.rs",
             "src/hub/outcome.rs",
+            "src/hub/outcome/",
+            "src/hub/supervisor.rs",
             "src/hub/message.rs",
             "src/hub/schedule.rs",
             "src/hub/timekeeper.rs",
