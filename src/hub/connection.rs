@@ -149,7 +149,7 @@ impl<'a> Open<'a> {
             self.kill.clone(),
             begin,
         );
-        let mut keeper = tokio::spawn(keeper.run(self.stop.clone()));
+        let mut keeper = self.shared.on_control(keeper.run(self.stop.clone()));
         let cause = self.drive(&mut requests, &mut keeper).await;
         drop(requests);
         let orderly = cause == "shutdown";

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
 /// A hub that knows `count` devices, named `load-0` and so on.
-async fn emulator(count: usize) -> (EmulatorHandle, HubConfig) {
+pub async fn emulator(count: usize) -> (EmulatorHandle, HubConfig) {
     let text = format!(
         "[amqp]\nplain_bind = \"127.0.0.1:0\"\n[hub]\nhost = \"myhub.azure-devices.net\"\n\
          [[policy]]\nname = \"device\"\nrights = [\"DeviceConnect\"]\n\
