@@ -28,6 +28,7 @@ mod pool;
 mod sas;
 mod schedule;
 mod session;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 mod timekeeper;
