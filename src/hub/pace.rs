@@ -124,7 +124,8 @@ mod tests {
         for (first, from) in granted.iter().enumerate() {
             let within = |at: &&clock::Mono| at.since(*from) < Duration::from_secs(1);
             let count = granted[first..].iter().take_while(within).count();
-            assert!(count <= 200, "{count} grants in a second");
+            // Seen by the asker, whose first wake-up may come late on a busy machine.
+            assert!(count <= 210, "{count} grants in a second");
         }
         let took = granted[499].since(granted[0]);
         assert!(took < Duration::from_secs(4), "{took:?} for 500 at 200/s");
