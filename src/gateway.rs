@@ -166,32 +166,47 @@ impl Gateway {
         &self.metrics
     }
 
-    /// Stops in order: not ready, no new devices, what is in flight settled, devices closed, hub
-    /// connections closed. Whether all of it ended within the configured times.
+    /// Where the process stands; outlives the gateway, so that a stop can be watched to its end.
+    #[must_use]
+    pub fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
+
+    /// Stops in order: not ready, no new devices, what is in flight settled, devices closed one
+    /// after the other, hub connections closed. Whether all of it ended within the configured
+    /// times, which are never exceeded together.
     pub async fn stop(self) -> bool {
         let ShutdownConfig {
             announce,
             settle,
             close,
         } = self.shutdown;
-        self.phase.send_replace(Phase::NotReady);
+        self.enter(Phase::NotReady);
         tokio::time::sleep(announce).await;
-        self.phase.send_replace(Phase::Draining);
+        self.enter(Phase::Draining);
         self.accepting.cancel();
+        // Devices are closed over half of `close`; the hub's side is left a quarter at least.
         self.shared.drain(settle, close / 2);
-        let devices = self.shared.drained(settle + close).await;
+        let settled = self.shared.drained(settle).await;
+        self.enter(Phase::Closing);
+        let closing = clock::mono();
+        let devices = settled || self.shared.drained(close / 4 * 3).await;
         if !devices {
             tracing::error!(left = self.shared.tasks(), "devices did not close in time");
         }
-        self.phase.send_replace(Phase::Closing);
-        let hub = self.hub.shutdown(close).await;
+        let left = close.saturating_sub(clock::mono().since(closing));
+        let hub = self.hub.shutdown(left).await;
         if !hub {
             tracing::error!("hub connections did not close in time");
         }
-        self.phase.send_replace(Phase::Stopped);
+        self.enter(Phase::Stopped);
         self.admin.stop();
-        tracing::info!("stopped");
         devices && hub
+    }
+
+    fn enter(&self, phase: Phase) {
+        tracing::info!(phase = phase.name(), "stopping");
+        self.phase.send_replace(phase);
     }
 }
 

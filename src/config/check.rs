@@ -8,6 +8,7 @@ mod hub;
 mod listener;
 mod material;
 mod sections;
+mod token;
 
 use super::file::{self, Node, Origin, Table};
 use super::limits::Limits;
@@ -157,7 +158,7 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
     if !root.has("hub") {
         root.problem("hub", "missing; add [hub] with host, policy and key");
     }
-    let hub = hub::hub(&hub_reader, &limits, path);
+    let hub = hub::hub(&hub_reader, &limits, path, insecure_permissions);
     let admin = sections::admin(&Reader::new(cx, root.table("admin"), "admin"));
     let listeners = listener::listeners(&root, admin.bind, insecure_permissions);
     let config = Config {

@@ -83,7 +83,7 @@ impl fmt::Display for Endpoint {
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
-fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+pub(super) fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = if let Some(v6) = text.strip_prefix('[') {
         let (host, rest) = v6.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;

@@ -14,6 +14,7 @@ pub mod reload;
 mod schema;
 pub mod secret;
 pub mod secret_file;
+mod token_source;
 pub mod values;
 
 pub use check::{Examination, Loaded, examine, load};
@@ -22,6 +23,7 @@ pub use env::{files_named, interpolate};
 pub use file::Origin;
 pub use problem::Problem;
 pub use reader::Setting;
+pub use token_source::{TokenSource, TokenUrl};
 
 use crate::auth::CredentialKind;
 use limits::Limits;
@@ -58,9 +60,11 @@ pub struct HubConfig {
     pub host: String,
     /// Token scope before encoding; default `<host>/devices`.
     pub audience: String,
-    /// Policy name, `skn` of the token.
+    /// Who makes the token.
+    pub token_source: TokenSource,
+    /// Policy name, `skn` of the token; empty when somebody else makes it.
     pub policy: String,
-    /// Policy key, decoded.
+    /// Policy key, decoded; empty when somebody else makes the token.
     pub key: Secret,
     /// Second policy key, decoded.
     pub secondary_key: Option<Secret>,

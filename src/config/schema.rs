@@ -49,6 +49,8 @@ const HUB: &[&str] = &[
     "key",
     "secondary_key",
     "connection_string",
+    "token_file",
+    "token_url",
     "audience",
     "endpoint",
     "ca",

@@ -61,7 +61,8 @@ impl ConnectError {
 /// Opens a connection and returns its kill switch with it.
 pub async fn open(shared: &Shared) -> Result<(ConnectionHandle<()>, KillSwitch), ConnectError> {
     let config = &shared.config;
-    let wire = wire(config).await?;
+    let endpoint = &config.endpoint;
+    let wire = wire(config, endpoint.tls, &endpoint.host, endpoint.port).await?;
     let kill = KillSwitch::default();
     let capacity = config.connection_bytes_max.saturating_mul(2) + tuning::WRITE_BUFFER_SLACK;
     let stream = BatchIo::new(wire, kill.clone(), capacity);
@@ -114,20 +115,25 @@ fn container_id() -> String {
     format!("iothub-gateway-{}", super::encode::hex(&bytes))
 }
 
-async fn wire(config: &HubConfig) -> Result<Wire, ConnectError> {
-    let endpoint = &config.endpoint;
-    let name = format!("{}:{}", endpoint.host, endpoint.port);
-    let connect = TcpStream::connect((endpoint.host.as_str(), endpoint.port));
+/// Connects over TCP and, if so wanted, TLS; each within `connect_timeout`.
+pub async fn wire(
+    config: &HubConfig,
+    tls: bool,
+    host: &str,
+    port: u16,
+) -> Result<Wire, ConnectError> {
+    let name = format!("{host}:{port}");
+    let connect = TcpStream::connect((host, port));
     let tcp = timeout(config.connect_timeout, connect)
         .await
         .map_err(|_| ConnectError::Timeout("TCP connect"))?
         .map_err(|error| ConnectError::Tcp(name.clone(), error))?;
     tune(&tcp).map_err(|error| ConnectError::Tcp(name.clone(), error))?;
-    if !endpoint.tls {
+    if !tls {
         return Ok(Wire::Plain(tcp));
     }
     let connector = connector(config).await?;
-    let server = ServerName::try_from(endpoint.host.clone())
+    let server = ServerName::try_from(host.to_owned())
         .map_err(|error| ConnectError::Tls(name.clone(), io::Error::other(error)))?;
     let tls = timeout(config.connect_timeout, connector.connect(server, tcp))
         .await
@@ -175,10 +181,12 @@ async fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), Connect
     Ok(())
 }
 
-/// The stream under the batching: plain for a loopback emulator, TLS otherwise.
+/// A stream: plain to this machine, TLS otherwise.
 #[derive(Debug)]
-enum Wire {
+pub enum Wire {
+    /// TCP alone.
     Plain(TcpStream),
+    /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

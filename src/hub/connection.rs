@@ -1,6 +1,6 @@
-//! The supervisor of one pooled connection: open, token, sessions; on loss, back off and again.
+//! The driver of one pooled connection: open, token, sessions; on loss, back off and again.
 //!
-//! It owns the engine's handle; sessions are begun here, one at a time. Devices never hear of a
+//! What to do when is `supervisor`'s to say. It owns the engine's handle; sessions are begun here, one at a time. Devices never hear of a
 //! loss from here: their links end with the session, and they wait for the lane's next one.
 //! Never takes the process down: what the engine does happens in its own tasks.
 
@@ -8,9 +8,10 @@ use super::connect;
 use super::io::KillSwitch;
 use super::lane::{Lane, Shared};
 use super::session::{Ended, Session, restart_pause};
+use super::supervisor::{self, Event, State, Supervisor};
 use super::token::Keeper;
 use super::tuning;
-use crate::runtime::clock;
+use crate::runtime::clock::{self, Mono};
 use fe2o3_amqp::connection::{ConnectionHandle, Error};
 use fe2o3_amqp::session::SessionHandle;
 use prometheus::IntGauge;
@@ -35,66 +36,86 @@ enum Purpose {
 
 /// Runs one lane of the pool until the hub stops.
 pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
-    tokio::select! {
-        () = lane.wanted.cancelled() => {}
-        () = shared.stop.cancelled() => {}
-    }
-    let mut failures = 0;
-    while !shared.stop.is_cancelled() {
-        let opened = {
-            let _state = State::enter(&shared, "connecting");
-            let stop = shared.stop.cancelled();
-            tokio::select! {
-                opened = connect::open(&shared) => opened,
-                () = stop => break,
-            }
-        };
-        let cause = match opened {
-            Ok((handle, kill)) => {
-                let _state = State::enter(&shared, "open");
-                tracing::info!(connection = lane.index, "hub connection open");
-                lane.serve(&kill);
-                let opened_at = clock::mono();
-                let cause = Open::new(&shared, &lane, handle, kill).serve().await;
-                if clock::mono().since(opened_at) > shared.config.backoff_max {
-                    failures = 0;
+    let config = &shared.config;
+    let mut machine = Supervisor::new(config.backoff_min, config.backoff_max);
+    loop {
+        let event = match machine.state() {
+            State::Dormant => wanted(&shared, &lane).await,
+            State::Connecting => match connect(&shared, &lane).await {
+                Ok(Some(open)) => {
+                    machine.on(Event::Opened, clock::mono(), tuning::roll());
+                    let cause = open.serve(&mut machine).await;
+                    note(&shared, &lane, cause);
+                    Event::Lost
                 }
-                cause
-            }
-            Err(error) => {
-                shared.problem(lane.index, error.to_string());
-                error.label()
-            }
+                Ok(None) => Event::Stop,
+                Err(cause) => {
+                    note(&shared, &lane, cause);
+                    Event::Failed
+                }
+            },
+            State::Waiting(until) => rested(&shared, until).await,
+            // `serve` returns when it is no longer open.
+            State::Open | State::Serving => Event::Lost,
+            State::Stopped => return,
         };
-        if shared.stop.is_cancelled() {
-            break;
-        }
-        shared
-            .metrics
-            .hub_reconnects
-            .with_label_values(&[cause])
-            .inc();
-        let (min, max) = (shared.config.backoff_min, shared.config.backoff_max);
-        let pause = tuning::backoff(min, max, failures, tuning::roll());
-        failures = failures.saturating_add(1);
-        tracing::info!(
-            connection = lane.index,
-            cause,
-            ?pause,
-            "hub connection lost"
-        );
-        let _state = State::enter(&shared, "waiting");
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = shared.stop.cancelled() => {}
-        }
+        let event = if shared.stop.is_cancelled() {
+            Event::Stop
+        } else {
+            event
+        };
+        machine.on(event, clock::mono(), tuning::roll());
     }
 }
 
-/// Counts a connection in one `hub_connections{state}` while it lives.
-struct State(IntGauge);
+async fn wanted(shared: &Shared, lane: &Lane) -> Event {
+    tokio::select! {
+        () = lane.wanted.cancelled() => Event::Wanted,
+        () = shared.stop.cancelled() => Event::Stop,
+    }
+}
 
-impl State {
+async fn rested(shared: &Shared, until: Mono) -> Event {
+    let _gauge = Gauge::enter(shared, "waiting");
+    tokio::select! {
+        () = tokio::time::sleep(until.since(clock::mono())) => Event::Rested,
+        () = shared.stop.cancelled() => Event::Stop,
+    }
+}
+
+/// Opens the connection; `None` when the hub stops meanwhile.
+async fn connect<'a>(
+    shared: &'a Arc<Shared>,
+    lane: &'a Arc<Lane>,
+) -> Result<Option<Open<'a>>, &'static str> {
+    let _gauge = Gauge::enter(shared, "connecting");
+    let opened = tokio::select! {
+        opened = connect::open(shared) => opened,
+        () = shared.stop.cancelled() => return Ok(None),
+    };
+    let (handle, kill) = opened.map_err(|error| {
+        shared.problem(lane.index, error.to_string());
+        error.label()
+    })?;
+    tracing::info!(connection = lane.index, "hub connection open");
+    lane.serve(&kill);
+    Ok(Some(Open::new(shared, lane, handle, kill)))
+}
+
+/// Counts a loss or a failure, unless it was asked for.
+fn note(shared: &Shared, lane: &Lane, cause: &'static str) {
+    if shared.stop.is_cancelled() {
+        return;
+    }
+    let reconnects = &shared.metrics.hub_reconnects;
+    reconnects.with_label_values(&[cause]).inc();
+    tracing::info!(connection = lane.index, cause, "hub connection lost");
+}
+
+/// Counts a connection in one `hub_connections{state}` while it lives.
+struct Gauge(IntGauge);
+
+impl Gauge {
     fn enter(shared: &Shared, state: &str) -> Self {
         let gauge = shared.metrics.hub_connections.with_label_values(&[state]);
         gauge.inc();
@@ -102,7 +123,7 @@ impl State {
     }
 }
 
-impl Drop for State {
+impl Drop for Gauge {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -141,7 +162,8 @@ impl<'a> Open<'a> {
     }
 
     /// Serves until the connection ends; says why it did.
-    async fn serve(mut self) -> &'static str {
+    async fn serve(mut self, machine: &mut Supervisor) -> &'static str {
+        let _gauge = Gauge::enter(self.shared, "open");
         let (begin, mut requests) = mpsc::channel(1);
         let keeper = Keeper::new(
             Arc::clone(self.shared),
@@ -149,8 +171,8 @@ impl<'a> Open<'a> {
             self.kill.clone(),
             begin,
         );
-        let mut keeper = tokio::spawn(keeper.run(self.stop.clone()));
-        let cause = self.drive(&mut requests, &mut keeper).await;
+        let mut keeper = self.shared.on_control(keeper.run(self.stop.clone()));
+        let cause = self.drive(&mut requests, &mut keeper, machine).await;
         drop(requests);
         let orderly = cause == "shutdown";
         self.stop.cancel();
@@ -177,8 +199,13 @@ impl<'a> Open<'a> {
         &mut self,
         requests: &mut mpsc::Receiver<BeginRequest>,
         keeper: &mut tokio::task::JoinHandle<()>,
+        machine: &mut Supervisor,
     ) -> &'static str {
         let mut check = interval(tuning::SESSION_CHECK);
+        let opened = clock::mono();
+        let idle_timeout = self.shared.config.idle_timeout;
+        let mut heartbeat = interval(idle_timeout / 8);
+        let mut token = self.lane.authorized.subscribe();
         self.serve_demand(); // what waits since before this connection
         loop {
             let idle = self.to_begin.is_empty();
@@ -195,6 +222,16 @@ impl<'a> Open<'a> {
                 Some(ended) = self.sessions.join_next() => self.session_ended(ended),
                 () = self.lane.demand.notified() => self.serve_demand(),
                 _ = check.tick() => self.retire_worn_sessions(),
+                Ok(()) = token.changed() => {
+                    let holds = *token.borrow_and_update();
+                    machine.on(Event::Token(holds), clock::mono(), tuning::roll());
+                }
+                _ = heartbeat.tick() => {
+                    let heard = self.kill.heard().map_or(opened, |heard| heard.max(opened));
+                    if supervisor::silent(heard, clock::mono(), idle_timeout) {
+                        return "silent";
+                    }
+                }
                 () = std::future::ready(()), if !idle => {
                     if !self.begin_next().await {
                         return "begin";

@@ -9,6 +9,7 @@ use fe2o3_amqp::link::delivery::DeliveryFut;
 use fe2o3_amqp::link::{LinkStateError, SendError};
 use fe2o3_amqp::types::messaging::{Data, Outcome};
 use fe2o3_amqp::{Sendable, Sender};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit as Permit;
@@ -22,6 +23,13 @@ pub struct Entry {
     pub ticket: u64,
     pub cost: usize,
     pub message: Box<Sendable<Data>>,
+}
+
+/// Takes out the message with the highest cost.
+pub fn take_largest(entries: &mut VecDeque<Entry>) -> Option<Entry> {
+    let by_cost = entries.iter().enumerate();
+    let (at, _) = by_cost.max_by_key(|(_, entry)| entry.cost)?;
+    entries.remove(at)
 }
 
 /// A message the hub has and has not decided about.

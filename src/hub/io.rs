@@ -4,25 +4,29 @@
 //! when the engine has nothing more to say (its reader is polled twice without a write between),
 //! when enough gathered, or when flushing was put off too often. The buffer is larger than what
 //! may be in flight, so a peer that does not read cannot block the engine's reads and timers
-//! (fe2o3 F7, F8). The kill switch ends both directions at once: it is the answer to every
+//! (fe2o3 F7, F8). What the peer was last heard at is noted for the heartbeat. The kill switch ends both directions at once: it is the answer to every
 //! operation the peer does not finish (F2, F17).
 
 use super::tuning;
+use crate::runtime::clock::{self, Mono};
 use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Ends a connection from anywhere, at once.
+/// Ends a connection from anywhere, at once; also knows when the peer was heard last.
 #[derive(Clone, Debug, Default)]
 pub struct KillSwitch(Arc<Kill>);
 
 #[derive(Debug, Default)]
 struct Kill {
     dead: AtomicBool,
+    /// Milliseconds on the monotonic clock.
+    heard: AtomicU64,
     waker: Mutex<Option<Waker>>,
 }
 
@@ -45,6 +49,19 @@ impl KillSwitch {
     #[must_use]
     pub fn killed(&self) -> bool {
         self.0.dead.load(Ordering::SeqCst)
+    }
+
+    /// When the peer was heard last; `None` before its first byte.
+    #[must_use]
+    pub fn heard(&self) -> Option<Mono> {
+        let ms = self.0.heard.load(Ordering::Relaxed);
+        (ms > 0).then(|| Mono::from_start(Duration::from_millis(ms)))
+    }
+
+    fn hear(&self) {
+        let now = clock::mono().since(Mono::default()).as_millis();
+        let ms = u64::try_from(now).unwrap_or(u64::MAX).max(1);
+        self.0.heard.store(ms, Ordering::Relaxed);
     }
 
     fn check(&self, cx: &Context<'_>) -> io::Result<()> {
@@ -133,7 +150,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for BatchIo<S> {
     ) -> Poll<io::Result<()>> {
         self.kill.check(cx)?;
         self.flush_if_due(cx)?;
-        Pin::new(&mut self.inner).poll_read(cx, into)
+        let before = into.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, into);
+        if into.filled().len() > before {
+            self.kill.hear();
+        }
+        read
     }
 }
 
@@ -235,6 +257,21 @@ mod tests {
         tokio::task::yield_now().await;
         kill.kill();
         assert!(writer.await.unwrap().is_err());
+    }
+
+    #[tokio::test]
+    async fn every_byte_of_the_peer_is_a_sign_of_life() {
+        let (ours, mut theirs) = duplex(16);
+        let kill = KillSwitch::default();
+        let mut io = BatchIo::new(ours, kill.clone(), 16);
+        assert_eq!(kill.heard(), None);
+        theirs.write_all(b"x").await.unwrap();
+        io.read_exact(&mut [0; 1]).await.unwrap();
+        let first = kill.heard().unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        theirs.write_all(b"y").await.unwrap();
+        io.read_exact(&mut [0; 1]).await.unwrap();
+        assert!(kill.heard().unwrap() > first);
     }
 
     #[tokio::test]

@@ -3,18 +3,24 @@
 
 use super::HubStatus;
 use super::io::KillSwitch;
+use super::mint::Mint;
+use super::outside::Outside;
 use super::pace::Pacer;
 use super::pool::{Pool, Seat};
 use super::session::Port;
-use super::token::TokenSource;
-use crate::config::HubConfig;
-use crate::runtime::clock::{self, Unix};
+use crate::config::{HubConfig, TokenSource};
+use crate::runtime::clock::Unix;
+use crate::runtime::control::Control;
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+/// A reader of the wall clock.
+pub type Wall = Arc<dyn Fn() -> Unix + Send + Sync>;
 
 /// The hub-wide context.
 pub struct Shared {
@@ -26,8 +32,16 @@ pub struct Shared {
     pub gauges: LinkGauges,
     /// The pace of attaches.
     pub pacer: Pacer,
-    /// Mints tokens, one per period.
-    pub tokens: TokenSource,
+    /// Where tokens come from.
+    pub mint: Mint,
+    /// Counts tokens that came without having been asked for.
+    pub token_news: Arc<watch::Sender<u64>>,
+    /// The wall clock.
+    pub wall: Wall,
+    /// Where decisions about the token are made; `None` while there is no thread to be had.
+    pub control: Option<Control>,
+    /// Milliseconds the latest decision to renew was late, at most.
+    pub late_ms: AtomicU64,
     /// The connections.
     pub pool: Pool,
     /// Cancelled when the hub is shut down.
@@ -74,25 +88,62 @@ impl LinkGauges {
 
 impl Shared {
     /// The context of a hub that starts.
-    pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer) -> Self {
+    pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer, wall: Wall) -> Self {
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
         let bytes = config.connection_bytes_max;
         let lanes = (0..connections).map(|index| Lane::new(index, sessions, bytes));
+        let control = Control::start()
+            .inspect_err(|error| tracing::error!(%error, "no control thread; sharing the others"))
+            .ok();
+        let stop = CancellationToken::new();
+        let token_news = Arc::new(watch::Sender::new(0));
+        let mint = match &config.token_source {
+            TokenSource::Keys => Mint::keys(&config),
+            outside => {
+                // Each connection asks once at a time.
+                let (ask, asks) = mpsc::channel(connections);
+                let (news, wall) = (Arc::clone(&token_news), Arc::clone(&wall));
+                let source = Outside::new(Arc::clone(&config), asks, news, wall);
+                let source = source.run(stop.clone());
+                drop(match &control {
+                    Some(control) => control.spawn(source),
+                    None => tokio::spawn(source),
+                });
+                let file = matches!(outside, TokenSource::File { .. });
+                Mint::Outside(if file { "file" } else { "service" }, ask)
+            }
+        };
         Self {
             pool: Pool::new(lanes, config.max_devices_per_connection),
             gauges: LinkGauges::of(&metrics),
-            tokens: TokenSource::new(&config),
+            mint,
+            token_news,
+            wall,
+            control,
+            late_ms: AtomicU64::new(0),
             config,
             metrics,
             pacer,
-            stop: CancellationToken::new(),
+            stop,
             ready: watch::Sender::new(0),
             sessions_lost: AtomicU64::new(0),
             news: Mutex::new(News {
                 problems: vec![String::new(); connections],
                 ..News::default()
             }),
+        }
+    }
+
+    /// Runs `task` on the control thread.
+    pub fn on_control<F>(&self, task: F) -> JoinHandle<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        match &self.control {
+            Some(control) => control.spawn(task),
+            None => tokio::spawn(task),
         }
     }
 
@@ -117,7 +168,7 @@ impl Shared {
     /// A token was accepted.
     pub fn token_accepted(&self, expiry: Unix, key: &'static str) {
         let mut news = self.news();
-        news.token_expiry = news.token_expiry.max(Some(expiry));
+        news.token_expiry = Some(expiry);
         news.key_in_use = key;
         let newest = news.token_expiry.unwrap_or(expiry);
         drop(news);
@@ -150,7 +201,7 @@ impl Shared {
         HubStatus {
             connections_ready: *self.ready.borrow(),
             connections_wanted: self.pool.open(),
-            token_expiry: news.token_expiry.filter(|at| *at > clock::unix()),
+            token_expiry: news.token_expiry.filter(|at| *at > (self.wall)()),
             key_in_use: news.key_in_use,
             problem: problem.cloned().unwrap_or_default(),
         }

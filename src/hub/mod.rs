@@ -2,8 +2,8 @@
 //!
 //! A message goes down this list; each file is one station and knows only the next:
 //! `links` (a device's task) → `uplink`/`downlink` → `path` → `session` (attaches, closes) →
-//! `connection` (supervises) → `connect`, `io` (the wire). `token`, `cbs`, `schedule`, `sas` keep
-//! the one token. `outcome` alone says what counts as accepted. No type of the AMQP library
+//! `connection` (supervises) → `connect`, `io` (the wire). `token`, `cbs` and `schedule` keep the
+//! one token that `mint` signs (`sas`, `timekeeper`) or gets from `outside` (`fetch`). `outcome` alone says what counts as accepted. No type of the AMQP library
 //! leaves this folder, and this folder knows no MQTT.
 
 mod cbs;
@@ -12,21 +12,26 @@ mod connection;
 mod downlink;
 mod encode;
 mod engine;
+mod fetch;
 mod flight;
 mod io;
 mod lane;
 mod links;
 mod live;
 pub mod message;
+mod mint;
 pub mod outcome;
+mod outside;
 mod pace;
 mod path;
 mod pool;
 mod sas;
 mod schedule;
 mod session;
+mod supervisor;
 #[cfg(test)]
 mod tests;
+mod timekeeper;
 mod token;
 mod tuning;
 mod uplink;
@@ -34,7 +39,7 @@ mod uplink;
 pub use links::DeviceLinks;
 
 use crate::config::HubConfig;
-use crate::runtime::clock::Unix;
+use crate::runtime::clock::{self, Unix};
 use crate::telemetry::metrics::Metrics;
 use lane::Shared;
 use message::{Command, DeviceAddress};
@@ -60,7 +65,7 @@ pub struct HubStatus {
     pub connections_wanted: usize,
     /// When the newest accepted token ends.
     pub token_expiry: Option<Unix>,
-    /// `primary` or `secondary`.
+    /// `primary` or `secondary`; `file` or `service` when somebody else makes the token.
     pub key_in_use: &'static str,
     /// What is wrong with a connection, in words; empty when all are well.
     pub problem: String,
@@ -83,10 +88,15 @@ impl Hub {
     /// called inside a tokio runtime.
     #[must_use]
     pub fn start(config: Arc<HubConfig>, metrics: Arc<Metrics>) -> Self {
+        Self::start_by(config, metrics, Arc::new(clock::unix))
+    }
+
+    /// [`Self::start`] with another wall clock.
+    fn start_by(config: Arc<HubConfig>, metrics: Arc<Metrics>, wall: lane::Wall) -> Self {
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
         let (pacer, bucket) = pace::pacer(config.attach_rate_per_s, connections * sessions * 2);
-        let shared = Arc::new(Shared::new(config, metrics, pacer));
+        let shared = Arc::new(Shared::new(config, metrics, pacer, wall));
         let tasks = TaskTracker::new();
         let stop = shared.stop.clone();
         tasks.spawn(async move {

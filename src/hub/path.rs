@@ -184,6 +184,10 @@ impl Path {
                 self.lane().suspect.notify_one();
                 patience.lose(false);
             }
+            Verdict::Rebuild => {
+                self.lane().cut();
+                patience.lose(false);
+            }
             _ => drop(patience.lose(false)),
         }
         Ok(())

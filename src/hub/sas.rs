@@ -1,11 +1,11 @@
-//! SAS tokens (wire sheet §1): signs, never stores, never logs. Pure.
+//! SAS tokens (wire sheet §1): signs and reads, never stores, never logs. Pure.
 
 use crate::config::secret::Secret;
 use crate::runtime::clock::Unix;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::Sha256;
 use zeroize::Zeroize;
 
@@ -20,7 +20,7 @@ const COMPONENT: &AsciiSet = &NON_ALPHANUMERIC
 /// key of `policy`, valid to `expiry` (wire sheet §1.1).
 #[must_use]
 pub fn mint(scope: &str, policy: &str, key: &Secret, expiry: Unix) -> Secret {
-    let sr = utf8_percent_encode(scope, COMPONENT).to_string();
+    let sr = encoded(scope);
     let se = expiry.as_secs();
     let mut mac = sign(key.expose(), format!("{sr}\n{se}").as_bytes());
     let mut sig = STANDARD.encode(mac);
@@ -32,6 +32,43 @@ pub fn mint(scope: &str, policy: &str, key: &Secret, expiry: Unix) -> Secret {
     Secret::new(token.into_bytes())
 }
 
+/// `scope` as it stands in a token or in a query.
+#[must_use]
+pub fn encoded(scope: &str) -> String {
+    utf8_percent_encode(scope, COMPONENT).to_string()
+}
+
+/// When a token that somebody else made ends. It must be for `audience` or a scope around it;
+/// only the hub can judge its signature.
+///
+/// # Errors
+/// A sentence that quotes nothing of the token but its scope.
+pub fn read(token: &str, audience: &str) -> Result<Unix, String> {
+    let fields = token
+        .strip_prefix("SharedAccessSignature ")
+        .filter(|fields| !fields.contains(char::is_whitespace))
+        .ok_or("it is no SAS token: it must be one line, SharedAccessSignature sr=…&sig=…&se=…")?;
+    let field = |name: &str| {
+        fields
+            .split('&')
+            .filter_map(|field| field.split_once('='))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| format!("it is no SAS token: it has no {name}"))
+    };
+    field("sig")?;
+    let scope = percent_decode_str(field("sr")?).decode_utf8_lossy();
+    let inside = audience.strip_prefix(scope.as_ref());
+    if !inside.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let scope: String = scope.escape_debug().take(200).collect();
+        return Err(format!("it is for {scope}, not for {audience}"));
+    }
+    let end = field("se")?.parse();
+    end.map(Unix::from_secs)
+        .map_err(|_| "it is no SAS token: its se is no number of seconds".to_owned())
+}
+
 fn sign(key: &[u8], text: &[u8]) -> [u8; 32] {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length (RFC 2104)");
@@ -41,7 +78,7 @@ fn sign(key: &[u8], text: &[u8]) -> [u8; 32] {
 
 #[cfg(test)]
 mod tests {
-    use super::{COMPONENT, STANDARD, mint, sign};
+    use super::{COMPONENT, STANDARD, mint, read, sign};
     use crate::config::secret::Secret;
     use crate::runtime::clock::Unix;
     use base64::Engine as _;
@@ -127,5 +164,49 @@ mod tests {
     #[test]
     fn a_policy_name_is_encoded() {
         assert!(minted("h", "encode('Me')").ends_with("&skn=encode%28%27Me%27%29"));
+    }
+
+    #[test]
+    fn a_ready_made_token_tells_its_end() {
+        let ours = minted("h/devices", "device");
+        assert_eq!(read(&ours, "h/devices"), Ok(Unix::from_secs(1_893_456_000)));
+        let wider = "SharedAccessSignature se=5&skn=p&sr=h&sig=x";
+        assert_eq!(read(wider, "h/devices"), Ok(Unix::from_secs(5)));
+    }
+
+    #[test]
+    fn what_is_no_token_for_this_hub_is_refused_in_words() {
+        for (token, word) in [
+            ("", "one line"),
+            ("Bearer x", "one line"),
+            (
+                "SharedAccessSignature sr=h%2Fdevices&sig=x&se=1\nmore",
+                "one line",
+            ),
+            (
+                "SharedAccessSignature  sr=h%2Fdevices&sig=x&se=1",
+                "one line",
+            ),
+            ("SharedAccessSignature sr=h%2Fdevices&se=1", "no sig"),
+            ("SharedAccessSignature sr=h%2Fdevices&sig=&se=1", "no sig"),
+            ("SharedAccessSignature sig=x&se=1", "no sr"),
+            ("SharedAccessSignature sr=h%2Fdevices&sig=x", "no se"),
+            (
+                "SharedAccessSignature sr=h%2Fdevices&sig=x&se=soon",
+                "seconds",
+            ),
+            (
+                "SharedAccessSignature sr=other%2Fdevices&sig=x&se=1",
+                "not for h/devices",
+            ),
+            ("SharedAccessSignature sr=h%2Fdev&sig=x&se=1", "not for"),
+            (
+                "SharedAccessSignature sr=h%2Fdevices%2Fa&sig=x&se=1",
+                "not for",
+            ),
+        ] {
+            let message = read(token, "h/devices").unwrap_err();
+            assert!(message.contains(word), "{token}: {message}");
+        }
     }
 }

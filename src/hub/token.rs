@@ -1,102 +1,25 @@
-//! Tokens in motion: one mint for the hub, one keeper per connection.
+//! Tokens in motion: one keeper per connection.
 //!
 //! The keeper puts the token, renews it, and sends the keep-alive Flow. It owns its own session
-//! and links (`cbs`), so that nothing it does can disturb a device's link, and nothing on the
-//! data path can delay it.
+//! and links (`cbs`), so that nothing it does can disturb a device's link. It runs on the control
+//! thread, so that the data path delays no decision and no deadline of it; only the frames
+//! themselves go through the connection's own task.
 
 use super::cbs::{Cbs, CbsError};
 use super::connection::BeginRequest;
 use super::io::KillSwitch;
 use super::lane::{Lane, Shared};
+use super::mint::{Candidate, Token, period};
 use super::outcome;
-use super::sas;
-use super::schedule::{Action, Plan, Schedule, Slot};
+use super::schedule::{Action, Plan, Schedule};
 use super::tuning;
-use crate::config::HubConfig;
-use crate::config::secret::Secret;
 use crate::runtime::clock::{self, Mono, Unix};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-
-/// A minted token.
-#[derive(Clone)]
-pub struct Token {
-    /// The text that is put.
-    pub text: Secret,
-    /// `se`
-    pub expiry: Unix,
-    /// When it was minted.
-    pub minted: Mono,
-    /// When it ends on the monotonic clock.
-    pub ends: Mono,
-}
-
-/// Mints one token per period and key, for all connections.
-pub struct TokenSource {
-    newest: Mutex<[Option<Token>; 2]>,
-    preferred: Mutex<Slot>,
-    life: Duration,
-    reuse: Duration,
-}
-
-impl TokenSource {
-    /// A source that has minted nothing.
-    pub fn new(config: &HubConfig) -> Self {
-        let life = config.token_ttl.max(Duration::from_secs(1));
-        let share = (config.renew_at - tuning::RENEWAL_SPREAD).clamp(0.01, 0.99);
-        Self {
-            newest: Mutex::new([None, None]),
-            preferred: Mutex::new(Slot::Primary),
-            life,
-            reuse: life.mul_f64(share),
-        }
-    }
-
-    /// The token of this period, signed with `slot`'s key; a new one once the earliest renewal of
-    /// the current one is due, or when the wall clock left the current one behind.
-    pub fn token(&self, config: &HubConfig, slot: Slot, now: Mono, wall: Unix) -> Token {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = &mut newest[usize::from(slot == Slot::Secondary)];
-        if let Some(token) = place.as_ref() {
-            let plausible = token.expiry > wall && token.expiry.since(wall) <= self.life * 2;
-            if now.since(token.minted) < self.reuse && plausible {
-                return token.clone();
-            }
-        }
-        // `se` counts whole seconds: rounding up keeps short lives from being cut.
-        let end = wall + self.life;
-        let expiry = Unix::from_secs(end.as_millis().div_ceil(1000));
-        let key = match (&config.secondary_key, slot) {
-            (Some(key), Slot::Secondary) => key,
-            _ => &config.key,
-        };
-        let token = Token {
-            text: sas::mint(&config.audience, &config.policy, key, expiry),
-            expiry,
-            minted: now,
-            ends: now + expiry.since(wall),
-        };
-        *place = Some(token.clone());
-        token
-    }
-
-    fn preferred(&self) -> Slot {
-        *self
-            .preferred
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn prefer(&self, slot: Slot) {
-        *self
-            .preferred
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = slot;
-    }
-}
 
 /// Keeps one connection's token.
 pub struct Keeper {
@@ -106,7 +29,26 @@ pub struct Keeper {
     begin: mpsc::Sender<BeginRequest>,
     schedule: Schedule,
     cbs: Option<Cbs>,
-    expiry: Option<Unix>,
+    /// The token the hub took last, without its text.
+    held: Option<Held>,
+    /// The candidates of the attempt under way.
+    candidates: Vec<Candidate>,
+    news: watch::Receiver<u64>,
+}
+
+struct Held {
+    expiry: Unix,
+    minted: Mono,
+    /// From here on only a newer one counts as renewed.
+    old_at: Mono,
+}
+
+/// Why a token was not put.
+enum PutError {
+    /// There is none.
+    Source(String),
+    /// The hub or the connection.
+    Cbs(CbsError),
 }
 
 impl Keeper {
@@ -121,9 +63,9 @@ impl Keeper {
             renew_at: shared.config.renew_at,
             backoff_min: shared.config.backoff_min,
             backoff_max: shared.config.backoff_max,
-            has_secondary: shared.config.secondary_key.is_some(),
         };
-        let schedule = Schedule::new(plan, shared.tokens.preferred(), clock::mono());
+        let schedule = Schedule::new(plan, clock::mono());
+        let news = shared.token_news.subscribe();
         Self {
             shared,
             lane,
@@ -131,7 +73,9 @@ impl Keeper {
             begin,
             schedule,
             cbs: None,
-            expiry: None,
+            held: None,
+            candidates: Vec::new(),
+            news,
         }
     }
 
@@ -142,21 +86,27 @@ impl Keeper {
         let mut ping_at = clock::mono() + keep_alive;
         while !stop.is_cancelled() {
             let now = clock::mono();
-            if let Action::Put(slot) = self.schedule.action(now) {
-                self.put(slot).await;
+            if let Action::Put(candidate) = self.schedule.action(now) {
+                self.note_lateness(now);
+                self.put(candidate).await;
                 self.publish();
                 continue;
             }
             if now >= ping_at {
                 ping_at = now + keep_alive;
-                self.ping(now);
+                if let Some(cbs) = &mut self.cbs {
+                    cbs.ping();
+                }
             }
+            self.compare_clocks(now);
             let Action::Wait(until) = self.schedule.action(now) else {
                 continue;
             };
+            let wake = until.min(ping_at).min(now + tuning::CLOCK_CHECK);
             tokio::select! {
-                () = sleep(until.min(ping_at).since(now)) => {}
+                () = sleep(wake.since(now)) => {}
                 () = self.lane.suspect.notified() => self.schedule.suspected(clock::mono()),
+                Ok(()) = self.news.changed() => self.schedule.news(clock::mono()),
                 () = stop.cancelled() => {}
             }
             self.publish();
@@ -166,14 +116,33 @@ impl Keeper {
         }
     }
 
-    /// The keep-alive Flow, and a look at the wall clock: a machine that slept has an old token.
-    fn ping(&mut self, now: Mono) {
-        if let Some(cbs) = &mut self.cbs {
-            cbs.ping();
+    /// A wall clock that moved by itself, or past the token's end, means that the token may not
+    /// be what the hub thinks it is: put a new one.
+    fn compare_clocks(&mut self, now: Mono) {
+        let wall = (self.shared.wall)();
+        let jumped = self.shared.mint.clock_jumped(now, wall);
+        let ended = self.held.as_ref().is_some_and(|held| held.expiry <= wall);
+        if (jumped || ended) && self.schedule.holds_token(now) {
+            if jumped {
+                tracing::warn!(
+                    connection = self.lane.index,
+                    "the wall clock jumped, renewing"
+                );
+            }
+            self.schedule.news(now);
         }
-        let wall = clock::unix();
-        if self.expiry.is_some_and(|expiry| expiry <= wall) && self.schedule.holds_token(now) {
-            self.schedule.overslept(now);
+    }
+
+    fn note_lateness(&self, now: Mono) {
+        let late = self.schedule.late(now);
+        let ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
+        self.shared.late_ms.fetch_max(ms, Ordering::Relaxed);
+        if late > tuning::RENEWAL_LATE {
+            tracing::warn!(
+                connection = self.lane.index,
+                ?late,
+                "a renewal was decided late"
+            );
         }
     }
 
@@ -188,47 +157,77 @@ impl Keeper {
         self.shared.problem(self.lane.index, text);
     }
 
-    async fn put(&mut self, slot: Slot) {
-        let config = Arc::clone(&self.shared.config);
-        let (now, wall) = (clock::mono(), clock::unix());
-        let token = self.shared.tokens.token(&config, slot, now, wall);
-        let result = self.put_once(&token).await;
+    /// Puts a token of the given candidate, and books how that went.
+    async fn put(&mut self, candidate: usize) {
         let now = clock::mono();
-        let count = |result| {
-            let counter = self
-                .shared
-                .metrics
-                .token_renewals
-                .with_label_values(&[result]);
-            counter.inc();
+        if candidate == 0 || candidate >= self.candidates.len() {
+            let wall = (self.shared.wall)();
+            self.candidates = self.shared.mint.candidates(now, wall);
+        }
+        let Some(candidate) = self.candidates.get(candidate).copied() else {
+            self.schedule.failed(now, tuning::roll());
+            return;
         };
+        let result = self.token_and_put(candidate, now).await;
+        let (now, roll) = (clock::mono(), tuning::roll());
         match result {
-            Ok(()) => {
-                count("accepted");
+            Ok(token) => {
+                self.count("accepted");
                 self.problem(String::new());
-                let roll = tuning::roll();
                 self.schedule.accepted(now, token.minted, token.ends, roll);
-                self.expiry = Some(token.expiry);
-                self.shared.tokens.prefer(slot);
-                self.shared.token_accepted(token.expiry, slot.label());
+                self.shared.mint.accepted(candidate);
+                let label = candidate.label();
+                self.shared.token_accepted(token.expiry, label);
+                let life = token.ends.since(token.minted);
+                self.held = Some(Held {
+                    expiry: token.expiry,
+                    minted: token.minted,
+                    old_at: token.minted + life.mul_f64(period(&self.shared.config)),
+                });
             }
-            Err(error @ CbsError::Status { code, .. }) if outcome::token_refused(code) => {
-                count("refused");
-                let key = slot.label();
-                self.problem(format!("the hub refused the {key} key's token: {error}"));
-                self.schedule.refused(now, tuning::roll());
+            Err(PutError::Cbs(error @ CbsError::Status { code, .. }))
+                if outcome::token_refused(code) =>
+            {
+                self.count("refused");
+                let of = candidate.label();
+                self.problem(format!("the hub refused the token of {of}: {error}"));
+                self.shared.mint.refused(candidate, now);
+                self.schedule.refused(now, self.candidates.len(), roll);
             }
-            Err(error) => {
-                count(error.label());
+            Err(PutError::Cbs(error)) => {
+                self.count(error.label());
                 self.problem(format!("putting the token failed: {error}"));
-                self.schedule.failed(now, tuning::roll());
+                self.schedule.failed(now, roll);
                 if error.broken()
                     && let Some(cbs) = self.cbs.take()
                 {
                     self.close(cbs).await;
                 }
             }
+            Err(PutError::Source(message)) => {
+                self.count("source");
+                self.problem(message);
+                self.schedule.failed(now, roll);
+            }
         }
+    }
+
+    fn count(&self, result: &str) {
+        let renewals = &self.shared.metrics.token_renewals;
+        renewals.with_label_values(&[result]).inc();
+    }
+
+    async fn token_and_put(&mut self, candidate: Candidate, now: Mono) -> Result<Token, PutError> {
+        let config = Arc::clone(&self.shared.config);
+        let token = self.shared.mint.token(&config, candidate, now).await;
+        let token = token.map_err(PutError::Source)?;
+        let unchanged = |held: &Held| held.minted == token.minted && held.old_at <= now;
+        if self.held.as_ref().is_some_and(unchanged) {
+            let message = format!("the token's {} has none newer", candidate.label());
+            return Err(PutError::Source(message));
+        }
+        self.put_once(&token).await.map_err(PutError::Cbs)?;
+        Ok(token)
     }
 
     async fn put_once(&mut self, token: &Token) -> Result<(), CbsError> {
@@ -259,62 +258,5 @@ impl Keeper {
         if timeout(deadline, cbs.close()).await.is_err() {
             self.kill.kill();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::TokenSource;
-    use crate::hub::schedule::Slot;
-    use crate::hub::tests::config;
-    use crate::runtime::clock::{Mono, Unix};
-    use std::time::Duration;
-
-    fn at(seconds: f64) -> (Mono, Unix) {
-        let since = Duration::from_secs_f64(seconds);
-        (Mono::from_start(since), Unix::from_secs(1_000) + since)
-    }
-
-    #[test]
-    fn one_token_is_minted_per_period() {
-        let config = config(1);
-        let source = TokenSource::new(&config); // ttl 1 h, renewed at 85 %
-        let token = |s| {
-            let (now, wall) = at(s);
-            source.token(&config, Slot::Primary, now, wall).expiry
-        };
-        let first = token(0.0);
-        assert_eq!(token(1000.0), first);
-        assert_eq!(token(2870.0), first, "the earliest renewal is at 80 %");
-        let second = token(2881.0);
-        assert!(second > first);
-        assert_eq!(
-            token(3060.0),
-            second,
-            "other connections get the same new one"
-        );
-    }
-
-    #[test]
-    fn the_life_is_never_cut_by_whole_seconds() {
-        let config = config(1);
-        let source = TokenSource::new(&config);
-        let (now, wall) = at(0.9);
-        let token = source.token(&config, Slot::Primary, now, wall);
-        assert!(token.expiry.since(wall) >= config.token_ttl);
-        assert_eq!(token.ends.since(now), token.expiry.since(wall));
-    }
-
-    #[test]
-    fn a_wall_clock_that_jumped_past_the_end_means_a_new_token() {
-        let config = config(1);
-        let source = TokenSource::new(&config);
-        let (now, wall) = at(0.0);
-        let first = source.token(&config, Slot::Primary, now, wall).expiry;
-        let later = wall + Duration::from_secs(7200);
-        let second = source.token(&config, Slot::Primary, now, later);
-        assert!(second.expiry > first);
-        let back = source.token(&config, Slot::Primary, now, wall);
-        assert!(back.expiry.since(wall) <= config.token_ttl + Duration::from_secs(1));
     }
 }

@@ -43,6 +43,14 @@ pub const THROTTLE_MAX: Duration = Duration::from_secs(60);
 pub const RENEWAL_SPREAD: f64 = 0.05;
 /// A token is not put again within this time because a link was refused.
 pub const SUSPECT_MIN: Duration = Duration::from_secs(2);
+/// A token file is looked at this often.
+pub const TOKEN_FILE_CHECK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
+/// A token service that failed is not asked again within this time, by any connection.
+pub const TOKEN_SERVICE_PAUSE: Duration = Duration::from_secs(1);
+/// The wall clock is compared with the monotonic one this often.
+pub const CLOCK_CHECK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 5000 });
+/// A renewal decided this much later than planned is worth a warning.
+pub const RENEWAL_LATE: Duration = Duration::from_secs(1);
 /// The hub's words are cut to this many characters.
 pub const TEXT_CHARS_MAX: usize = 200;
 

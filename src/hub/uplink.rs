@@ -7,7 +7,7 @@
 
 use super::HubEvent;
 use super::encode;
-use super::flight::{Delivery, Entry, Fed, Flight, Gate, link_end, permits, settled};
+use super::flight::{Delivery, Entry, Fed, Flight, Gate, link_end, permits, settled, take_largest};
 use super::live::{Live, now};
 use super::message::Telemetry;
 use super::outcome::{
@@ -195,7 +195,7 @@ impl Uplink {
                 self.requeue(entry);
                 self.rest(false);
             }
-            Verdict::Retry | Verdict::Reattach => {
+            Verdict::Retry | Verdict::Reattach | Verdict::Rebuild => {
                 self.requeue(entry);
                 self.rest(false);
             }
@@ -263,20 +263,12 @@ impl Uplink {
         events: &mut Events,
     ) -> Result<(), DeviceGone> {
         let row = judge_detach(cause.as_ref());
-        if let Verdict::Refuse(reason) = row.verdict {
-            // The hub ended the link over a message it does not name; the largest is the one.
-            let largest = self
-                .waiting
-                .iter()
-                .enumerate()
-                .max_by_key(|(_, entry)| entry.cost);
-            if let Some(entry) = largest
-                .map(|(at, _)| at)
-                .and_then(|at| self.waiting.remove(at))
-            {
-                let text = words(cause.as_ref());
-                events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
-            }
+        // The hub ended the link over a message it does not name; the largest is the one.
+        if let Verdict::Refuse(reason) = row.verdict
+            && let Some(entry) = take_largest(&mut self.waiting)
+        {
+            let text = words(cause.as_ref());
+            events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
         }
         path.detached(&row, cause.as_ref(), &mut self.patience)
     }
@@ -311,12 +303,8 @@ impl Uplink {
             }
             self.watchdog = None;
         }
-        let outcome = path
-            .shared
-            .metrics
-            .hub_deliveries
-            .with_label_values(&["no_outcome"]);
-        outcome.inc();
+        let deliveries = &path.shared.metrics.hub_deliveries;
+        deliveries.with_label_values(&["no_outcome"]).inc();
         tracing::warn!(device = ?path.device.address, "no outcome in time, rebuilding the link");
         self.watchdog = None;
         self.state = State::Idle; // the guard hands the link to its session for closing
@@ -502,11 +490,8 @@ impl Uplink {
             }
         };
         let label = refusal.reason;
-        path.shared
-            .metrics
-            .hub_deliveries
-            .with_label_values(&[label])
-            .inc();
+        let deliveries = &path.shared.metrics.hub_deliveries;
+        deliveries.with_label_values(&[label]).inc();
         events.push_back(HubEvent::Sent(entry.ticket, Err(refusal)));
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! Process-wide plumbing: the clock, the phases of the process's life.
+//! Process-wide plumbing: the clock, the control thread, the phases of the process's life.
 
 pub mod clock;
+pub mod control;
 pub mod phase;

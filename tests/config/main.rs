@@ -463,7 +463,7 @@ fn the_complete_file_documents_what_the_table_of_limits_says() {
         limits::reference()
     );
     let limits = limits::Limits::default();
-    let worst = limits.worst_case_bytes(16, 64, 2 * 1024 * 1024);
+    let worst = limits.worst_case_bytes(16, 4, 2 * 1024 * 1024);
     let (total, idle) = (human_size(worst.total()), human_size(worst.idle()));
     let sums = format!("{total} when 15,000 devices are hostile, {idle} when silent");
     assert!(text.contains(&sums), "{sums}");

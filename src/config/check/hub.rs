@@ -27,10 +27,24 @@ struct Access {
 }
 
 /// Reads the section; `path` is the configuration file's.
-pub(super) fn hub(reader: &Reader<'_>, limits: &Limits, path: &Path) -> HubConfig {
-    let access = access(reader);
+pub(super) fn hub(
+    reader: &Reader<'_>,
+    limits: &Limits,
+    path: &Path,
+    insecure_permissions: bool,
+) -> HubConfig {
+    let token_source = super::token::source(reader, insecure_permissions);
+    let outside = reader.has("token_file") || reader.has("token_url");
+    let access = match outside {
+        true => Access {
+            host: host(reader),
+            ..Access::default()
+        },
+        false => access(reader),
+    };
     let secondary_key = reader
         .secret("secondary_key")
+        .filter(|_| !outside)
         .and_then(|text| decoded(reader, "secondary_key", &text));
     if secondary_key
         .as_ref()
@@ -53,6 +67,7 @@ pub(super) fn hub(reader: &Reader<'_>, limits: &Limits, path: &Path) -> HubConfi
     let (backoff_min, backoff_max) = backoff(reader);
     HubConfig {
         audience,
+        token_source,
         ca: ca(reader),
         secondary_key,
         endpoint,
@@ -65,7 +80,7 @@ pub(super) fn hub(reader: &Reader<'_>, limits: &Limits, path: &Path) -> HubConfi
         ),
         connections: connections(reader, limits, max_devices_per_connection),
         max_devices_per_connection,
-        sessions_per_connection: reader.count("sessions_per_connection", 64, (1, 4096)),
+        sessions_per_connection: reader.count("sessions_per_connection", 4, (1, 4096)),
         attach_rate_per_s: attach_rate(reader),
         connect_timeout: reader.time("connect_timeout", secs(10), wait),
         operation_timeout: reader.time("operation_timeout", secs(30), wait),
@@ -138,7 +153,8 @@ fn key(reader: &Reader<'_>) -> Secret {
     if reader.table_is_there() && !reader.has("key") {
         reader.problem(
             "key",
-            "missing; write \"${file:PATH}\" of a file with the policy's key (base64)",
+            "missing; write \"${file:PATH}\" of a file with the policy's key (base64), or name a \
+             token_file or a token_url",
         );
     }
     reader

@@ -54,6 +54,8 @@ pub struct Seen {
     /// All sessions begun, `$cbs` ones included.
     pub sessions: u32,
     pub attaches: u32,
+    /// When which device link was attached.
+    pub attached: Vec<(crate::runtime::clock::Mono, String)>,
     /// Links that ended while their connection lived.
     pub detaches: u32,
 }
@@ -334,7 +336,11 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
                 carries_devices = true;
                 let (orders, to_do) = mpsc::channel(8);
                 state.links.lock().unwrap().insert(address.clone(), orders);
-                state.seen.send_modify(|seen| seen.attaches += 1);
+                state.seen.send_modify(|seen| {
+                    seen.attaches += 1;
+                    let now = crate::runtime::clock::mono();
+                    seen.attached.push((now, address.clone()));
+                });
                 let deny = *state.deny.lock().unwrap();
                 tokio::spawn(device_link(
                     Arc::clone(&state),

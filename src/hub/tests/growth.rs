@@ -1,4 +1,4 @@
-//! A pool that costs what its devices need: connections, sessions, memory.
+//! A pool that costs what its devices need, and comes back at the pace the hub allows.
 
 use super::fake::FakeHub;
 use super::{PATIENCE, accepted, command, config, device, message, start};
@@ -111,5 +111,59 @@ async fn a_device_with_messages_under_way_stays_where_it_is() {
         (seen.attaches, seen.detaches, seen.transfers.len()),
         (1, 0, 1)
     );
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_loss_links_come_back_at_the_rate_and_senders_first() {
+    const RATE: u32 = 100;
+    let fake = FakeHub::start().await;
+    let mut settings = config(fake.port);
+    settings.connections = 2;
+    settings.sessions_per_connection = 8;
+    settings.attach_rate_per_s = RATE;
+    let hub = start(settings).await;
+    fake.until(|seen| seen.tokens == 2).await;
+    let mut listeners = tokio::task::JoinSet::new();
+    for n in 0..150 {
+        let mut links = device(&hub, &format!("listener{n}"));
+        links.subscribe(1);
+        listeners.spawn(async move { links.next().await });
+    }
+    fake.until(|seen| seen.attaches == 150).await;
+    fake.kill();
+    let mut senders = tokio::task::JoinSet::new();
+    for n in 0..30 {
+        let mut links = device(&hub, &format!("sender{n}"));
+        links.send(n, message("x"));
+        senders.spawn(async move { assert_eq!(accepted(&mut links).await, n) });
+    }
+    while let Some(sent) = senders.join_next().await {
+        sent.unwrap();
+    }
+    let seen = fake.until(|seen| seen.attaches >= 330).await;
+    assert!(listeners.try_join_next().is_none(), "no listener noticed");
+    let again: Vec<_> = seen.attached[150..].iter().collect();
+    let last = again
+        .iter()
+        .rposition(|(_, address)| address.contains("sender"));
+    // Turns that were asked for when nobody waited to send are not taken back: one per session.
+    assert!(
+        last.unwrap() < 30 + 2 * 8 + 8,
+        "a sender came {}th",
+        last.unwrap()
+    );
+    for (first, (from, _)) in seen.attached.iter().enumerate() {
+        let second = Duration::from_secs(1);
+        let within = seen.attached[first..].iter();
+        let count = within
+            .take_while(|(at, _)| at.since(*from) < second)
+            .count();
+        // What is granted evenly may be heard in bunches; a tenth is the machine's.
+        assert!(
+            count <= (RATE + RATE / 10) as usize,
+            "{count} attaches in a second"
+        );
+    }
     assert!(hub.shutdown(PATIENCE).await);
 }

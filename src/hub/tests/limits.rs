@@ -5,6 +5,7 @@ use super::{PATIENCE, accepted, config, device, message, start};
 use crate::config::OnDisconnect;
 use crate::hub::message::{DeviceAddress, Telemetry};
 use crate::hub::{Hub, tuning};
+use crate::runtime::clock;
 use crate::telemetry::metrics::Metrics;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -35,9 +36,12 @@ async fn a_silent_hub_is_found_dead_within_two_idle_times() {
     links.send(1, message("x"));
     assert_eq!(accepted(&mut links).await, 1);
     fake.stall();
+    let stalled = clock::mono();
     links.send(2, message("into the void"));
+    fake.until(|seen| seen.connections == 2).await;
+    let found = clock::mono().since(stalled);
+    assert!(found <= Duration::from_millis(1200 + 300), "{found:?}"); // and a new connection
     assert_eq!(accepted(&mut links).await, 2);
-    assert_eq!(fake.seen().connections, 2);
     assert!(hub.shutdown(PATIENCE).await);
 }
 

@@ -7,6 +7,7 @@ mod flow;
 mod growth;
 mod limits;
 mod strict;
+mod token;
 
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig};
@@ -27,6 +28,7 @@ pub fn config(port: u16) -> HubConfig {
     HubConfig {
         host: "myhub.azure-devices.net".to_owned(),
         audience: "myhub.azure-devices.net/devices".to_owned(),
+        token_source: Default::default(),
         policy: "device".to_owned(),
         key: Secret::from("primary-key"),
         secondary_key: None,

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use tokio::task::JoinSet;
 
 /// A hub that knows `count` devices, named `load-0` and so on.
-async fn emulator(count: usize) -> (EmulatorHandle, HubConfig) {
+pub async fn emulator(count: usize) -> (EmulatorHandle, HubConfig) {
     let text = format!(
         "[amqp]\nplain_bind = \"127.0.0.1:0\"\n[hub]\nhost = \"myhub.azure-devices.net\"\n\
          [[policy]]\nname = \"device\"\nrights = [\"DeviceConnect\"]\n\
@@ -66,7 +66,8 @@ async fn devices_the_hub_does_not_know_do_not_disturb_those_it_knows() {
     assert!(stats.accepted >= 200, "{stats:?}");
     assert!(stats.connections_total <= 2, "{stats:?}");
     // The emulator's own library may send a Flow behind a refused link's detaches, which ends the
-    // session by the book, or leave an attach unanswered; it takes a busy machine, and it may not be the rule.
+    // session by the book, or leave an attach unanswered; it takes a busy machine, and it may not
+    // be the rule.
     let lost = hub.shared.sessions_lost.load(Ordering::Relaxed);
     assert!(lost <= 2, "{lost} sessions lost to refusals");
     assert!(hub.shutdown(PATIENCE).await);

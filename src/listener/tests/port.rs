@@ -36,6 +36,7 @@ fn hub_config() -> HubConfig {
     HubConfig {
         host: "hub.example".to_owned(),
         audience: "hub.example/devices".to_owned(),
+        token_source: Default::default(),
         policy: "device".to_owned(),
         key: Secret::from("key"),
         secondary_key: None,
