@@ -14,6 +14,15 @@ use tokio::time::timeout;
 const DEVICES: usize = 50;
 const SHUTDOWN: &str = "[shutdown]\nannounce = \"1s\"\nsettle = \"5s\"\nclose = \"4s\"\n";
 
+async fn flows(fleet: &Fleet) {
+    let flowing = timeout(Duration::from_secs(60), async {
+        while fleet.acknowledged() < 5 * DEVICES as u64 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    flowing.await.expect("messages flow");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_under_load_walks_its_phases_and_loses_nothing() {
     let options = Options {
@@ -23,12 +32,7 @@ async fn a_stop_under_load_walks_its_phases_and_loses_nothing() {
     };
     let bench = Bench::start("phases", options).await;
     let fleet = Fleet::start(bench.mqtt(), DEVICES);
-    let flowing = timeout(Duration::from_secs(60), async {
-        while fleet.acknowledged() < 5 * DEVICES as u64 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
-    flowing.await.expect("messages flow");
+    flows(&fleet).await;
     let admin = bench.gateway.admin();
     let mut phase = bench.gateway.phase();
     assert_eq!(*phase.borrow(), Phase::Ready);
