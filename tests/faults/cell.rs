@@ -191,7 +191,7 @@ impl Stage {
         };
         let proxy = || self.bench.proxy.as_ref().expect("a proxied stage");
         match row.what {
-            What::Hub(kind) => self.inject(&fault(kind)),
+            What::Hub(kind) | What::HubThenCut(kind) => self.inject(&fault(kind)),
             What::HubAfterCut(kind) => {
                 self.inject(&fault(kind));
                 self.inject(&Fault::new(FaultKind::KillTcp));
@@ -203,6 +203,9 @@ impl Stage {
     }
 
     fn end(&self, row: &Row) {
+        if let What::HubThenCut(_) = row.what {
+            self.inject(&Fault::new(FaultKind::KillTcp));
+        }
         self.bench.emulator.clear_faults();
         if let What::Line(..) = row.what {
             let proxy = self.bench.proxy.as_ref().expect("a proxied stage");

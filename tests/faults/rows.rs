@@ -11,6 +11,8 @@ pub enum What {
     Hub(FaultKind),
     /// The hub does it, and its connections are cut so that it is met.
     HubAfterCut(FaultKind),
+    /// The hub does it, and cuts its connections when it is over.
+    HubThenCut(FaultKind),
     /// The line does it for a while.
     Line(&'static str, Line),
     /// The line is cut.
@@ -99,7 +101,7 @@ impl Row {
 
     pub fn name(&self) -> String {
         let kind = match self.what {
-            What::Hub(kind) | What::HubAfterCut(kind) => kind.name(),
+            What::Hub(kind) | What::HubAfterCut(kind) | What::HubThenCut(kind) => kind.name(),
             What::Line(name, _) => name,
             What::Reset => "line reset",
             What::HalfClose => "line half-closed",
@@ -113,7 +115,11 @@ impl Row {
             0 => String::new(),
             n => format!(", {n} s"),
         };
-        format!("{kind}{value}{one}{lasting}")
+        let cut = match self.what {
+            What::HubThenCut(_) => " and a cut at the end",
+            _ => "",
+        };
+        format!("{kind}{cut}{value}{one}{lasting}")
     }
 }
 
@@ -188,6 +194,10 @@ fn hub_rows() -> Vec<Row> {
         hub(F::DispositionsReordered, 2),
         hub(F::DispositionsBatched, 2),
         hub(F::CreditZero, 3),
+        Row {
+            what: What::HubThenCut(F::CreditZero),
+            ..hub(F::CreditZero, 2)
+        },
         hub(F::OutcomeReleased, 2),
         hub(F::OutcomeModified, 2),
         Row {
