@@ -323,6 +323,7 @@ fn psk_server() -> SslContext {
             | SslMode::ENABLE_PARTIAL_WRITE
             | SslMode::ACCEPT_MOVING_WRITE_BUFFER,
     );
+    builder.set_read_ahead(true);
     builder.set_security_level(0);
     builder.set_groups_list("P-256:X25519").expect("groups");
     builder

@@ -32,8 +32,8 @@ struct Slot {
 /// What the hub said.
 pub(super) enum Verdict {
     Accepted,
-    /// For good, with the reason string to tell an MQTT 5 client.
-    Refused(Box<str>),
+    /// For good, with the reason code and string to tell an MQTT 5 client.
+    Refused(u8, Box<str>),
 }
 
 impl Uplink {

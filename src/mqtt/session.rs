@@ -30,9 +30,6 @@ use std::time::Duration;
 /// reason string and the packet around it.
 const REASON_STRING_ROOM: usize = encode::REASON_STRING_MAX + 44;
 
-/// MQTT 5 PUBACK reason for a message the hub refused for good: "valid but not accepted".
-const IMPLEMENTATION_ERROR: u8 = 0x83;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     AwaitConnect,
@@ -284,10 +281,16 @@ impl Session {
         self.decide(ticket, Verdict::Accepted, out);
     }
 
-    /// The hub refused `ticket` for good. MQTT 5: a PUBACK with a reason, in order, and `true`.
-    /// QoS 0: its slot is free and nobody waits for an answer, `true`. QoS 1 in 3.1.1 has no such
-    /// answer: `false`, the driver closes.
-    pub fn refuse_publish(&mut self, ticket: Ticket, text: &str, out: &mut BytesMut) -> bool {
+    /// `ticket` is refused for good. MQTT 5: a PUBACK with `reason` (0x80 or above, MQTT 5
+    /// §3.4.2.1) and `text`, in order, and `true`. QoS 0: its slot is free and nobody waits for
+    /// an answer, `true`. QoS 1 in 3.1.1 has no such answer: `false`, the driver closes.
+    pub fn refuse_publish(
+        &mut self,
+        ticket: Ticket,
+        reason: u8,
+        text: &str,
+        out: &mut BytesMut,
+    ) -> bool {
         if self.protocol == Protocol::V311 && self.uplink.is_qos1(ticket) == Some(true) {
             return false;
         }
@@ -295,7 +298,7 @@ impl Session {
             true => encode::cap(self.reason_string(text), encode::REASON_STRING_MAX),
             false => "",
         };
-        self.decide(ticket, Verdict::Refused(text.into()), out);
+        self.decide(ticket, Verdict::Refused(reason, text.into()), out);
         true
     }
 
@@ -304,8 +307,8 @@ impl Session {
         while let Some((id, verdict)) = self.uplink.pop_decided() {
             match (id, verdict) {
                 (Some(id), Verdict::Accepted) if self.open() => encode::puback(id, out),
-                (Some(id), Verdict::Refused(text)) if self.open() => {
-                    encode::puback_refused(id, IMPLEMENTATION_ERROR, &text, out);
+                (Some(id), Verdict::Refused(reason, text)) if self.open() => {
+                    encode::puback_refused(id, reason, &text, out);
                 }
                 _ => {}
             }

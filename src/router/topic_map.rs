@@ -87,6 +87,20 @@ impl TopicError {
             Self::FilterTooWide => "filter_too_wide",
         }
     }
+
+    /// The MQTT 5 PUBACK reason code (OASIS MQTT 5.0 §3.4.2.1) that says this best.
+    #[must_use]
+    pub const fn mqtt5_reason(self) -> u8 {
+        match self {
+            Self::Unknown | Self::FilterUnknown => 0x90, // topic name invalid
+            Self::ForeignDevice
+            | Self::TelemetryDenied
+            | Self::CommandsDenied
+            | Self::FilterTooWide => 0x87, // not authorized
+            Self::TooManyProperties => 0x97,             // quota exceeded
+            _ => 0x83,                                   // implementation specific error
+        }
+    }
 }
 
 /// Turns a PUBLISH into telemetry of this device. Without `$.mid` the message id stays absent;

@@ -137,8 +137,9 @@ impl Close {
             grace: Duration::ZERO,
             ..Self::new(format!("gone_{}", gone.reason), gone.text.clone())
         }
-        .saying(match gone.reason {
-            "stolen" => Goodbye::TakenOver,
+        .saying(match gone.mqtt5_reason() {
+            0x8e => Goodbye::TakenOver,
+            0x97 => Goodbye::QuotaExceeded,
             _ => Goodbye::Administrative,
         })
     }
@@ -206,6 +207,15 @@ mod tests {
             text: String::new(),
         });
         assert_eq!(gone.goodbye, Some(Goodbye::TakenOver));
+    }
+
+    #[test]
+    fn a_full_hub_is_told_as_a_quota() {
+        let gone = Close::gone(&DeviceGone {
+            reason: "hub_full",
+            text: String::new(),
+        });
+        assert_eq!(gone.goodbye, Some(Goodbye::QuotaExceeded));
     }
 
     #[test]

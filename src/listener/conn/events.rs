@@ -10,6 +10,18 @@ use crate::mqtt::session::{Deliver, Event, Ticket};
 use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
 
+/// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
+const PAYLOAD_TOO_LARGE: u8 = 0x97;
+
+/// A message that will never be accepted.
+struct Refused<'a> {
+    /// Metric label and log word.
+    label: &'static str,
+    /// MQTT 5 PUBACK reason code (OASIS MQTT 5.0 §3.4.2.1).
+    code: u8,
+    text: &'a str,
+}
+
 pub(super) const fn qos_label(qos: QoS) -> &'static str {
     match qos {
         QoS::AtMostOnce => "0",
@@ -49,7 +61,12 @@ impl<U: Upstream> Conn<U> {
         let max = self.bounds.limits.payload_bytes;
         if max.is_some_and(|max| bytes > max) {
             let text = "the payload is larger than the device's rule allows";
-            return self.refuse_publish(ticket, qos, "payload_too_large", text);
+            let no = Refused {
+                label: "payload_too_large",
+                code: PAYLOAD_TOO_LARGE,
+                text,
+            };
+            return self.refuse_publish(ticket, qos, no);
         }
         let properties = self.setup.limits.properties;
         match topic_map::uplink(&self.device, publish, properties) {
@@ -59,7 +76,14 @@ impl<U: Upstream> Conn<U> {
                 self.links.send(ticket.0, telemetry);
                 Ok(())
             }
-            Err(error) => self.refuse_publish(ticket, qos, error.label(), &error.to_string()),
+            Err(error) => {
+                let no = Refused {
+                    label: error.label(),
+                    code: error.mqtt5_reason(),
+                    text: &error.to_string(),
+                };
+                self.refuse_publish(ticket, qos, no)
+            }
         }
     }
 
@@ -68,14 +92,13 @@ impl<U: Upstream> Conn<U> {
         &mut self,
         ticket: Ticket,
         qos: QoS,
-        reason: &'static str,
-        text: &str,
+        no: Refused<'_>,
     ) -> Result<(), Close> {
-        self.count("uplink", qos, reason);
+        self.count("uplink", qos, no.label);
         let out = &mut self.out.bytes;
-        match self.session.refuse_publish(ticket, text, out) {
+        match self.session.refuse_publish(ticket, no.code, no.text, out) {
             true => Ok(()),
-            false => Err(Close::refused_publish(reason, text)),
+            false => Err(Close::refused_publish(no.label, no.text)),
         }
     }
 
@@ -133,10 +156,15 @@ impl<U: Upstream> Conn<U> {
     }
 
     fn refused(&mut self, ticket: u64, refusal: &Refusal) -> Result<(), Close> {
-        match self.decided(ticket) {
-            Some(qos) => self.refuse_publish(Ticket(ticket), qos, refusal.reason, &refusal.text),
-            None => Ok(()),
-        }
+        let Some(qos) = self.decided(ticket) else {
+            return Ok(());
+        };
+        let no = Refused {
+            label: refusal.reason,
+            code: refusal.mqtt5_reason(),
+            text: &refusal.text,
+        };
+        self.refuse_publish(Ticket(ticket), qos, no)
     }
 
     /// Takes a message out of those in flight.

@@ -153,6 +153,8 @@ pub enum Goodbye {
     KeepAliveTimeout = 0x8D,
     /// 0x8E: the same client id connected again.
     TakenOver = 0x8E,
+    /// 0x97: there is no room for the device.
+    QuotaExceeded = 0x97,
     /// 0x98: an operator or the hub ended it.
     Administrative = 0x98,
 }

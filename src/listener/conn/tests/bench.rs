@@ -97,6 +97,8 @@ pub(super) struct Plan {
     pub(super) rule: DeviceLimits,
     pub(super) will: Option<v4::LastWill>,
     pub(super) socket_bytes: usize,
+    /// Speaks MQTT 5; answers are read by [`Bench::read_raw`].
+    pub(super) v5: bool,
 }
 
 impl Default for Plan {
@@ -107,6 +109,7 @@ impl Default for Plan {
             rule: DeviceLimits::default(),
             will: None,
             socket_bytes: 64 * 1024,
+            v5: false,
         }
     }
 }
@@ -170,7 +173,11 @@ impl Bench {
         let mut connect = v4::Connect::new("dev");
         connect.last_will = plan.will;
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
-        connect.write(&mut input).expect("CONNECT");
+        if plan.v5 {
+            input.extend_from_slice(b"\x10\x10\0\x04MQTT\x05\x02\0\x3c\0\0\x03dev");
+        } else {
+            connect.write(&mut input).expect("CONNECT");
+        }
         let event = session.next(&mut input, &mut out, clock::mono());
         assert!(matches!(event, Ok(Some(Event::Connect(_)))));
         session.accept(&mut out, clock::mono());
@@ -210,8 +217,26 @@ impl Bench {
             task: tokio::spawn(serve(conn)),
             received: BytesMut::new(),
         };
-        assert!(matches!(bench.read().await, Some(v4::Packet::ConnAck(_))));
+        if plan.v5 {
+            assert_eq!(bench.read_raw().await[..1], [0x20]);
+        } else {
+            assert!(matches!(bench.read().await, Some(v4::Packet::ConnAck(_))));
+        }
         bench
+    }
+
+    /// The next packet as bytes; one of fewer than 128.
+    pub(super) async fn read_raw(&mut self) -> Vec<u8> {
+        let mut packet = vec![0; 2];
+        let read = async {
+            self.socket.read_exact(&mut packet).await?;
+            let length = usize::from(packet[1]);
+            packet.resize(2 + length, 0);
+            self.socket.read_exact(&mut packet[2..]).await
+        };
+        let read = timeout(SOON, read).await.expect("an answer");
+        read.expect("an open socket");
+        packet
     }
 
     /// The next packet the device gets; `None` at the connection's end.

@@ -87,6 +87,35 @@ async fn a_payload_over_the_rules_bound_is_refused() {
 }
 
 #[tokio::test]
+async fn mqtt_5_is_told_why_a_message_is_refused_and_goes_on() {
+    let mut bench = Bench::open(Plan {
+        v5: true,
+        ..Plan::default()
+    })
+    .await;
+    let publish = |topic: &str, id: u8| {
+        let topic_bytes = [&[0, topic.len() as u8], topic.as_bytes()].concat();
+        let rest = [&topic_bytes[..], &[0, id, 0], b"x"].concat();
+        [&[0x32, rest.len() as u8], &rest[..]].concat()
+    };
+    let refused = |answer: &[u8]| (answer[0], answer[3], answer[4]);
+    bench.write(&publish("a/b", 1)).await;
+    assert_eq!(refused(&bench.read_raw().await), (0x40, 1, 0x90));
+    bench.write(&publish("devices/x/messages/events/", 2)).await;
+    assert_eq!(refused(&bench.read_raw().await), (0x40, 2, 0x87));
+    bench.write(&publish(EVENTS, 3)).await;
+    let (ticket, _) = bench.sent().await;
+    bench.refuse(ticket);
+    let answer = bench.read_raw().await;
+    assert_eq!(refused(&answer), (0x40, 3, 0x97));
+    assert!(answer.ends_with(b"too large"), "{answer:?}");
+    bench.write(&[0xc0, 0]).await;
+    assert_eq!(bench.read_raw().await, [0xd0, 0]);
+    bench.write(&[0xe0, 0]).await;
+    bench.ended("clean").await;
+}
+
+#[tokio::test]
 async fn a_rate_over_the_rules_bound_waits_in_the_socket() {
     let rule = DeviceLimits {
         messages_per_s: NonZeroU32::new(4),

@@ -212,18 +212,18 @@ fn a_refused_message_gets_its_reason_in_order_or_closes_3_1_1() {
     assert!(
         bench
             .session
-            .refuse_publish(second, "too-large", &mut bench.out)
+            .refuse_publish(second, 0x97, "too-large", &mut bench.out)
     );
     assert!(bench.answered().is_empty());
     bench.acknowledge(first);
-    let refused = assemble("40 ~ 0002 83 ( 1F 'too-large' )");
+    let refused = assemble("40 ~ 0002 97 ( 1F 'too-large' )");
     assert_eq!(bench.answered(), [assemble("4002 0001"), refused].concat());
 
     let mut bench = Bench::v311();
     let qos1 = bench.ticket(&publish(1));
     let qos0 = bench.ticket("30 ~ 'a'");
-    assert!(bench.session.refuse_publish(qos0, "", &mut bench.out));
-    assert!(!bench.session.refuse_publish(qos1, "", &mut bench.out));
+    assert!(bench.session.refuse_publish(qos0, 0x83, "", &mut bench.out));
+    assert!(!bench.session.refuse_publish(qos1, 0x83, "", &mut bench.out));
     assert!(bench.answered().is_empty());
 }
 
@@ -234,9 +234,9 @@ fn a_client_that_wants_no_problem_information_gets_the_bare_code() {
     assert!(
         bench
             .session
-            .refuse_publish(ticket, "too-large", &mut bench.out)
+            .refuse_publish(ticket, 0x97, "too-large", &mut bench.out)
     );
-    assert_eq!(bench.answered(), assemble("40 03 0001 83"));
+    assert_eq!(bench.answered(), assemble("40 03 0001 97"));
 }
 
 #[test]
