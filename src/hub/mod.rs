@@ -35,6 +35,7 @@ mod timekeeper;
 mod token;
 mod tuning;
 mod uplink;
+mod watchdog;
 
 pub use links::DeviceLinks;
 

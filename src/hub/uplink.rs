@@ -17,6 +17,7 @@ use super::pace::Urgency;
 use super::path::{LinkEnd, Owned, Path, Patience, Seek};
 use super::session::Wanted;
 use super::tuning;
+use super::watchdog::Watchdog;
 use crate::runtime::clock;
 use fe2o3_amqp::Sender;
 use fe2o3_amqp::link::{LinkStateError, SendError};
@@ -45,7 +46,7 @@ pub struct Uplink {
     flights: VecDeque<Flight>,
     patience: Patience,
     pause: Option<Pin<Box<Sleep>>>,
-    watchdog: Option<Pin<Box<Sleep>>>,
+    watchdog: Watchdog,
     gate: Gate,
     next_seq: u64,
     id_seed: [u8; 16],
@@ -65,7 +66,7 @@ impl Uplink {
             flights: VecDeque::new(),
             patience: Patience::default(),
             pause: None,
-            watchdog: None,
+            watchdog: Watchdog::default(),
             gate: Gate::default(),
             next_seq: 0,
             id_seed,
@@ -281,32 +282,28 @@ impl Uplink {
         events: &mut Events,
     ) -> Result<bool, DeviceGone> {
         let Some(since) = self.flights.front().map(|flight| flight.since) else {
-            // The timer stays armed for the messages to come; with none, it ends when it fires.
-            let fired = |timer: &mut Pin<Box<Sleep>>| timer.as_mut().poll(cx).is_ready();
-            if self.watchdog.as_mut().is_some_and(fired) {
-                self.watchdog = None;
+            if self.watchdog.is_armed() {
+                self.watchdog.rest(clock::mono());
             }
             return Ok(false);
         };
         let deadline = since + path.shared.config.outcome_timeout;
         loop {
-            let left = deadline.since(clock::mono());
+            let now = clock::mono();
+            let left = deadline.since(now);
             let overdue = left.is_zero() && matches!(self.state, State::Live(_));
             if overdue {
                 break;
             }
-            // One timer for the whole window, moved only when it fires.
             let wait = left.max(Duration::from_millis(10));
-            let timer = self.watchdog.get_or_insert_with(|| Box::pin(sleep(wait)));
-            if timer.as_mut().poll(cx).is_pending() {
+            if self.watchdog.poll(now, wait, cx).is_pending() {
                 return Ok(false);
             }
-            self.watchdog = None;
         }
         let deliveries = &path.shared.metrics.hub_deliveries;
         deliveries.with_label_values(&["no_outcome"]).inc();
         tracing::warn!(device = ?path.device.address, "no outcome in time, rebuilding the link");
-        self.watchdog = None;
+        self.watchdog.disarm();
         self.state = State::Idle; // the guard hands the link to its session for closing
         self.take_back(path, events)?;
         self.patience.lose(false);

@@ -8,6 +8,7 @@
 
 mod alarm;
 mod close;
+mod ears;
 mod events;
 mod finish;
 mod io;
@@ -31,6 +32,7 @@ use crate::tls::Stream;
 use alarm::Alarm;
 use bytes::BytesMut;
 use close::Close;
+use ears::Ears;
 pub(super) use finish::shut;
 use io::Outbox;
 use rate::Rate;
@@ -38,7 +40,7 @@ use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use uplink::Uplink;
 pub(super) use upstream::Upstream;
 
@@ -80,6 +82,7 @@ pub(super) struct Bounds {
 /// One device's connection.
 pub(super) struct Conn<U> {
     stream: Box<dyn Stream>,
+    ears: Ears,
     session: Session,
     links: U,
     device: AuthenticatedDevice,
@@ -135,6 +138,7 @@ impl<U: Upstream> Conn<U> {
         Box::new(Self {
             alarm: Alarm::new(opened.session.deadline()),
             stream: opened.stream,
+            ears: Ears::default(),
             session: opened.session,
             links: opened.links,
             device: opened.device,
@@ -160,6 +164,12 @@ impl<U: Upstream> Conn<U> {
         })
     }
 
+    /// The links, which are to be polled for what is asked of them.
+    fn upstream(&mut self) -> &mut U {
+        self.ears.hub.hear();
+        &mut self.links
+    }
+
     async fn run(&mut self) -> Close {
         loop {
             if let Err(close) = self.turn().await {
@@ -171,6 +181,10 @@ impl<U: Upstream> Conn<U> {
     async fn turn(&mut self) -> Result<(), Close> {
         let now = clock::mono();
         self.take_packets(now)?;
+        // Most writes are taken at once; then what was held back for them goes on at once too.
+        if self.flush_now().await? && !self.input.is_empty() {
+            return Ok(());
+        }
         self.check_drain(now)?;
         match self.wait(now).await {
             Wake::Flushed(result) => {
@@ -180,7 +194,7 @@ impl<U: Upstream> Conn<U> {
             Wake::Order(order) => self.obey(order)?,
             Wake::Hub(event) => {
                 self.hub_event(event)?;
-                self.absorb()?;
+                self.absorb().await?;
             }
             Wake::Read(Ok(0)) => return Err(Close::peer_closed()),
             Wake::Read(Ok(_)) => {}
@@ -188,6 +202,28 @@ impl<U: Upstream> Conn<U> {
             Wake::Alarm => self.check_deadlines(clock::mono())?,
         }
         Ok(())
+    }
+
+    /// Writes what waits, as far as the socket takes it; whether anything was finished.
+    async fn flush_now(&mut self) -> Result<bool, Close> {
+        let Self {
+            stream, ears, out, ..
+        } = self;
+        if out.is_idle() {
+            return Ok(false);
+        }
+        let flush = poll_fn(|cx| {
+            let flushed = ears.socket.with(cx, |cx| out.poll_flush(stream, cx));
+            Poll::Ready(flushed)
+        });
+        match flush.await {
+            Poll::Ready(result) => {
+                result.map_err(|error| Close::socket(&error))?;
+                self.flushed();
+                Ok(true)
+            }
+            Poll::Pending => Ok(false),
+        }
     }
 
     /// Takes every packet that is there and may be taken.
@@ -248,6 +284,7 @@ impl<U: Upstream> Conn<U> {
         let write_timeout = self.setup.limits.write_timeout;
         let Self {
             stream,
+            ears,
             links,
             claim,
             input,
@@ -256,25 +293,41 @@ impl<U: Upstream> Conn<U> {
             ..
         } = self;
         let mut event = pin!(links.next());
-        poll_fn(|cx| {
+        let mut ask = |ears: &mut Ears, cx: &Context<'_>, rung: bool| {
+            let Ears { socket, hub, bell } = ears;
             if !out.is_idle()
-                && let Poll::Ready(result) = out.poll_flush(stream, cx)
+                && let Poll::Ready(result) = socket.with(cx, |cx| out.poll_flush(stream, cx))
             {
                 return Poll::Ready(Wake::Flushed(result));
             }
-            if let Poll::Ready(order) = claim.poll_order(cx) {
+            if rung && let Poll::Ready(order) = bell.with(cx, |cx| claim.poll_order(cx)) {
                 return Poll::Ready(Wake::Order(order));
             }
-            if let Poll::Ready(event) = event.as_mut().poll(cx) {
+            if let Poll::Ready(event) = hub.if_heard(cx, |cx| event.as_mut().poll(cx)) {
                 return Poll::Ready(Wake::Hub(event));
             }
-            if reading && let Poll::Ready(result) = io::poll_read(stream, input, cx) {
+            if reading
+                && let Poll::Ready(result) =
+                    socket.if_heard(cx, |cx| io::poll_read(stream, input, cx))
+            {
                 return Poll::Ready(Wake::Read(result));
             }
             // A stall may have begun a few lines above.
             let stall = out.stalled_since().map(|since| since + write_timeout);
             let deadline = stall.map_or(deadline, |stall| stall.min(deadline));
-            alarm.poll(cx, deadline).map(|()| Wake::Alarm)
+            if !rung && alarm.rings_by(deadline) {
+                return Poll::Pending;
+            }
+            let rings = bell.with(cx, |cx| alarm.poll(cx, deadline));
+            rings.map(|()| Wake::Alarm)
+        };
+        poll_fn(|cx| {
+            let rung = ears.bell.take(cx);
+            let woken = ask(ears, cx, rung);
+            if rung && woken.is_ready() {
+                ears.bell.hear();
+            }
+            woken
         })
         .await
     }
@@ -344,12 +397,18 @@ impl<U: Upstream> Conn<U> {
 
     /// Handles the hub events that are ready besides the one that woke the task, so that their
     /// PUBACKs leave in one write.
-    fn absorb(&mut self) -> Result<(), Close> {
-        // What is not ready now wakes the task in the next wait; here nobody needs waking.
-        let mut cx = Context::from_waker(Waker::noop());
+    async fn absorb(&mut self) -> Result<(), Close> {
+        if self.links.outstanding() == 0 && self.subscribed.is_none() {
+            return Ok(());
+        }
         for _ in 1..HUB_BATCH {
-            let polled = pin!(self.links.next()).poll(&mut cx);
-            match polled {
+            let Self { links, ears, .. } = self;
+            // What is not ready now wakes the task in the next wait; here nobody waits.
+            let polled = poll_fn(|cx| {
+                let polled = ears.hub.with(cx, |cx| pin!(links.next()).poll(cx));
+                Poll::Ready(polled)
+            });
+            match polled.await {
                 Poll::Ready(event) => self.hub_event(event)?,
                 Poll::Pending => break,
             }

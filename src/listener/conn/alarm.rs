@@ -30,6 +30,11 @@ impl Alarm {
         }
     }
 
+    /// Whether a task that waits for the alarm already is woken in time for `deadline`.
+    pub(super) fn rings_by(&self, deadline: Mono) -> bool {
+        self.armed <= deadline.max(self.not_before)
+    }
+
     /// Ready once `deadline` has passed; wakes the task for it otherwise.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Mono) -> Poll<()> {
         let deadline = deadline.max(self.not_before);

@@ -39,7 +39,7 @@ impl<U: Upstream> Conn<U> {
                 for filter in &filters {
                     if topic_map::command_filter(&self.device, filter).is_ok() {
                         self.subscribed = None;
-                        self.links.unsubscribe();
+                        self.upstream().unsubscribe();
                     }
                 }
                 let count = filters.len();
@@ -73,7 +73,7 @@ impl<U: Upstream> Conn<U> {
             Ok(telemetry) => {
                 self.uplink.push(ticket.0, qos, now);
                 self.setup.metrics.uplink_inflight.inc();
-                self.links.send(ticket.0, telemetry);
+                self.upstream().send(ticket.0, telemetry);
                 Ok(())
             }
             Err(error) => {
@@ -88,12 +88,7 @@ impl<U: Upstream> Conn<U> {
     }
 
     /// Answers a message that will never be accepted: MQTT 5 in a PUBACK, 3.1.1 by closing.
-    fn refuse_publish(
-        &mut self,
-        ticket: Ticket,
-        qos: QoS,
-        no: Refused<'_>,
-    ) -> Result<(), Close> {
+    fn refuse_publish(&mut self, ticket: Ticket, qos: QoS, no: Refused<'_>) -> Result<(), Close> {
         self.count("uplink", qos, no.label);
         let out = &mut self.out.bytes;
         match self.session.refuse_publish(ticket, no.code, no.text, out) {
@@ -122,7 +117,7 @@ impl<U: Upstream> Conn<U> {
     fn open_commands(&mut self) {
         self.credit = self.session.downlink_free();
         let credit = u32::try_from(self.credit).unwrap_or(u32::MAX);
-        self.links.subscribe(credit);
+        self.upstream().subscribe(credit);
     }
 
     pub(super) fn hub_event(&mut self, event: HubEvent) -> Result<(), Close> {
@@ -178,7 +173,7 @@ impl<U: Upstream> Conn<U> {
         let delivery = command.delivery;
         let Some(qos) = self.subscribed else {
             // It crossed the device's UNSUBSCRIBE.
-            self.links.settle(delivery, Settlement::Released);
+            self.upstream().settle(delivery, Settlement::Released);
             return;
         };
         let bytes = command.body.len();
@@ -190,12 +185,12 @@ impl<U: Upstream> Conn<U> {
         };
         if !self.session.fits(&deliver) {
             self.count("downlink", qos, "too_large");
-            self.links.settle(delivery, Settlement::Rejected);
+            self.upstream().settle(delivery, Settlement::Rejected);
             return;
         }
         if !self.session.deliver(&deliver, &mut self.out.bytes) {
             self.count("downlink", qos, "no_slot");
-            self.links.settle(delivery, Settlement::Released);
+            self.upstream().settle(delivery, Settlement::Released);
             return;
         }
         let metrics = &self.setup.metrics;
@@ -209,7 +204,7 @@ impl<U: Upstream> Conn<U> {
 
     /// The device decided about a QoS 1 command.
     fn command_decided(&mut self, delivery: u64, how: Settlement) {
-        self.links.settle(delivery, how);
+        self.upstream().settle(delivery, how);
         self.commands_unacknowledged = self.commands_unacknowledged.saturating_sub(1);
         self.setup.metrics.downlink_inflight.dec();
         match how {
@@ -228,6 +223,7 @@ impl<U: Upstream> Conn<U> {
         let metrics = &self.setup.metrics;
         for delivery in self.commands_unwritten.drain(..) {
             self.links.settle(delivery, Settlement::Accepted);
+            self.ears.hub.hear();
             metrics.downlink_inflight.dec();
             metrics.downlink_qos0_accepted.inc();
         }
