@@ -7,5 +7,9 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Most of a device's memory is asked for and never touched: the queues of the AMQP library.
+    // Huge pages would make all of it resident. A kernel without them has nothing to switch off.
+    #[cfg(target_os = "linux")]
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     iothub_gateway::cli::main()
 }

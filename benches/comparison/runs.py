@@ -132,15 +132,15 @@ def attempt(server, run, notes):
 def scale(bench):
     """CPU per message with few and with many devices, the same messages a second in all."""
     few, many = bench.options.few, bench.options.many
-    rate = ["--rate", bench.options.rate]
+    rate = ["--rate", bench.options.scale_rate]
     # Time for every device's first message, which attaches its link: not what is measured.
-    warmup = 2 + 3 * many // (2 * bench.options.rate)
+    warmup = 2 + 3 * many // (2 * bench.options.scale_rate)
     found = bench.turns({
         str(devices): lambda devices=devices: once(
             bench, Gateway, "psk", devices, *bench.window(*rate, warmup=warmup))
         for devices in (few, many)})
     rows = {name: message(reports) for name, reports in found.items()}
-    return {"rows": rows, "rate": bench.options.rate,
+    return {"rows": rows, "rate": bench.options.scale_rate,
             "ratio": ratio(rows[str(many)], rows[str(few)], "us_per_message")}
 
 

@@ -39,9 +39,10 @@ def peers(found):
     detail = [[name, number(row["us_per_message"]), number(row["messages_per_s"], 0),
                number(row["p50_ms"], 2), number(row["p99_ms"], 2), acknowledged[name.split()[0]]]
               for name, row in rows.items()]
+    ratios = [table(["ratio", "CPU per message"], lines)] if lines else []
     return "\n\n".join([
         f"CPU per QoS 1 message, 256 B, {found['devices']} devices, window 1:",
-        table(["ratio", "CPU per message"], lines),
+        *ratios,
         table(["server", "µs CPU per message", "messages/s", "p50 ms", "p99 ms", "PUBACK"],
               detail)])
 

@@ -186,7 +186,7 @@ impl Downlink {
                             info: Some(info),
                         });
                         *next_delivery += 1;
-                        events.push_back(HubEvent::Command(command));
+                        events.push_back(HubEvent::Command(Box::new(command)));
                         return Ok(true);
                     }
                     None => {

@@ -78,8 +78,9 @@ pub struct HubStatus {
 pub enum HubEvent {
     /// The hub decided about the message submitted under this ticket. Any order.
     Sent(u64, Result<HubAccepted, Refusal>),
-    /// A command for the device; settle it.
-    Command(Command),
+    /// A command for the device; settle it. Boxed, because every device keeps room for a few
+    /// events and commands are the large and seldom ones.
+    Command(Box<Command>),
     /// The hub ends this device alone: close its MQTT connection and say why.
     Gone(DeviceGone),
 }

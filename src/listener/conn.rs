@@ -117,7 +117,6 @@ pub(super) struct Conn<U> {
 }
 
 /// What ended a wait.
-#[allow(clippy::large_enum_variant)] // lives on the stack, for one turn
 enum Wake {
     Flushed(std::io::Result<()>),
     Order(Order),

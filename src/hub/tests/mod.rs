@@ -92,7 +92,7 @@ async fn accepted(links: &mut DeviceLinks) -> u64 {
 
 async fn command(links: &mut DeviceLinks) -> Command {
     match event(links).await {
-        HubEvent::Command(command) => command,
+        HubEvent::Command(command) => *command,
         other => panic!("{other:?}"),
     }
 }

@@ -128,7 +128,7 @@ impl<U: Upstream> Conn<U> {
             }
             HubEvent::Sent(ticket, Err(refusal)) => self.refused(ticket, &refusal),
             HubEvent::Command(command) => {
-                self.command(command);
+                self.command(*command);
                 Ok(())
             }
             HubEvent::Gone(gone) => Err(Close::gone(&gone)),

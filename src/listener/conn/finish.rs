@@ -193,7 +193,6 @@ impl<U: Upstream> Conn<U> {
 }
 
 /// What happens while a closed connection's messages are waited for.
-#[allow(clippy::large_enum_variant)] // lives on the stack, for one turn
 enum Late {
     /// Somebody waits for the end.
     Hurry,

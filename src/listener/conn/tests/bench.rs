@@ -317,13 +317,13 @@ impl Bench {
     }
 
     pub(super) fn command(&self, delivery: u64, body: &str) {
-        let event = HubEvent::Command(Command {
+        let event = HubEvent::Command(Box::new(Command {
             delivery,
             system: SystemProperties::default(),
             application: Vec::new(),
             body: body.to_owned().into(),
             delivery_count: 0,
-        });
+        }));
         self.hub.try_send(event).expect("room");
     }
 
