@@ -101,6 +101,7 @@ async fn no_fault_of_the_matrix_loses_a_message_or_a_device() {
         }
     }
     let count = cells.len();
+    assert!(count > 0, "no cell has {only:?} in its name");
     let (cells, next) = (Arc::new(cells), Arc::new(AtomicUsize::new(0)));
     let works = (0..stages).map(|stage| tokio::spawn(work(stage, cells.clone(), next.clone())));
     let works: Vec<_> = works.collect();

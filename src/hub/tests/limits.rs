@@ -238,40 +238,6 @@ async fn gauges_tell_what_is_attached_and_come_back_to_zero() {
     assert_eq!(metrics.hub_accepted.get(), 1);
 }
 
-#[tokio::test]
-async fn tls_is_verified_against_the_configured_root() {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
-    let fake = FakeHub::start_with(0, Some(acceptor)).await;
-    let name = format!("hub-ca-{}-{}.pem", std::process::id(), fake.port);
-    let ca = std::env::temp_dir().join(name);
-    std::fs::write(&ca, made.cert.pem()).unwrap();
-    let mut settings = config(fake.port);
-    settings.endpoint.tls = true;
-    settings.endpoint.host = "localhost".to_owned();
-    settings.ca = Some(ca.clone());
-    let hub = start(settings.clone()).await;
-    let mut links = device(&hub, "d1");
-    links.send(1, message("over TLS"));
-    assert_eq!(accepted(&mut links).await, 1);
-    assert!(hub.shutdown(PATIENCE).await);
-
-    settings.endpoint.host = "127.0.0.1".to_owned(); // not a name in the certificate
-    let hub = Hub::start(Arc::new(settings), Arc::new(Metrics::new()));
-    assert!(!hub.ready(Duration::from_millis(500)).await);
-    assert!(hub.status().problem.contains("TLS"), "{:?}", hub.status());
-    assert!(hub.shutdown(PATIENCE).await);
-    std::fs::remove_file(ca).unwrap();
-}
-
 #[test]
 fn an_idle_device_costs_little_here() {
     let size = std::mem::size_of::<crate::hub::DeviceLinks>();

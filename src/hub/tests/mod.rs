@@ -7,6 +7,7 @@ mod flow;
 mod growth;
 mod limits;
 mod strict;
+mod tls;
 mod token;
 
 use crate::config::secret::Secret;

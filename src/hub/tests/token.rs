@@ -157,7 +157,8 @@ async fn until_put_or_quiet(emulator: &crate::emulator::EmulatorHandle, put: u64
     }
 }
 
-fn ready_made(life: Duration) -> String {
+/// A token somebody else made, good for `life`.
+pub(super) fn ready_made(life: Duration) -> String {
     let wall = clock::unix() + life;
     let scope = "myhub.azure-devices.net/devices";
     let token = sas::mint(scope, "device", &Secret::from("primary-key"), wall);
