@@ -17,7 +17,8 @@ async fn links_come_back_paced_after_a_mass_reset_and_active_devices_first() {
     let _turn = alone().await;
     let devices = if full() { 5_000 } else { 400 };
     let options = Options {
-        hub: format!("attach_rate = \"{RATE}/s\"\n"),
+        // Room for all of them on the two connections.
+        hub: format!("attach_rate = \"{RATE}/s\"\nmax_devices_per_connection = 2500\n"),
         emulator: format!("[limits]\nattach_rate = \"{HUB_RATE}/s\"\n"),
         ..Options::default()
     };
