@@ -6,7 +6,7 @@
 use super::denial::{self, Denial};
 use super::{Admission, PasswordCheck};
 use crate::config::secret::Secret;
-use argon2::password_hash::{PasswordHash, Salt, SaltString};
+use argon2::password_hash::phc::{Output, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Params, Version};
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
@@ -51,12 +51,7 @@ impl StoredHash {
         if params.t_cost() > PASSES_MAX || params.p_cost() > LANES_MAX {
             return Err("the hash costs more than t=10, p=4; hash again with less");
         }
-        let mut salt = [0u8; Salt::MAX_LENGTH];
-        let salt = parsed
-            .salt
-            .ok_or(FORM)?
-            .decode_b64(&mut salt)
-            .map_err(|_| FORM)?;
+        let salt = parsed.salt.ok_or(FORM)?;
         let output = parsed.hash.ok_or(FORM)?;
         if salt.len() < argon2::MIN_SALT_LEN || !(16..=64).contains(&output.len()) {
             return Err("the salt needs 8 bytes or more, the hash 16 to 64");
@@ -70,7 +65,7 @@ impl StoredHash {
         .map_err(|_| FORM)?;
         Ok(Self {
             params,
-            salt: salt.into(),
+            salt: salt.as_ref().into(),
             output: output.as_bytes().into(),
         })
     }
@@ -159,13 +154,13 @@ pub fn hash_password_with(
     if salt.len() < argon2::MIN_SALT_LEN {
         return Err("the salt needs 8 bytes or more");
     }
-    let salt_text = SaltString::encode_b64(salt).map_err(|_| "the salt is too long")?;
+    let salt_text = Salt::new(salt).map_err(|_| "the salt is too long")?;
     let argon = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     let mut output = [0u8; 32];
     argon
         .hash_password_into(password, salt, &mut output)
         .map_err(|_| "argon2 refused the input")?;
-    let encoded = argon2::password_hash::Output::new(&output).map_err(|_| "argon2 output")?;
+    let encoded = Output::new(&output).map_err(|_| "argon2 output")?;
     Ok(format!(
         "$argon2id$v=19$m={memory},t={passes},p={lanes}${salt_text}${encoded}"
     ))

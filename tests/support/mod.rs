@@ -210,12 +210,11 @@ fn rules() -> String {
 }
 
 fn argon2_hash(password: &str) -> String {
-    use argon2::password_hash::{PasswordHasher, SaltString};
+    use argon2::PasswordHasher;
     let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let salt = SaltString::encode_b64(b"0123456789abcdef").expect("salt");
     argon
-        .hash_password(password.as_bytes(), &salt)
+        .hash_password_with_salt(password.as_bytes(), b"0123456789abcdef")
         .expect("hash")
         .to_string()
 }
