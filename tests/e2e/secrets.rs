@@ -1,21 +1,17 @@
 //! Marked secrets are searched for in everything the gateway says.
 
 use crate::support::device::{Device, Transport, Who};
+use crate::support::process::{free_port, signal};
 use crate::support::{
     DEVICE_KEY, HUB, Options, PASSWORD, POLICY_KEY, PSK, amqps_port, gateway_toml, http, hub_in,
     now, sas, scratch,
 };
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
-}
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
@@ -102,10 +98,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
     });
     let metrics = metrics.await.expect("scraped");
     let arguments = std::fs::read(format!("/proc/{}/cmdline", gateway.id())).expect("cmdline");
-    let stop = Command::new("kill")
-        .args(["-TERM", &gateway.id().to_string()])
-        .status();
-    assert!(stop.expect("kill runs").success());
+    signal(&gateway, "TERM");
     let ended = tokio::task::spawn_blocking(move || gateway.wait().expect("reaped"));
     assert!(ended.await.expect("joined").success());
 

@@ -2,34 +2,14 @@
 
 use crate::PATIENCE;
 use crate::support::fleet::{Fleet, judge, ledger};
+use crate::support::process::{Process, free_port, signal};
 use crate::support::{Options, amqps_port, gateway_toml, http, hub_in, scratch};
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
+use std::process::Stdio;
 use std::time::Duration;
 
 const DEVICES: usize = 10;
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
-}
-
-fn hang_up(gateway: &Child) {
-    let pid = gateway.id().to_string();
-    let sent = Command::new("kill").args(["-HUP", &pid]).status();
-    assert!(sent.expect("kill runs").success());
-}
-
-/// Ends the process with the test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 async fn until(what: &str, mut reached: impl FnMut() -> bool) {
     let waiting = async {
@@ -54,12 +34,8 @@ async fn a_storm_of_sighups_reloads_a_few_times_and_disturbs_nobody() {
     let text = gateway_toml(&options, amqps_port(&emulator), mqtt, plain, admin);
     fs::write(&config, &text).expect("written");
     let log = dir.join("log");
-    let gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
-        .args(["run", "-c"])
-        .arg(&config)
-        .stderr(Stdio::from(fs::File::create(&log).expect("log file")))
-        .spawn();
-    let gateway = Running(gateway.expect("the binary starts"));
+    let file = fs::File::create(&log).expect("log file");
+    let gateway = Process::logging(&config, Stdio::from(file));
     let admin = SocketAddr::from(([127, 0, 0, 1], admin));
     let count = |name: &str, label: &str| {
         let labels: &[&str] = if label.is_empty() { &[] } else { &[label] };
@@ -73,7 +49,7 @@ async fn a_storm_of_sighups_reloads_a_few_times_and_disturbs_nobody() {
     let fleet = Fleet::start(SocketAddr::from(([127, 0, 0, 1], mqtt)), DEVICES);
     until("messages flow", || fleet.acknowledged() > 50).await;
     for _ in 0..30 {
-        hang_up(&gateway.0);
+        signal(&gateway.0, "HUP");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     until("the storm is over", || ok() >= 2.0).await;

@@ -2,7 +2,10 @@
 //! Built only with `--features interop`, since the broker must be installed; `tests/run` does.
 #![cfg(feature = "interop")]
 
-use std::net::TcpListener;
+#[path = "../support/process.rs"]
+mod process;
+
+use process::free_port;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -21,11 +24,6 @@ fn path() -> String {
     let own = binary.parent().expect("a folder").display();
     let path = std::env::var("PATH").unwrap_or_default();
     format!("{own}:{path}:/usr/sbin")
-}
-
-fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
 }
 
 #[test]

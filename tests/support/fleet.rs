@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// A message the hub accepted.
@@ -73,6 +74,17 @@ impl Fleet {
         self.progress.load(Ordering::Relaxed)
     }
 
+    /// Waits until `messages` more are acknowledged.
+    pub async fn flows(&self, messages: u64) {
+        let goal = self.acknowledged() + messages;
+        let flowing = tokio::time::timeout(Duration::from_secs(60), async {
+            while self.acknowledged() < goal {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        flowing.await.expect("messages flow");
+    }
+
     /// Lets every device finish the message in its hand, and gives what they saw.
     pub async fn finish(mut self) -> HashMap<usize, Seen> {
         self.stop.store(true, Ordering::Relaxed);
@@ -100,10 +112,10 @@ async fn work(address: SocketAddr, index: usize, stop: &AtomicBool, progress: &A
     while !stop.load(Ordering::Relaxed) {
         let connected = Device::try_connect(address, &transport, &Who::id(&id)).await;
         let Ok(Ok(mut device)) = connected else {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        device.patience = std::time::Duration::from_secs(60);
+        device.patience = Duration::from_secs(60);
         seen.reconnects += u64::from(!first);
         first = false;
         while !stop.load(Ordering::Relaxed) {

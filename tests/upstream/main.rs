@@ -4,10 +4,10 @@
 mod support;
 
 use iothub_gateway::runtime::phase::Phase;
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::device::{Device, Who};
 use support::fleet::{Fleet, judge, ledger};
+use support::process::{Process, free_port, signal};
 use support::{Bench, Options, amqps_port, gateway_toml, hub_in, scratch};
 use tokio::time::timeout;
 
@@ -136,17 +136,6 @@ async fn a_command_the_device_has_not_acknowledged_goes_back_to_the_hub() {
     );
 }
 
-fn free_port() -> u16 {
-    let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
-}
-
-fn signal(gateway: &Child) {
-    let pid = gateway.id().to_string();
-    let sent = Command::new("kill").args(["-TERM", &pid]).status();
-    assert!(sent.expect("kill runs").success());
-}
-
 /// Waits until the admin port answers `/ready` with `status`.
 async fn answers(admin: u16, status: u16) {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], admin));
@@ -184,27 +173,18 @@ async fn one_signal_ends_in_0_and_a_second_one_ends_it_at_once() {
             admin,
         );
         std::fs::write(&config, text).expect("written");
-        let mut gateway = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
-            .args(["run", "-c"])
-            .arg(&config)
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("the binary starts");
+        let gateway = Process::start(&config);
         answers(admin, 200).await;
-        signal(&gateway);
+        signal(&gateway.0, "TERM");
         answers(admin, 503).await;
         if signals == 2 {
             // Signals within half a second are one, for supervisors that signal twice.
             tokio::time::sleep(Duration::from_millis(700)).await;
-            signal(&gateway);
+            signal(&gateway.0, "TERM");
         }
         // What is left of the announcement alone takes longer than a second signal may.
         let allowed = Duration::from_millis(if signals == 2 { 1500 } else { 10_000 });
-        let ended = tokio::task::spawn_blocking(move || gateway.wait().expect("reaped"));
-        let status = timeout(allowed, ended)
-            .await
-            .expect("in time")
-            .expect("joined");
-        assert_eq!(status.code(), Some(code), "{signals} signals");
+        let status = timeout(allowed, gateway.ended()).await.expect("in time");
+        assert_eq!(status, Some(code), "{signals} signals");
     }
 }
