@@ -154,6 +154,12 @@ impl Gateway {
             .map(|(_, address)| *address)
     }
 
+    /// Every listener with its bound address, in the order of the configuration.
+    #[must_use]
+    pub fn listeners(&self) -> &[(String, SocketAddr)] {
+        &self.listeners
+    }
+
     /// The bound address of the admin server.
     #[must_use]
     pub fn admin(&self) -> SocketAddr {

@@ -18,6 +18,9 @@ mod token;
 /// Exit code for wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 
+/// The commit this was built from, where the build could tell (`build.rs`).
+const COMMIT: &str = env!("IOTHUB_GATEWAY_COMMIT");
+
 /// Stack of a worker thread, bytes of address space: the AMQP library decodes nested types by
 /// recursion without a limit of its own.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -72,7 +75,7 @@ pub fn main() -> ExitCode {
             };
         }
     };
-    match arguments.command {
+    let code = match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
@@ -81,5 +84,7 @@ pub fn main() -> ExitCode {
         Command::Token(args) => token::run(&args),
         Command::Psk(args) => psk::run(&args),
         Command::Password(args) => password::run(&args),
-    }
+    };
+    crate::telemetry::log::flush();
+    code
 }

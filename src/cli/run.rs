@@ -1,9 +1,10 @@
 //! `run`: the gateway in the foreground until SIGTERM or SIGINT.
 
 use super::USAGE;
+use crate::auth::rules::RuleCounts;
 use crate::gateway::{Gateway, load};
 use crate::telemetry::log;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,14 +46,16 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let counts = loaded.rules.counts();
     runtime.block_on(async {
         let gateway = match Gateway::start(loaded.config, loaded.rules).await {
             Ok(gateway) => gateway,
             Err(error) => {
-                eprintln!("{error}");
+                tracing::error!("{error}");
                 return ExitCode::FAILURE;
             }
         };
+        banner(&args.config, &gateway, counts);
         gateway.watch(loaded.sources);
         if let Err(error) = stop_signal().await {
             tracing::error!(%error, "signals cannot be received; stopping");
@@ -70,6 +73,23 @@ pub fn run(args: &Args) -> ExitCode {
             }
         }
     })
+}
+
+/// The first line of a start: what runs, from which file, at which addresses.
+fn banner(config: &Path, gateway: &Gateway, rules: RuleCounts) {
+    let shown = |(name, address): &(String, std::net::SocketAddr)| format!("{name}={address}");
+    let listeners: Vec<String> = gateway.listeners().iter().map(shown).collect();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        commit = super::COMMIT,
+        config = %config.display(),
+        listeners = listeners.join(" "),
+        admin = %gateway.admin(),
+        rules = rules.rules,
+        devices = rules.devices,
+        psk_identities = rules.psk_identities,
+        "iothub-gateway starts"
+    );
 }
 
 /// Resolves at the next SIGTERM or SIGINT.

@@ -140,7 +140,7 @@ async fn open(
     life: &Lifetime,
 ) -> Result<(Arc<Connection>, ListenerConnectionHandle, CancellationToken), HandshakeError> {
     tracing::debug!(
-        target: "emulator", connection = id, container = ?opening.container, "OPEN received"
+        target: "emulator", connection = id, container = %opening.container, "OPEN received"
     );
     let kill = life.aborted.child_token();
     let silent = Arc::clone(&entry.silent);

@@ -142,8 +142,8 @@ impl Emulator {
         }
         tracing::info!(
             target: "emulator",
-            hub = %hub.config.host, amqps = ?handle.amqps, amqp = ?handle.amqp,
-            control = ?handle.control, "emulator started"
+            hub = %hub.config.host, amqps = shown(handle.amqps), amqp = shown(handle.amqp),
+            control = shown(handle.control), "emulator started"
         );
         Ok(handle)
     }
@@ -229,6 +229,11 @@ impl EmulatorHandle {
         }
         tracing::info!(target: "emulator", "emulator stopped");
     }
+}
+
+/// An address for the log; nothing for a door that is not open.
+fn shown(address: Option<SocketAddr>) -> Option<tracing::field::DisplayValue<SocketAddr>> {
+    address.map(tracing::field::display)
 }
 
 impl Drop for EmulatorHandle {

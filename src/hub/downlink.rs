@@ -209,7 +209,7 @@ impl Downlink {
 
     /// A command no device could be sent: the hub dead-letters it instead of trying for ever.
     fn reject(&mut self, path: &Path, info: DeliveryInfo) {
-        tracing::warn!(device = ?path.device.address, "command without a readable body, rejected");
+        tracing::warn!(device = %path.device.address, "command without a readable body, rejected");
         if let State::Live(live) = &mut self.state {
             now(live.link().reject(info, None));
         }

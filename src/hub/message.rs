@@ -76,12 +76,18 @@ impl DeviceAddress {
     }
 }
 
-impl fmt::Debug for DeviceAddress {
+impl fmt::Display for DeviceAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.module {
             Some(module) => write!(f, "{}/{module}", self.device),
             None => write!(f, "{}", self.device),
         }
+    }
+}
+
+impl fmt::Debug for DeviceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

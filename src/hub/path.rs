@@ -168,7 +168,7 @@ impl Path {
             .hub_detaches
             .with_label_values(&[row.label])
             .inc();
-        tracing::debug!(device = ?self.device.address, cause = %words(cause), "link detached");
+        tracing::debug!(device = %self.device.address, cause = %words(cause), "link detached");
         match row.verdict {
             Verdict::Gone(reason) => {
                 return Err(DeviceGone {

@@ -140,7 +140,7 @@ impl Keeper {
         if late > tuning::RENEWAL_LATE {
             tracing::warn!(
                 connection = self.lane.index,
-                ?late,
+                late_ms = ms,
                 "a renewal was decided late"
             );
         }

@@ -302,7 +302,7 @@ impl Uplink {
         }
         let deliveries = &path.shared.metrics.hub_deliveries;
         deliveries.with_label_values(&["no_outcome"]).inc();
-        tracing::warn!(device = ?path.device.address, "no outcome in time, rebuilding the link");
+        tracing::warn!(device = %path.device.address, "no outcome in time, rebuilding the link");
         self.watchdog.disarm();
         self.state = State::Idle; // the guard hands the link to its session for closing
         self.take_back(path, events)?;

@@ -19,6 +19,7 @@ use crate::mqtt::session::{ConnectRefusal, Event, Session};
 use crate::router::registry::{Claim, SessionKey};
 use crate::router::topic_map;
 use crate::runtime::clock;
+use crate::telemetry::log::{CONNECT, REFUSAL};
 use crate::tls::{Accepted, HandshakeError, KeySlot, Peer, Stream};
 use bytes::BytesMut;
 use std::borrow::Cow;
@@ -120,10 +121,11 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
             ending.end(&failure.reason);
             if site.quota.allows(clock::mono()) {
                 tracing::info!(
+                    target: REFUSAL,
                     listener = %site.name,
                     %source,
                     reason = %failure.reason,
-                    text = ?log_text(&failure.text),
+                    text = log_text(&failure.text),
                     detail = failure.detail,
                     "connection refused"
                 );
@@ -393,12 +395,13 @@ fn open(
     let connections = &setup.metrics.connections;
     let live = connections.with_label_values(&[&*site.name, credential]);
     tracing::info!(
+        target: CONNECT,
         device = %claim.key(),
         listener = %site.name,
         %source,
         credential,
         rule = %device.rule(),
-        protocol = ?asked.connect.protocol,
+        protocol = asked.connect.protocol.name(),
         "device connected"
     );
     let now = clock::mono();

@@ -22,6 +22,7 @@ use crate::config::limits::Limits;
 use crate::hub::Hub;
 use crate::router::registry::Registry;
 use crate::runtime::clock;
+use crate::telemetry::log::REFUSAL;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::Acceptor;
 use admission::Gate;
@@ -232,6 +233,7 @@ impl Listener {
                 ending.end(reason);
                 if self.site.quota.allows(clock::mono()) {
                     tracing::info!(
+                        target: REFUSAL,
                         listener = %self.site.name,
                         %source,
                         reason,
@@ -297,7 +299,7 @@ impl Backoff {
     }
 }
 
-/// A text of foreign origin, cut for the log; printed with `{:?}`, which escapes it.
+/// A text of foreign origin, cut for the log, which escapes it.
 fn log_text(text: &str) -> &str {
     text.get(..text.floor_char_boundary(LOG_TEXT_BYTES))
         .unwrap_or_default()

@@ -1,22 +1,40 @@
-//! Structured logs: set up once, one printable line per event.
+//! Structured logs: set up once, one line per event, written by a thread of its own.
 //!
-//! Text or JSON on standard error. Whatever a peer or a library put into a field, a line stays a
-//! line and shows no control or direction-changing character: the writer replaces them, so that
-//! no call site can forget to. Identifiers from peers are capped by [`capped`].
+//! logfmt or JSON on standard error ([`format`]), through a bounded queue that never makes
+//! anybody wait ([`queue`]); a terminal gets what people read. Identifiers from peers are capped
+//! by [`capped`].
+
+pub mod format;
+mod queue;
 
 use crate::config::LogConfig;
+use format::{Format, Lines};
+pub use queue::QUEUE_BYTES_MAX;
+use queue::Queue;
 use std::fmt::{self, Write as _};
-use std::io::{self, IsTerminal as _, Write};
+use std::fs::File;
+use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd as _;
+use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// Target of lines about devices that come and go.
+pub const CONNECT: &str = "iothub_gateway::connect";
+
+/// Target of lines about what is refused to a device.
+pub const REFUSAL: &str = "iothub_gateway::refusal";
+
+/// Time the last lines get when the process ends or a thread panics.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The queue of the process, once there is one.
+static QUEUE: OnceLock<Queue> = OnceLock::new();
+
 /// The longest text from a peer shown in a log line or a problem, characters.
 pub const CAPPED_CHARS_MAX: usize = 200;
-
-/// The longest line of a text log, bytes; JSON lines are not cut, or they would not parse.
-pub const LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Libraries whose chatter hides the gateway's own lines; at most `warn` under a plain level.
 const NOISY: &[&str] = &[
@@ -31,56 +49,84 @@ const NOISY: &[&str] = &[
     "tokio_util",
 ];
 
+/// Tells of every write in a watched folder. Where the log is a file in that folder, each of its
+/// lines would be the cause of the next one.
+const WATCHER: &str = "notify";
+
 /// Why logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter does not parse.
     #[error("log.filter: {0}")]
     Filter(String),
+    /// No thread to write with, or no standard error.
+    #[error("the log cannot be written: {0}")]
+    Thread(io::Error),
     /// Another subscriber is in place.
     #[error("logging was set up twice in one process")]
     Twice,
 }
 
-/// Sets the process's logging up. Colours only when standard error is a terminal and `NO_COLOR`
-/// is not set.
+/// Sets the process's logging up. Friendly when standard error is a terminal and the format is
+/// text, in colours unless `NO_COLOR` is set. A panic is logged like anything else.
 ///
 /// # Errors
 /// When the filter does not parse, or logging is set up already.
 pub fn init(config: &LogConfig) -> Result<(), LogError> {
     let filter = parse_filter(&config.filter).map_err(LogError::Filter)?;
-    let ansi = !config.json && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let writer = move || Printable::new(io::stderr(), ansi, LINE_BYTES_MAX);
-    let registry = tracing_subscriber::registry().with(filter);
-    let done = if config.json {
-        let writer = || Printable::new(io::stderr(), false, usize::MAX);
-        registry.with(json_layer(writer)).try_init()
-    } else {
-        registry.with(text_layer(writer, ansi)).try_init()
+    let terminal = io::stderr().is_terminal();
+    let format = match (config.json, terminal) {
+        (true, _) => Format::Json,
+        (false, false) => Format::Logfmt,
+        (false, true) => Format::Terminal {
+            colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        },
     };
-    done.map_err(|_| LogError::Twice)
+    // Not through `io::stderr`, whose lock a writer that waits for a reader would hold.
+    let out = io::stderr().as_fd().try_clone_to_owned();
+    let notice = move |lines| {
+        let message = "log lines were dropped: whoever reads the log is slower than it is written";
+        format::notice(format, message, "lines", lines)
+    };
+    let queue = out.and_then(|out| Queue::start(File::from(out), notice));
+    let queue = queue.map_err(LogError::Thread)?;
+    let lines = Lines {
+        format,
+        out: {
+            let queue = queue.clone();
+            move |level, line| queue.push(level, line)
+        },
+    };
+    let registry = tracing_subscriber::Registry::default()
+        .with(filter)
+        .with(lines);
+    registry.try_init().map_err(|_| LogError::Twice)?;
+    let _ = QUEUE.set(queue);
+    std::panic::set_hook(Box::new(log_panic));
+    Ok(())
 }
 
-fn text_layer<S, W>(writer: W, ansi: bool) -> impl tracing_subscriber::Layer<S>
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-    W: for<'a> MakeWriter<'a> + 'static,
-{
-    tracing_subscriber::fmt::layer()
-        .with_ansi(ansi)
-        .with_writer(writer)
+/// Waits a moment for lines that are not written yet; before the process ends.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(LAST_WORDS);
+    }
 }
 
-fn json_layer<S, W>(writer: W) -> impl tracing_subscriber::Layer<S>
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-    W: for<'a> MakeWriter<'a> + 'static,
-{
-    tracing_subscriber::fmt::layer()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_writer(writer)
+/// Lines dropped since the start because nobody read them.
+#[must_use]
+pub fn dropped() -> u64 {
+    QUEUE.get().map_or(0, Queue::dropped)
+}
+
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let payload = panic.payload_as_str().unwrap_or("no text");
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or("unnamed");
+    match panic.location() {
+        Some(at) => tracing::error!(thread, %at, "panic, report this as a defect: {payload}"),
+        None => tracing::error!(thread, "panic, report this as a defect: {payload}"),
+    }
 }
 
 /// Parses a filter in `tracing` syntax. A plain level (`info`) keeps libraries at `warn`.
@@ -93,18 +139,21 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
         return Err("is empty; write a level, as in \"info\"".to_owned());
     }
     let mut directives = text.to_owned();
-    let noisy_at_most_warn = match text.to_ascii_lowercase().as_str() {
-        "info" | "debug" | "trace" => true,
-        "off" | "error" | "warn" => false,
+    let (plain, quiet) = match text.to_ascii_lowercase().as_str() {
+        "info" | "debug" | "trace" => (true, false),
+        "off" | "error" | "warn" => (true, true),
         word if word.bytes().all(|b| b.is_ascii_alphanumeric()) => {
             return Err("the level must be error, warn, info, debug, trace or off".to_owned());
         }
-        _ => false,
+        _ => (false, false),
     };
-    if noisy_at_most_warn {
+    if plain && !quiet {
         for library in NOISY {
             let _ = write!(directives, ",{library}=warn");
         }
+    }
+    if !quiet && !text.contains(WATCHER) {
+        let _ = write!(directives, ",{WATCHER}=warn");
     }
     EnvFilter::builder().parse(directives).map_err(|_| {
         "is no filter; write a level (\"info\") or directives \
@@ -162,76 +211,6 @@ const fn is_hidden(c: char) -> bool {
         '\0'..='\x1f' | '\x7f'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{180e}'
         | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
-
-/// Writes one event as one printable line. The formatter hands a whole event to one `write`.
-struct Printable<W: Write> {
-    inner: W,
-    colours: bool,
-    bytes_max: usize,
-}
-
-impl<W: Write> Printable<W> {
-    const fn new(inner: W, colours: bool, bytes_max: usize) -> Self {
-        Self {
-            inner,
-            colours,
-            bytes_max,
-        }
-    }
-
-    fn line(&self, event: &str) -> String {
-        let event = event.strip_suffix('\n').unwrap_or(event);
-        let mut line = String::with_capacity(event.len() + 1);
-        let mut rest = event;
-        while let Some(c) = rest.chars().next() {
-            if line.len() >= self.bytes_max {
-                let _ = write!(line, "… ({} bytes)", event.len());
-                break;
-            }
-            let colour = if self.colours { colour_len(rest) } else { 0 };
-            if colour > 0 {
-                line.push_str(&rest[..colour]);
-                rest = &rest[colour..];
-                continue;
-            }
-            if is_hidden(c) {
-                // The form JSON reads back; the same in text, so that both can be searched.
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    let _ = write!(line, "\\u{unit:04x}");
-                }
-            } else {
-                line.push(c);
-            }
-            rest = &rest[c.len_utf8()..];
-        }
-        line.push('\n');
-        line
-    }
-}
-
-/// Bytes of the colour sequence (`ESC [ digits ; … m`) `text` starts with, or 0. Colours are the
-/// formatter's own; every other escape sequence is somebody else's and is made visible.
-fn colour_len(text: &str) -> usize {
-    let Some(body) = text.strip_prefix("\x1b[") else {
-        return 0;
-    };
-    match body.find(|c: char| !(c.is_ascii_digit() || c == ';')) {
-        Some(end) if end <= 16 && body[end..].starts_with('m') => 2 + end + 1,
-        _ => 0,
-    }
-}
-
-impl<W: Write> Write for Printable<W> {
-    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let line = self.line(&String::from_utf8_lossy(event));
-        self.inner.write_all(line.as_bytes())?;
-        Ok(event.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 #[cfg(test)]

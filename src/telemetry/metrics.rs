@@ -140,6 +140,8 @@ metrics! {
             "reloads of configuration, rules and certificates";
         psk_key_used: IntCounterVec = "psk_key_used_total" ["slot"]
             "PSK handshakes by the key that proved the identity";
+        log_lines_dropped: IntCounterVec = "log_lines_dropped_total" []
+            "log lines nobody read in time";
         task_panics: IntCounterVec = "panics_total" []
             "tasks that ended in a panic";
     }
@@ -160,6 +162,7 @@ metrics! {
         hub_accepted: IntCounter = hub_deliveries ["accepted"] "Outcome `accepted`.";
         hub_throttled: IntCounter = hub_throttles [] "Throttling answers.";
         token_expiry: Gauge = token_expiries [] "End of the newest accepted token.";
+        log_dropped: IntCounter = log_lines_dropped [] "Brought up to date when rendered.";
         panics: IntCounter = task_panics [] "Must stay 0.";
     }
 }
@@ -174,6 +177,8 @@ impl Metrics {
     /// The exposition in Prometheus text format, process metrics included.
     #[must_use]
     pub fn render(&self) -> String {
+        let dropped = super::log::dropped().saturating_sub(self.log_dropped.get());
+        self.log_dropped.inc_by(dropped);
         let mut families = self.registry.gather();
         families.extend(prometheus::gather());
         let mut text = String::new();

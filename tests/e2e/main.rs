@@ -4,6 +4,7 @@
 mod support;
 
 mod files;
+mod log;
 mod outage;
 mod process;
 mod refusals;

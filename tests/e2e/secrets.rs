@@ -104,7 +104,7 @@ async fn no_secret_is_in_the_log_at_trace_level_in_metrics_or_in_arguments() {
 
     let log = std::fs::read_to_string(&log).expect("log");
     assert!(
-        log.contains(" TRACE ") && log.contains("psk-1"),
+        log.contains(" level=trace ") && log.contains("psk-1"),
         "at trace level:\n{log}"
     );
     assert!(

@@ -71,12 +71,12 @@ async fn a_storm_of_sighups_reloads_a_few_times_and_disturbs_nobody() {
             .any(|line| words.iter().all(|w| line.contains(w)))
     };
     until("the key is named", || {
-        said(&["WARN", "restart", "hub.token_ttl"])
+        said(&["level=warn", "restart", "hub.token_ttl"])
     })
     .await;
     fs::write(&config, text.replace("token_ttl", "token_tll")).expect("written");
     until("the mistake is named", || {
-        said(&["ERROR", "gateway.toml:", "token_tll"])
+        said(&["level=error", "gateway.toml:", "token_tll"])
     })
     .await;
     assert!(said(&["SIGHUP", "reloaded"]));

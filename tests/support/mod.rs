@@ -4,6 +4,7 @@
 pub mod device;
 pub mod fleet;
 pub mod http;
+pub mod logfmt;
 pub mod process;
 pub mod proxy;
 

@@ -10,6 +10,7 @@ fn the_root_folder_holds_only_what_it_should() {
     let allowed = [
         "Cargo.toml",
         "Cargo.lock",
+        "build.rs",
         "src",
         "certs",
         "config",

@@ -12,6 +12,7 @@ use crate::listener::log_text;
 use crate::mqtt::packet::QoS;
 use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
+use crate::telemetry::log::CONNECT;
 use crate::tls::Stream;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -77,10 +78,11 @@ impl<U: Upstream> Conn<U> {
 
     fn log_end(&self, close: &Close) {
         tracing::info!(
+            target: CONNECT,
             device = %self.claim.key(),
             source = %self.source,
             reason = %close.reason,
-            text = ?log_text(&close.text),
+            text = log_text(&close.text),
             seconds = clock::mono().since(self.since).as_secs(),
             "device disconnected"
         );
