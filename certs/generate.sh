@@ -27,4 +27,5 @@ leaf server localhost ca \
   "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1
 extendedKeyUsage=serverAuth"
 leaf device-1 device-1 device-ca "extendedKeyUsage=clientAuth"
+chmod 600 ../../config/fleet.psk # what holds keys is nobody else's; git does not keep that
 printf 'made certs/dev: ca.pem, server.pem, device-ca.pem, device-1.pem and their keys\n'

@@ -23,7 +23,8 @@ pub fn parse_files<T: AsRef<str>>(texts: &[T], fleet: &str) -> RuleSet {
         })
         .collect();
     let resolvers = Resolvers {
-        read: &|_| Ok(fleet.as_bytes().to_vec()),
+        read: &|_| Ok(Vec::new()),
+        read_secret: &|_| Ok(fleet.as_bytes().to_vec()),
         secret: &|_| Err("no secrets here".to_owned()),
     };
     RuleSet::parse(&files, &resolvers).unwrap_or_else(|problems| panic!("{}", problems[0]))

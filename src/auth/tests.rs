@@ -27,13 +27,15 @@ const PASSWORD: &[u8] = b"open sesame";
 const SAS_KEY: [u8; 32] = [7; 32];
 
 pub(super) fn parse_with(text: &str, files: &[(&str, &[u8])]) -> RuleSet {
+    let read = |path: &Path| {
+        let found = files.iter().find(|(name, _)| Path::new(name) == path);
+        found
+            .map(|(_, b)| b.to_vec())
+            .ok_or_else(|| "no such file".to_owned())
+    };
     let resolvers = Resolvers {
-        read: &|path: &Path| {
-            let found = files.iter().find(|(name, _)| Path::new(name) == path);
-            found
-                .map(|(_, b)| b.to_vec())
-                .ok_or_else(|| "no such file".to_owned())
-        },
+        read: &read,
+        read_secret: &read,
         secret: &|_| Err("no secrets here".to_owned()),
     };
     let file = RulesText {

@@ -2,6 +2,7 @@
 
 use crate::auth::rules::{Resolvers, RuleSet, RulesText};
 use crate::config::reload::Files;
+use crate::config::secret_file;
 use crate::config::{self, Config, Problem, Setting};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -122,6 +123,10 @@ pub(super) fn load_rules_noting(
         read: &|path| {
             noted.borrow_mut().note(path);
             fs::read(path).map_err(|error| format!("cannot be read ({error})"))
+        },
+        read_secret: &|path| {
+            noted.borrow_mut().note(path);
+            secret_file::read_all(path, config.insecure_permissions)
         },
         secret: &|text| {
             for path in config::files_named(text, base, environment) {

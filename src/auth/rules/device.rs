@@ -240,7 +240,7 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
             limits,
         });
         let path = section.doc.path(written);
-        match (section.doc.resolvers.read)(&path) {
+        match (section.doc.resolvers.read_secret)(&path) {
             Err(error) => section.problem("path", error),
             Ok(file) => {
                 let file = Zeroizing::new(file);

@@ -15,9 +15,11 @@ const PROBLEMS_MAX: usize = 200;
 
 /// What the rules need from outside, passed in because this module touches no files.
 pub struct Resolvers<'a> {
-    /// Reads a file named by `psk_file` or `issuer_ca`. Relative paths were already joined to
-    /// the folder of the rules file. The error is one sentence without secrets.
+    /// Reads a file named by `issuer_ca`. Relative paths were already joined to the folder of the
+    /// rules file. The error is one sentence without secrets.
     pub read: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
+    /// The same for a `psk_file`, which nobody else may read.
+    pub read_secret: &'a dyn Fn(&Path) -> Result<Vec<u8>, String>,
     /// Replaces `${ENV}` and `${file:PATH}` in a value that holds `${`. The error is one sentence
     /// without secrets.
     pub secret: &'a dyn Fn(&str) -> Result<String, String>,

@@ -29,6 +29,7 @@ fn parse(text: &str) -> Result<RuleSet, Vec<Problem>> {
     let name = "etc/rules.toml";
     let resolvers = Resolvers {
         read: &read,
+        read_secret: &read,
         secret: &secret,
     };
     RuleSet::parse(&[RulesText { name, text }], &resolvers)
@@ -344,7 +345,8 @@ fn a_fleet_file_of_100_000_lines_is_read_whole() {
         file.push_str(&format!("load-{i}:{i:032x}{:032x}\n", !i));
     }
     let resolvers = Resolvers {
-        read: &|_| Ok(file.clone().into_bytes()),
+        read: &read,
+        read_secret: &|_| Ok(file.clone().into_bytes()),
         secret: &secret,
     };
     let text = "[[psk_file]]\npath = \"fleet.psk\"\n";
@@ -362,8 +364,10 @@ fn the_example_files_load_and_their_expectations_hold() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let name = folder.join("rules.toml");
     let text = std::fs::read_to_string(&name).unwrap();
+    let read = |path: &Path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()));
     let resolvers = Resolvers {
-        read: &|path| std::fs::read(path).map_err(|e| format!("{}: {e}", path.display())),
+        read: &read,
+        read_secret: &read,
         secret: &secret,
     };
     let file = RulesText {

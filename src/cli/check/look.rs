@@ -135,37 +135,25 @@ fn against_listeners(found: &mut Found, config: &Config, rules: &RuleSet) {
     }
 }
 
-/// Files with device keys that others than the gateway's user can read.
+/// Rules files with device keys in them that others than the gateway's user can read.
 fn exposed(found: &mut Found, config: &Config) {
-    let mut seen = HashSet::new();
-    for path in &config.rules_files {
-        let (holds_keys, fleets) = secrets_of(path);
-        let own = holds_keys.then(|| path.clone());
-        for file in own.into_iter().chain(fleets) {
-            if !seen.insert(file.clone()) {
-                continue;
-            }
-            if let Err(text) = secret_file::check_permissions(&file) {
-                let name = capped(&file.display().to_string());
-                let what = text.strip_prefix(&name).unwrap_or(&text);
-                let what = what.split(';').next().unwrap_or(what).trim();
-                let text = format!("{what}; run `chmod 600` on it");
-                found.warnings.push(Problem::new(name, "", text));
-            }
+    for path in config.rules_files.iter().filter(|path| holds_keys(path)) {
+        if let Err(text) = secret_file::check_permissions(path) {
+            let name = capped(&path.display().to_string());
+            let what = text.strip_prefix(&name).unwrap_or(&text).trim();
+            found.warnings.push(Problem::new(name.clone(), "", what));
         }
     }
 }
 
-/// Whether a rules file itself holds keys, and the PSK files it names.
-fn secrets_of(path: &Path) -> (bool, Vec<PathBuf>) {
+/// Whether a rules file itself holds keys.
+fn holds_keys(path: &Path) -> bool {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let table: toml::Table = text.parse().unwrap_or_default();
-    let entries = |key: &str| {
-        let array = table.get(key).and_then(toml::Value::as_array);
-        array.map(Vec::as_slice).unwrap_or_default().to_vec()
-    };
-    let holds_keys = entries("device").iter().any(|device| {
+    let devices = table.get("device").and_then(toml::Value::as_array);
+    let devices = devices.map(Vec::as_slice).unwrap_or_default();
+    devices.iter().any(|device| {
         let secret = |kind: &str, key: &str| {
             let value = device.get(kind).and_then(|table| table.get(key));
             value
@@ -177,12 +165,5 @@ fn secrets_of(path: &Path) -> (bool, Vec<PathBuf>) {
             || secret("sas", "primary_key")
             || secret("sas", "secondary_key")
             || secret("password", "hash")
-    });
-    let folder = path.parent().unwrap_or(Path::new(""));
-    let fleets = entries("psk_file");
-    let fleets = fleets
-        .iter()
-        .filter_map(|fleet| fleet.get("path").and_then(toml::Value::as_str))
-        .map(|name| folder.join(name));
-    (holds_keys, fleets.collect())
+    })
 }

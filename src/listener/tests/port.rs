@@ -71,6 +71,7 @@ fn rules() -> RuleSet {
     );
     let resolvers = Resolvers {
         read: &|_| Err("no files here".to_owned()),
+        read_secret: &|_| Err("no files here".to_owned()),
         secret: &|value| Ok(value.to_owned()),
     };
     let file = RulesText {

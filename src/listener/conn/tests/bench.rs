@@ -131,6 +131,7 @@ fn admission() -> Admission {
         psk = { identity = \"dev\", key = \"hex:00112233445566778899aabbccddeeff\" }\n";
     let resolvers = Resolvers {
         read: &|_| Err("no files here".to_owned()),
+        read_secret: &|_| Err("no files here".to_owned()),
         secret: &|value| Ok(value.to_owned()),
     };
     let file = RulesText {
