@@ -47,9 +47,9 @@ use toml::de::DeTable;
 /// One thing wrong in a file, and how to put it right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, as the caller named it.
+    /// The file, as the caller named it, with the line when it is known: `rules.toml:17`.
     pub file: String,
-    /// Where in it: `device[2].psk.key (line 17)`, `line 4`, or empty for the whole file.
+    /// What of it: `device[2].psk.key`, or empty.
     pub key: String,
     /// What is wrong and what to do. Never a value that may be secret.
     pub message: String,
@@ -152,14 +152,14 @@ impl RuleSet {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let at = error.span().map_or(0, |span| span.start);
-            problems.add(file.name, doc.place("", at), error.message());
+            problems.add(&doc.place(at), "", error.message());
         }
         let mut root = Section::new(&doc, table.get_ref());
         let entries = ["device", "rule", "psk_file"];
         if errors.is_empty() && !entries.iter().any(|key| root.has(key)) {
             problems.add(
                 file.name,
-                String::new(),
+                "",
                 "holds no [[device]], [[rule]] or [[psk_file]]; write one, or take the file out \
                  of [rules] files",
             );
@@ -197,7 +197,7 @@ impl RuleSet {
             if let Some((Owner::Fleet(fleet), _)) = self.psk.get(id.as_bytes()) {
                 let name = self.fleets.get(fleet as usize).map_or("", |f| &*f.name);
                 let message = format!("{id} has a [[device]] and a line in {name}; keep one");
-                problems.add(&entry.place, String::new(), message);
+                problems.add(&entry.place, "", message);
             }
         }
     }

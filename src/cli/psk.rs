@@ -100,7 +100,7 @@ pub fn run(args: &Args) -> ExitCode {
         }
         Err(problems) => {
             for problem in problems {
-                let _ = writeln!(std::io::stderr(), "psk: {problem}");
+                let _ = writeln!(std::io::stderr(), "{problem}");
             }
             ExitCode::from(EXIT_USAGE)
         }
@@ -109,7 +109,7 @@ pub fn run(args: &Args) -> ExitCode {
 
 type Output = Result<Zeroizing<String>, Vec<String>>;
 
-/// Works on a file; every problem starts with its name.
+/// Works on a file; every problem starts with its name, and the line where there is one.
 fn with_file(path: &Path, work: impl FnOnce(&[u8]) -> Output) -> Output {
     let file = std::fs::read(path).map(Zeroizing::new);
     let done = file
@@ -117,8 +117,11 @@ fn with_file(path: &Path, work: impl FnOnce(&[u8]) -> Output) -> Output {
         .and_then(|file| work(&file));
     done.map_err(|problems| {
         let name = capped(&path.display().to_string());
-        let problems = problems.into_iter();
-        problems.map(|text| format!("{name}: {text}")).collect()
+        let placed = |text: String| match text.strip_prefix("line ") {
+            Some(text) => format!("{name}:{text}"),
+            None => format!("{name}: {text}"),
+        };
+        problems.into_iter().map(placed).collect()
     })
 }
 

@@ -127,7 +127,7 @@ fn an_expectation_that_does_not_hold_is_a_problem_with_file_and_line() {
     let done = folder.check("");
     assert_eq!((done.code, done.out.as_str()), (64, ""));
     for words in [
-        "expect[1] (line ",
+        ": expect[1]: ",
         "expected device thermo-2, but it is thermo-1 by device thermo-1",
         "expected refusal no_rule, but it is refused as psk_unknown",
         "expected refusal no_rule, but it is admitted as plant-a-1 by plant A",

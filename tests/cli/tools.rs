@@ -18,16 +18,16 @@ fn each_planted_mistake_of_a_psk_file_is_named_with_file_and_line_and_no_key() {
     let done = folder.sh("iothub-gateway psk lint fleet.psk");
     assert_eq!(done.code, 64, "{done:?}");
     for expected in [
-        "psk: fleet.psk: line 3: identity is there twice; first in line 2",
-        "psk: fleet.psk: line 4: the key is shorter than 16 bytes",
-        "psk: fleet.psk: line 5: the key is also the one of line 2",
-        "psk: fleet.psk: line 6: the key is all zeros",
-        "psk: fleet.psk: line 7: the key after `base64:` is also hex",
-        "psk: fleet.psk: line 8: no key",
-        "psk: fleet.psk: line 9: no colon",
-        "psk: fleet.psk: line 10: the identity is no device id",
-        "psk: fleet.psk: line 11: the line holds a NUL",
-        "psk: fleet.psk: line 12: the key is shorter than 16 bytes",
+        "fleet.psk:3: identity is there twice; first in line 2",
+        "fleet.psk:4: the key is shorter than 16 bytes",
+        "fleet.psk:5: the key is also the one of line 2",
+        "fleet.psk:6: the key is all zeros",
+        "fleet.psk:7: the key after `base64:` is also hex",
+        "fleet.psk:8: no key",
+        "fleet.psk:9: no colon",
+        "fleet.psk:10: the identity is no device id",
+        "fleet.psk:11: the line holds a NUL",
+        "fleet.psk:12: the key is shorter than 16 bytes",
     ] {
         assert!(done.err.contains(expected), "{expected}\n{}", done.err);
     }
@@ -46,12 +46,12 @@ fn an_empty_a_missing_and_a_binary_file_are_told_apart() {
     for (file, words) in [
         ("empty.psk", "names no identity"),
         ("missing.psk", "cannot be read"),
-        ("binary.psk", "line 1: is not UTF-8"),
+        ("binary.psk", "binary.psk:1: is not UTF-8"),
     ] {
         for command in ["lint", "import"] {
             let done = folder.sh(&format!("iothub-gateway psk {command} {file}"));
             assert_eq!(done.code, 64, "{done:?}");
-            let named = format!("psk: {file}: ");
+            let named = format!("{file}:");
             assert!(
                 done.err.contains(&named) && done.err.contains(words),
                 "{}",

@@ -110,7 +110,7 @@ async fn a_file_that_is_cut_off_or_broken_changes_nothing() {
     fs::write(&rules, &whole).expect("whole");
     fs::write(&fleet, &lines[..lines.len() - 2]).expect("a line cut off");
     reloaded(&bench, "failed", 3.0).await;
-    assert!(logged(&["ERROR", "half-written", "fleet.psk", "line 3"]));
+    assert!(logged(&["ERROR", "half-written", "fleet.psk:3: "]));
     assert_eq!(reloads(&bench, "ok").await, 0.0);
     device.ping().await.expect("untouched");
     other.ping().await.expect("untouched");

@@ -12,6 +12,8 @@ use crate::auth::password::StoredHash;
 use crate::auth::sas::DeviceKeys;
 use crate::auth::x509::parse_thumbprint;
 use crate::config::secret::Secret;
+use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use zeroize::Zeroizing;
 
@@ -35,6 +37,8 @@ pub(crate) struct DeviceEntry {
 pub(crate) struct Fleet {
     /// `psk_file fleet.psk`.
     pub(crate) name: Arc<str>,
+    /// The file's path.
+    file: Box<str>,
     pub(crate) place: Arc<str>,
     pub(crate) permissions: Permissions,
     pub(crate) limits: DeviceLimits,
@@ -69,7 +73,7 @@ pub(super) fn read_device(mut section: Section<'_, '_>, set: &mut RuleSet) {
         section.problem("", "needs id = \"…\", the device id in the hub");
     }
     let module = section.parsed("module", |t| ModuleId::parse(t).map_err(|e| e.to_string()));
-    let place: Arc<str> = format!("{} {}", section.doc.file, section.place()).into();
+    let place: Arc<str> = section.place().into();
     let index = u32::try_from(set.devices.len()).unwrap_or(u32::MAX);
     let enabled = section.flag("enabled").unwrap_or(true);
     let permissions = parse_allow(&mut section);
@@ -155,7 +159,16 @@ fn read_psk(mut section: Section<'_, '_>, client_id: &str, index: u32, set: &mut
             .psk
             .insert(identity.as_bytes(), &key, next, Owner::Device(index));
         if let Err(error) = inserted {
-            section.problem("identity", insert_problem(set, error));
+            let text = match error {
+                InsertError::Duplicate(Owner::Fleet(first)) => {
+                    let nothing_read = (u32::MAX, &[][..]);
+                    let mut first_lines = Repeated::default();
+                    let place = first_lines.place(&section, set, first, nothing_read, &identity);
+                    format!("the PSK identity is there twice; first in {place}")
+                }
+                error => insert_problem(set, error),
+            };
+            section.problem("identity", text);
         }
     }
     section.finish();
@@ -165,7 +178,7 @@ fn insert_problem(set: &RuleSet, error: InsertError) -> String {
     match error {
         InsertError::Full => "there are too many PSK identities".to_owned(),
         InsertError::Duplicate(Owner::Fleet(i)) => {
-            let first = set.fleets.get(i as usize).map_or("", |f| &*f.name);
+            let first = set.fleets.get(i as usize).map_or("", |f| &*f.file);
             format!("the PSK identity is there twice; first in {first}")
         }
         InsertError::Duplicate(Owner::Device(i)) => {
@@ -228,13 +241,14 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
     if !section.has("path") {
         section.problem("", "needs path = \"fleet.psk\"");
     }
-    let place: Arc<str> = format!("{} {}", section.doc.file, section.place()).into();
+    let place: Arc<str> = section.place().into();
     let permissions = parse_allow(&mut section);
     let limits = parse_limits(&mut section);
     if let Some(written) = &written {
         let fleet = u32::try_from(set.fleets.len()).unwrap_or(u32::MAX >> 1);
         set.fleets.push(Fleet {
             name: format!("psk_file {written}").into(),
+            file: section.doc.path(written).display().to_string().into(),
             place,
             permissions,
             limits,
@@ -256,27 +270,29 @@ fn read_lines(section: &Section<'_, '_>, name: &str, file: &[u8], fleet: u32, se
     let lines = match psk_file::lines(file) {
         Ok(lines) => lines,
         Err(line) => {
-            problems.add(
-                name,
-                format!("line {line}"),
-                "is not UTF-8; the file may be damaged",
-            );
+            let text = "is not UTF-8; the file may be damaged";
+            problems.add(&format!("{name}:{line}"), "", text);
             return;
         }
     };
     set.psk
         .reserve(file.iter().filter(|b| **b == b'\n').count() + 1, file.len());
     let before = set.psk.len();
+    let mut repeated = Repeated::default();
     for (number, line) in lines {
-        let place = || format!("line {number}");
+        let place = || format!("{name}:{number}");
         match psk_file::parse_line(line) {
-            Err(error) => problems.add(name, place(), error),
+            Err(error) => problems.add(&place(), "", error),
             Ok(None) => {}
-            Ok(Some(line)) => {
-                if let Err(error) = insert_line(set, &line, fleet) {
-                    problems.add(name, place(), insert_problem(set, error));
+            Ok(Some(line)) => match insert_line(set, &line, fleet) {
+                Err(InsertError::Duplicate(Owner::Fleet(first))) if !problems.is_full() => {
+                    let first = repeated.place(section, set, first, (fleet, file), line.identity);
+                    let text = format!("{} is there twice; first in {first}", line.identity);
+                    problems.add(&place(), "", text);
                 }
-            }
+                Err(error) => problems.add(&place(), "", insert_problem(set, error)),
+                Ok(()) => {}
+            },
         }
     }
     if set.psk.len() == before {
@@ -285,6 +301,49 @@ fn read_lines(section: &Section<'_, '_>, name: &str, file: &[u8], fleet: u32, se
             "the file names no identity; refused, because a half-written file looks like that",
         );
     }
+}
+
+/// Finds the first line of identities that came twice; the store keeps no lines.
+#[derive(Default)]
+struct Repeated(HashMap<u32, HashMap<Box<str>, usize>>);
+
+impl Repeated {
+    /// `fleet.psk:3`, or the file alone when its lines are not there any more.
+    fn place(
+        &mut self,
+        section: &Section<'_, '_>,
+        set: &RuleSet,
+        first: u32,
+        (fleet, file): (u32, &[u8]),
+        identity: &str,
+    ) -> String {
+        let name = set
+            .fleets
+            .get(first as usize)
+            .map_or("", |fleet| &*fleet.file);
+        let index = self.0.entry(first).or_insert_with(|| {
+            if first == fleet {
+                return index(file);
+            }
+            let again = (section.doc.resolvers.read_secret)(Path::new(name));
+            again.map_or_else(|_| HashMap::new(), |file| index(&Zeroizing::new(file)))
+        });
+        match index.get(identity) {
+            Some(line) => format!("{name}:{line}"),
+            None => name.to_owned(),
+        }
+    }
+}
+
+/// The first line of each identity.
+fn index(file: &[u8]) -> HashMap<Box<str>, usize> {
+    let mut index = HashMap::new();
+    for (number, line) in psk_file::lines(file).into_iter().flatten() {
+        if let Ok(Some(line)) = psk_file::parse_line(line) {
+            index.entry(line.identity.into()).or_insert(number);
+        }
+    }
+    index
 }
 
 fn insert_line(set: &mut RuleSet, line: &PskLine<'_>, fleet: u32) -> Result<(), InsertError> {

@@ -128,7 +128,7 @@ impl Probe {
 /// One `[[expect]]`.
 pub(super) struct Expectation {
     file: String,
-    place: String,
+    key: String,
     probe: Probe,
     publish: Option<String>,
     subscribe: Option<String>,
@@ -189,7 +189,7 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
             None
         }
     };
-    let (file, place) = (section.doc.file.to_owned(), section.place());
+    let (file, key) = (section.place(), section.path().to_owned());
     section.finish();
     let mut probe = probe?;
     probe.client_id = client_id.unwrap_or(probe.client_id);
@@ -200,7 +200,7 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
     probe.anchors = anchors;
     Some(Expectation {
         file,
-        place,
+        key,
         probe,
         publish,
         subscribe,
@@ -239,7 +239,7 @@ impl RuleSet {
             let message = expectation.run(self).err()?;
             Some(Problem {
                 file: expectation.file.clone(),
-                key: expectation.place.clone(),
+                key: expectation.key.clone(),
                 message,
             })
         });

@@ -33,7 +33,13 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    pub(super) fn add(&self, file: &str, key: String, message: impl Into<String>) {
+    /// Whether more problems are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.borrow().len() >= PROBLEMS_MAX
+    }
+
+    /// `file` with its line, where there is one: `rules.toml:17`.
+    pub(super) fn add(&self, file: &str, key: &str, message: impl Into<String>) {
         let mut found = self.found.borrow_mut();
         if found.len() >= PROBLEMS_MAX {
             self.left_out.set(self.left_out.get() + 1);
@@ -41,7 +47,7 @@ impl Problems {
         }
         found.push(Problem {
             file: file.to_owned(),
-            key,
+            key: key.to_owned(),
             message: message.into(),
         });
     }
@@ -49,7 +55,8 @@ impl Problems {
     pub(super) fn into_vec(self) -> Vec<Problem> {
         let mut found = self.found.into_inner();
         if let (left_out @ 1.., Some(last)) = (self.left_out.get(), found.last()) {
-            let file = last.file.clone();
+            let file = last.file.trim_end_matches(|c: char| c.is_ascii_digit());
+            let file = file.strip_suffix(':').unwrap_or(&last.file).to_owned();
             found.push(Problem {
                 file,
                 key: String::new(),
@@ -97,13 +104,9 @@ impl<'a> Document<'a> {
         1 + ends.partition_point(|end| *end < at)
     }
 
-    pub(super) fn place(&self, path: &str, at: usize) -> String {
-        let line = self.line(at);
-        if path.is_empty() {
-            format!("line {line}")
-        } else {
-            format!("{path} (line {line})")
-        }
+    /// `rules.toml:17` of byte `at`.
+    pub(super) fn place(&self, at: usize) -> String {
+        format!("{}:{}", self.file, self.line(at))
     }
 
     /// A path of a rules file, relative to the file it stands in.
@@ -133,9 +136,14 @@ impl<'s, 'i> Section<'s, 'i> {
         }
     }
 
-    /// Where this table begins, e.g. `device[2] (line 17)`.
+    /// Where this table begins: `rules.toml:17`.
     pub(super) fn place(&self) -> String {
-        self.doc.place(&self.path, self.at)
+        self.doc.place(self.at)
+    }
+
+    /// Which table this is: `device[2]`.
+    pub(super) fn path(&self) -> &str {
+        &self.path
     }
 
     fn child_path(&self, key: &str) -> String {
@@ -148,11 +156,13 @@ impl<'s, 'i> Section<'s, 'i> {
 
     /// Reports a problem with a key, or with the table when the key is absent or empty.
     pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
-        let place = match self.find(key) {
-            Some((span, _)) => self.doc.place(&self.child_path(key), span.start),
-            None => self.place(),
-        };
-        self.doc.problems.add(self.doc.file, place, message);
+        let problems = self.doc.problems;
+        match self.find(key) {
+            Some((span, _)) => {
+                problems.add(&self.doc.place(span.start), &self.child_path(key), message);
+            }
+            None => problems.add(&self.place(), &self.path, message),
+        }
     }
 
     fn find(&self, key: &str) -> Option<(Range<usize>, &'s DeValue<'i>)> {
@@ -294,8 +304,10 @@ impl<'s, 'i> Section<'s, 'i> {
                 Some(near) => format!("unknown key; did you mean `{near}`?"),
                 None => format!("unknown key; known here: {}", self.asked.join(", ")),
             };
-            let place = self.doc.place(&self.child_path(&shown), name.span().start);
-            self.doc.problems.add(self.doc.file, place, message);
+            let place = self.doc.place(name.span().start);
+            self.doc
+                .problems
+                .add(&place, &self.child_path(&shown), message);
         }
     }
 }

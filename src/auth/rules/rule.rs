@@ -136,7 +136,7 @@ impl Rule {
     }
 
     pub(super) fn parse(mut section: Section<'_, '_>, index: usize) -> Option<Self> {
-        let place: Arc<str> = format!("{} {}", section.doc.file, section.place()).into();
+        let place: Arc<str> = section.place().into();
         let name = section.text("name");
         let when = section.child("when").map(parse_when);
         let deny = section.flag("deny").unwrap_or(false);

@@ -10,6 +10,11 @@ const CA: &[u8] = include_bytes!("../../../config/plant-a.pem");
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     match path.to_str() {
         Some("etc/fleet.psk") => Ok(format!("load-1:{}\n", &KEY[4..]).into_bytes()),
+        Some("etc/twice.psk") => Ok(format!(
+            "# some come twice\n\nload-2:{0}\nload-1:{0}\nload-2:{0}\n",
+            &OTHER[4..]
+        )
+        .into_bytes()),
         Some("etc/empty.psk") => Ok(b"# nothing yet\n\n".to_vec()),
         Some("etc/bad.psk") => Ok(b"load-1:00\nno colon\nload-2:raw:sixteen-byte-key\n".to_vec()),
         Some("etc/cut.psk") => Ok(b"load-1:00112233445566778899aabbccddeeff\nload-2\xff".to_vec()),
@@ -98,14 +103,14 @@ fn byte_order_mark_and_crlf_change_nothing() {
 fn duplicates_are_refused_and_both_places_named() {
     refused(
         &format!("{}{}", psk("a"), psk("a")),
-        "first in etc/rules.toml device[0] (line 1)",
+        "first in etc/rules.toml:1",
     );
     let same = |id: &str, field: &str| device(id, field);
     let twice = |field: &str| format!("{}{}", same("a", field), same("b", field));
     let identity = format!("psk = {{ identity = \"x\", key = \"{KEY}\" }}");
     refused(
         &twice(&identity),
-        "device[1].psk.identity (line 6): the PSK identity is there twice",
+        "etc/rules.toml:6: device[1].psk.identity: the PSK identity is there twice",
     );
     let print = format!("x509 = {{ thumbprint = \"{}\" }}", "ab".repeat(20));
     refused(&twice(&print), "registered already for device a");
@@ -116,7 +121,7 @@ fn duplicates_are_refused_and_both_places_named() {
     let both = format!("{}[[psk_file]]\npath = \"fleet.psk\"\n", psk("load-1"));
     refused(
         &both,
-        "the PSK identity is there twice; first in etc/rules.toml device[0]",
+        "etc/fleet.psk:1: the PSK identity is there twice; first in etc/rules.toml:1",
     );
     let fleet_and_sas = format!(
         "{}[[psk_file]]\npath = \"fleet.psk\"\n",
@@ -147,15 +152,15 @@ device_id = "{devce}"
 "#;
     let found = problems(text);
     for expected in [
-        "etc/rules.toml: device[0].id (line 3): an id may only hold",
-        "device[0].pks (line 4): unknown key; did you mean `psk`?",
-        "device[0] (line 2): has no credential",
-        "device[1].psk.idenity (line 7): unknown key; did you mean `identity`?",
-        "device[1].psk.key (line 7): the key is shorter than 16 bytes",
-        "rule[0].when.credental (line 9): unknown key; did you mean `credential`?",
-        "rule[0].when.source (line 9): the address has bits beyond the prefix",
-        "rule[0].device_id (line 10): there is no {devce}",
-        "rul (line 11): unknown key; did you mean `rule`?",
+        "etc/rules.toml:3: device[0].id: an id may only hold",
+        "etc/rules.toml:4: device[0].pks: unknown key; did you mean `psk`?",
+        "etc/rules.toml:2: device[0]: has no credential",
+        "etc/rules.toml:7: device[1].psk.idenity: unknown key; did you mean `identity`?",
+        "etc/rules.toml:7: device[1].psk.key: the key is shorter than 16 bytes",
+        "etc/rules.toml:9: rule[0].when.credental: unknown key; did you mean `credential`?",
+        "etc/rules.toml:9: rule[0].when.source: the address has bits beyond the prefix",
+        "etc/rules.toml:10: rule[0].device_id: there is no {devce}",
+        "etc/rules.toml:11: rul: unknown key; did you mean `rule`?",
     ] {
         assert!(found.contains(expected), "{expected}\n---\n{found}");
     }
@@ -288,19 +293,27 @@ fn psk_files_report_every_line_and_refuse_emptiness() {
     let file = |name: &str| format!("[[psk_file]]\npath = \"{name}\"\n");
     let found = problems(&file("bad.psk"));
     assert!(
-        found.contains("etc/bad.psk: line 1: the key is shorter"),
+        found.contains("etc/bad.psk:1: the key is shorter"),
         "{found}"
     );
-    assert!(found.contains("etc/bad.psk: line 2: no colon"), "{found}");
+    assert!(found.contains("etc/bad.psk:2: no colon"), "{found}");
     refused(&file("empty.psk"), "names no identity");
-    refused(&file("cut.psk"), "etc/cut.psk: line 2: is not UTF-8");
+    refused(&file("cut.psk"), "etc/cut.psk:2: is not UTF-8");
     refused(
         &file("gone.psk"),
-        "psk_file[0].path (line 2): etc/gone.psk: no such file",
+        "etc/rules.toml:2: psk_file[0].path: etc/gone.psk: no such file",
     );
     refused(
         &format!("{}{}", file("fleet.psk"), file("fleet.psk")),
-        "there twice",
+        "etc/fleet.psk:1: load-1 is there twice; first in etc/fleet.psk:1",
+    );
+    refused(
+        &format!("{}{}", file("fleet.psk"), file("twice.psk")),
+        "etc/twice.psk:4: load-1 is there twice; first in etc/fleet.psk:1",
+    );
+    refused(
+        &file("twice.psk"),
+        "etc/twice.psk:5: load-2 is there twice; first in etc/twice.psk:3",
     );
     let set = parse(&file("fleet.psk")).unwrap();
     assert_eq!(set.counts().psk_identities, 1);
@@ -314,7 +327,7 @@ fn secrets_come_from_outside_only_where_asked() {
     assert_eq!(set.psk(b"a").unwrap().key[0], 0xff);
     refused(
         &with("${GONE}"),
-        "device[0].psk.key (line 3): the variable is not set",
+        "etc/rules.toml:3: device[0].psk.key: the variable is not set",
     );
 }
 
@@ -439,7 +452,7 @@ fn an_expectation_that_does_not_hold_is_a_problem_with_its_place() {
     );
     let failed = run("device = \"b\"");
     assert!(
-        failed.starts_with("etc/rules.toml: expect[0] (line 5): expected device b"),
+        failed.starts_with("etc/rules.toml:5: expect[0]: expected device b"),
         "{failed}"
     );
     assert!(run("deny = \"no_rule\"").contains("admitted as a by device a"));

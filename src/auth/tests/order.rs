@@ -126,9 +126,9 @@ fn an_explanation_names_each_rule_and_why_it_did_not_fit() {
     let explanation = explain(&rules, &psk("load-1"));
     assert_eq!(
         explanation.to_string(),
-        "plant A [rules.toml rule[0] (line 3)]: `source` does not hold the address\n\
-         certs [rules.toml rule[1] (line 7)]: `credential` is another kind\n\
-         psk_file fleet.psk [rules.toml psk_file[0] (line 1)]: lists this identity and decides\n\
+        "plant A [rules.toml:3]: `source` does not hold the address\n\
+         certs [rules.toml:7]: `credential` is another kind\n\
+         psk_file fleet.psk [rules.toml:1]: lists this identity and decides\n\
          admitted as load-1 by psk_file fleet.psk (psk), allowed: telemetry, commands"
     );
     let refused = explain(&rules, &claim(Transport::Psk("load-1"), "load-2"));
