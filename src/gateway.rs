@@ -4,6 +4,7 @@
 //! hub has taken the token, or [`HUB_PATIENCE`] later without it: devices that wait for a hub are
 //! better off connected than refused.
 
+pub mod dates;
 mod load;
 mod reload;
 

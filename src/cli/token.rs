@@ -10,8 +10,6 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use zeroize::Zeroizing;
 
 /// Exit code for input the user has to correct (`EX_USAGE`).
@@ -174,7 +172,7 @@ fn describe(text: &str, now: Unix) -> Result<Zeroizing<String>, String> {
     Ok(Zeroizing::new(format!(
         "scope   {}\nexpires {} ({distance})\npolicy  {policy}",
         printable(&scope),
-        iso(expires)
+        expires
     )))
 }
 
@@ -184,15 +182,6 @@ fn printable(text: &str) -> String {
         .flat_map(char::escape_debug)
         .take(512)
         .collect()
-}
-
-/// RFC 3339, to the second.
-pub(super) fn iso(at: Unix) -> String {
-    i64::try_from(at.as_secs())
-        .ok()
-        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok())
-        .and_then(|t| t.format(&Rfc3339).ok())
-        .unwrap_or_else(|| format!("{} s after 1970", at.as_secs()))
 }
 
 /// The two largest units of a duration.

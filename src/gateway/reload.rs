@@ -5,6 +5,7 @@
 //! checked and named. One problem anywhere keeps all of the old set. Files are read on a blocking
 //! thread, one reload at a time; what arrives meanwhile becomes one more.
 
+use super::dates;
 use super::load::{Sources, environment, load_rules_noting, note_tls};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
@@ -21,8 +22,19 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// Why a reload happens, as the log says it.
+const HANGUP: &str = "SIGHUP";
+const CHANGE: &str = "a file changed";
+
 /// Least time between the end of a reload and the next one.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a certificate and a key that do not fit each other are given to become a pair: they
+/// are two files, and whoever writes them takes a while between the two.
+const PAIR: Duration = Duration::from_secs(10);
+
+/// How often the log says which certificates end.
+const DATES: Duration = Duration::from_secs(86_400);
 
 /// What the gateway runs with, and where a reload puts the new.
 pub(super) struct Reloader {
@@ -41,12 +53,21 @@ struct Fresh {
     hub_key_changed: bool,
 }
 
+/// Why a reload did not happen.
+struct Unfit {
+    problems: Vec<String>,
+    /// Files of TLS are among them, which may be half of a change.
+    tls: bool,
+}
+
 /// What a reload leaves behind.
 struct Done {
     /// What was read, also when it was no good: its next change is the next try.
     files: Files,
     /// The keys of the configuration file, when it could be read.
     settings: Option<(Vec<Setting>, bool)>,
+    /// Nothing was decided: a pair of files may be half changed, and there is time left.
+    unsettled: bool,
 }
 
 /// Reloads on SIGHUP and on changes of files, until `stop`.
@@ -55,35 +76,70 @@ pub(super) async fn run(reloader: Arc<Reloader>, sources: Sources, stop: Cancell
         .map_err(|error| tracing::warn!(%error, "SIGHUP cannot be received; files are watched"))
         .ok();
     let mut watch = Watch::new(sources.files.clone());
+    let mut dates = tokio::time::interval(DATES);
     let mut waiting = Vec::new();
     loop {
         let cause = tokio::select! {
             () = stop.cancelled() => return,
-            () = received(hangup.as_mut()) => "SIGHUP",
-            () = watch.changed() => "a file changed",
-        };
-        let (work, path) = (reloader.clone(), sources.clone());
-        let done = tokio::task::spawn_blocking(move || work.reload(&path, cause)).await;
-        match done {
-            Ok(done) => {
-                watch.follow(done.files);
-                if let Some((settings, hub_key)) = done.settings {
-                    let changed = changed_keys(&sources.settings, &settings, hub_key);
-                    if changed != waiting {
-                        tell_waiting(&changed);
-                        waiting = changed;
-                    }
-                }
+            () = received(hangup.as_mut()) => HANGUP,
+            () = watch.changed() => CHANGE,
+            _ = dates.tick() => {
+                reloader.tell_dates(&sources);
+                continue;
             }
-            Err(error) => {
-                reloader.count("failed");
-                reloader.metrics.panics.inc();
-                tracing::error!(%error, "the reload broke off; report this as a defect");
+        };
+        let settled = settle(&reloader, &sources, cause, &mut watch, hangup.as_mut());
+        let done = tokio::select! {
+            () = stop.cancelled() => return,
+            done = settled => done,
+        };
+        if let Some((settings, hub_key)) = done.and_then(|done| done.settings) {
+            reloader.tell_dates(&sources);
+            let changed = changed_keys(&sources.settings, &settings, hub_key);
+            if changed != waiting {
+                tell_waiting(&changed);
+                waiting = changed;
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Reloads; again when a file changes while a certificate waits for its key, until [`PAIR`] is
+/// over. Whoever asks by a signal gets the answer at once.
+async fn settle(
+    reloader: &Arc<Reloader>,
+    sources: &Sources,
+    mut cause: &'static str,
+    watch: &mut Watch,
+    mut hangup: Option<&mut Signal>,
+) -> Option<Done> {
+    let begun = clock::mono();
+    loop {
+        let left = PAIR.saturating_sub(clock::mono().since(begun));
+        let last = cause == HANGUP || left.is_zero();
+        let (work, path) = (reloader.clone(), sources.clone());
+        let done = tokio::task::spawn_blocking(move || work.reload(&path, cause, last)).await;
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                reloader.count("failed");
+                reloader.metrics.panics.inc();
+                tracing::error!(%error, "the reload broke off; report this as a defect");
+                return None;
+            }
+        };
+        watch.follow(done.files.clone());
+        if !done.unsettled {
+            return Some(done);
+        }
+        tokio::select! {
+            () = received(hangup.as_deref_mut()) => cause = HANGUP,
+            () = watch.changed() => {}
+            () = tokio::time::sleep(left) => {}
         }
     }
 }
@@ -126,10 +182,12 @@ fn changed_keys(before: &[Setting], now: &[Setting], hub_key: bool) -> Vec<Strin
 }
 
 impl Reloader {
-    /// One reload, counted and logged. Blocks.
-    fn reload(&self, sources: &Sources, cause: &'static str) -> Done {
+    /// One reload, counted and logged; not when it may still succeed and is not the `last` try.
+    /// Blocks.
+    fn reload(&self, sources: &Sources, cause: &'static str, last: bool) -> Done {
         let begun = clock::mono();
         let mut files = Files::default();
+        let mut unsettled = false;
         let settings = match self.read(sources, &mut files) {
             Ok(fresh) => {
                 let read = (fresh.settings, fresh.hub_key_changed);
@@ -152,29 +210,42 @@ impl Reloader {
                 );
                 Some(read)
             }
-            Err(problems) => {
+            Err(unfit) if unfit.tls && !last => {
+                unsettled = true;
+                tracing::debug!(problem = unfit.problems[0], "files do not fit yet; waiting");
+                None
+            }
+            Err(unfit) => {
                 self.count("failed");
-                for problem in &problems {
+                for problem in &unfit.problems {
                     tracing::error!(cause, "reload refused, nothing changed: {problem}");
                 }
                 None
             }
         };
-        Done { files, settings }
+        Done {
+            files,
+            settings,
+            unsettled,
+        }
     }
 
     /// Reads everything, or gives every problem.
-    fn read(&self, sources: &Sources, files: &mut Files) -> Result<Fresh, Vec<String>> {
+    fn read(&self, sources: &Sources, files: &mut Files) -> Result<Fresh, Unfit> {
         let environment = environment();
         files.note(&sources.path);
         let examined = config::examine(&sources.path, environment.clone().into_iter());
         let mut problems: Vec<String> = examined.problems.iter().map(ToString::to_string).collect();
         note_tls(&self.config, files);
         let mut prepared = Vec::new();
+        let mut tls = false;
         for acceptor in &self.acceptors {
             match acceptor.prepare() {
                 Ok(fresh) => prepared.push(fresh),
-                Err(found) => problems.extend(found),
+                Err(found) => {
+                    tls = true;
+                    problems.extend(found);
+                }
             }
         }
         let rules = load_rules_noting(&self.config, &environment, files);
@@ -189,9 +260,14 @@ impl Reloader {
             }),
             _ => {
                 problems.dedup();
-                Err(problems)
+                Err(Unfit { problems, tls })
             }
         }
+    }
+
+    /// Says which certificates have ended or will soon.
+    fn tell_dates(&self, sources: &Sources) {
+        dates::log(&sources.path, &self.config, &self.acceptors, clock::unix());
     }
 
     /// Swaps; the old rules.

@@ -3,9 +3,11 @@
 //! Decision code receives [`Mono`] or [`Unix`] as an argument, so tests turn the clock by hand.
 //! Durations are always `std::time::Duration`; nothing here is a bare number.
 
+use std::fmt;
 use std::ops::{Add, Sub};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use time::OffsetDateTime;
 
 /// A point on the monotonic clock: the time since the process first asked for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,6 +91,25 @@ impl Unix {
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Unix {
+    /// RFC 3339 in UTC, to the second.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = i64::try_from(self.as_secs()).ok();
+        match seconds.and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok()) {
+            Some(at) => {
+                let ((year, month, day), (hour, minute, second)) =
+                    (at.to_calendar_date(), at.to_hms());
+                let month = u8::from(month);
+                write!(
+                    f,
+                    "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+                )
+            }
+            None => write!(f, "{} s after 1970", self.as_secs()),
+        }
     }
 }
 

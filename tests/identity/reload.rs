@@ -1,6 +1,7 @@
 //! Files change under a running gateway.
 
 use crate::support::device::{Device, Transport, Who};
+use crate::support::process::Process;
 use crate::support::{Options, PASSWORD, PSK, fleet_key, secret};
 use crate::{closed, counted, edit, ended, logged, psk, reloaded, reloads, replace, start};
 use std::fmt::Write as _;
@@ -229,4 +230,71 @@ async fn a_new_server_certificate_is_used_and_half_of_one_is_not() {
     assert_eq!(ended(&bench, "rights_revoked").await, 0.0);
     Device::connect(bench.mqtt(), &new, &login).await;
     device.ping().await.expect("untouched");
+}
+
+/// A server certificate for localhost and its key, PEM.
+fn server(change: impl FnOnce(&mut rcgen::CertificateParams)) -> (String, String) {
+    let key = rcgen::KeyPair::generate().expect("key");
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
+    change(&mut params);
+    let certificate = params.self_signed(&key).expect("certificate").pem();
+    (certificate, key.serialize_pem())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_and_its_key_two_seconds_apart_are_one_reload() {
+    let bench = start("pair-apart", Options::default()).await;
+    let (certificate, key) = server(|_| {});
+    fs::write(bench.dir.join("server.pem"), &certificate).expect("written");
+    tokio::time::sleep(Duration::from_secs(2)).await; // what this is about
+    secret(&bench.dir.join("server.key"), &key);
+    reloaded(&bench, "ok", 1.0).await;
+    assert_eq!(reloads(&bench, "failed").await, 0.0);
+    assert!(!logged(&["ERROR", "pair-apart"]));
+    let new = Transport::Tls {
+        ca: bench.dir.join("server.pem"),
+        certificate: None,
+    };
+    Device::connect(
+        bench.mqtt(),
+        &new,
+        &Who::login("pass-1", "pass-1", PASSWORD),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_server_certificate_is_served_and_said_in_reload_and_at_start() {
+    let bench = start("ended-certificate", Options::default()).await;
+    let (certificate, key) = server(|params| {
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    });
+    fs::write(bench.dir.join("server.pem"), &certificate).expect("written");
+    secret(&bench.dir.join("server.key"), &key);
+    reloaded(&bench, "ok", 1.0).await;
+    let said = "server.pem ended 2020-01-01T00:00:00Z";
+    assert!(logged(&[
+        "ERROR",
+        "ended-certificate",
+        "listener[0].tls.cert",
+        said
+    ]));
+    let log = bench.dir.join("log");
+    let file = fs::File::create(&log).expect("log file");
+    let process = Process::logging(&bench.dir.join("gateway.toml"), file.into());
+    let started = async {
+        loop {
+            let text = fs::read_to_string(&log).expect("log");
+            if text.contains("accepting devices") && text.contains(said) {
+                return text;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let text = tokio::time::timeout(Duration::from_secs(30), started).await;
+    let text = text.expect("it starts and says so");
+    let line = text.lines().find(|line| line.contains(said)).expect("said");
+    assert!(line.contains("level=error"), "{line}");
+    assert_eq!(process.terminate().await, Some(0));
 }

@@ -2,18 +2,14 @@
 
 use crate::auth::rules::RuleSet;
 use crate::auth::x509::{Fingerprint, fingerprints};
-use crate::cli::token::iso;
-use crate::config::{Config, ListenerConfig, Problem, TlsConfig, secret_file};
+use crate::config::{Config, ListenerConfig, Problem, secret_file};
+use crate::gateway::dates;
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::log::capped;
-use crate::tls::{Acceptor, Expiry, HandshakeLimits};
+use crate::tls::{Acceptor, HandshakeLimits};
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// A certificate that ends within this time is worth a warning.
-const SOON: Duration = Duration::from_secs(30 * 86_400);
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -26,11 +22,10 @@ pub(super) struct Found {
 /// the listeners are sound.
 pub(super) fn look(path: &Path, config: &Config, rules: Option<&RuleSet>) -> Found {
     let mut found = Found::default();
-    let file = capped(&path.display().to_string());
     if let Some(rules) = rules {
         let now = clock::unix();
         for (index, listener) in config.listeners.iter().enumerate() {
-            material(&mut found, &file, index, listener, config, now);
+            material(&mut found, path, index, listener, config, now);
         }
         against_listeners(&mut found, config, rules);
     }
@@ -43,7 +38,7 @@ pub(super) fn look(path: &Path, config: &Config, rules: Option<&RuleSet>) -> Fou
 /// Loads a listener's files as the listener will, and looks at their dates.
 fn material(
     found: &mut Found,
-    file: &str,
+    path: &Path,
     index: usize,
     listener: &ListenerConfig,
     config: &Config,
@@ -57,46 +52,18 @@ fn material(
     let acceptor = match Acceptor::new(listener, nobody, limits) {
         Ok(acceptor) => acceptor,
         Err(problems) => {
+            let file = capped(&path.display().to_string());
             let place = format!("listener[{index}]");
             let problems = problems.into_iter();
-            let problems = problems.map(|text| Problem::new(file, place.clone(), text));
+            let problems = problems.map(|text| Problem::new(file.clone(), place.clone(), text));
             return found.problems.extend(problems);
         }
     };
     let Some(tls) = &listener.tls else { return };
-    for expiry in acceptor.expiries() {
-        let (key, over) = role(tls, &expiry);
-        let place = format!("listener[{index}].tls.{key}");
-        let name = capped(&expiry.file.display().to_string());
-        let date = iso(expiry.at);
-        if expiry.at <= now {
-            let problem = Problem::new(file, place, format!("{name} ended {date}; {over}"));
-            match key {
-                "client_ca" => found.warnings.push(problem),
-                _ => found.problems.push(problem),
-            }
-        } else if expiry.at.since(now) < SOON {
-            let days = expiry.at.since(now).as_secs() / 86_400;
-            let text = format!("{name} ends {date}, in {days} days; renew it");
-            found.warnings.push(Problem::new(file, place, text));
-        }
-    }
-}
-
-/// Which setting names the file, and what its end means.
-fn role(tls: &TlsConfig, expiry: &Expiry) -> (&'static str, &'static str) {
-    let is = |path: &Option<PathBuf>| path.as_ref() == Some(&expiry.file);
-    if is(&tls.crl) {
-        let over = "its next update is past and every certificate is refused; fetch a new list";
-        ("crl", over)
-    } else if is(&tls.client_ca) {
-        (
-            "client_ca",
-            "devices of that CA should have a newer one; take it out",
-        )
-    } else {
-        ("cert", "devices that check it do not connect; renew it")
-    }
+    let endings = dates::of_listener(path, index, tls, &acceptor, now);
+    found
+        .warnings
+        .extend(endings.into_iter().map(|ending| ending.warning));
 }
 
 /// Rules that can never fit, because no listener trusts their CA or has their name.
