@@ -72,6 +72,7 @@ impl Gateway {
     /// When a port or a certificate cannot be used; nothing runs then.
     pub async fn start(config: Config, rules: RuleSet) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
+        reload::show_rules(&rules, &metrics);
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         let acceptors = acceptors(&config, &rules, &metrics)?;
         let admin_socket = admin::bind(config.admin.bind).map_err(|error| StartError::Bind {
@@ -108,6 +109,14 @@ impl Gateway {
         }
         let (phase, _) = watch::channel(Phase::Starting);
         let status = status(hub.clone(), phase.subscribe());
+        let (truth, bounds) = (Arc::downgrade(&status), Arc::downgrade(&shared));
+        metrics.before_render(move |metrics| {
+            let ready = truth.upgrade().is_some_and(|status| status().ready);
+            metrics.ready.set(i64::from(ready));
+            if let Some(shared) = bounds.upgrade() {
+                shared.show_limits(metrics);
+            }
+        });
         let admin = admin::spawn_thread(admin_socket, metrics.clone(), status)
             .map_err(StartError::Admin)?;
         let listeners = bound

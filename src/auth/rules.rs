@@ -233,6 +233,24 @@ impl RuleSet {
         }
     }
 
+    /// Identities known by name, by the label of their credential.
+    #[must_use]
+    pub fn identities(&self) -> [(&'static str, usize); 4] {
+        let sas = self
+            .devices
+            .iter()
+            .filter(|device| device.sas_keys().is_some());
+        [
+            ("psk", self.psk.len()),
+            (
+                "x509",
+                self.devices.iter().filter(|device| device.has_x509).count(),
+            ),
+            ("sas", sas.count()),
+            ("password", self.by_username.len()),
+        ]
+    }
+
     pub(crate) fn psk_owner(&self, identity: &str) -> Option<Owner> {
         self.psk.get(identity.as_bytes()).map(|(owner, _)| owner)
     }

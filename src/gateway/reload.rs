@@ -195,6 +195,7 @@ impl Reloader {
                 let before = self.adopt(rules.clone(), fresh.prepared).counts();
                 let closed = self.revoke(&rules, clock::unix());
                 self.count("ok");
+                show_rules(&rules, &self.metrics);
                 let now = rules.counts();
                 tracing::info!(
                     cause,
@@ -302,6 +303,7 @@ impl Reloader {
     }
 
     fn count(&self, result: &str) {
+        self.metrics.config_success.set(i64::from(result == "ok"));
         let reloads = &self.metrics.config_reloads;
         reloads.with_label_values(&[result]).inc();
     }
@@ -320,6 +322,22 @@ fn lost_right(rules: &RuleSet, device: &AuthenticatedDevice, now: Unix) -> bool 
             (had.telemetry && !has.telemetry) || (had.commands && !has.commands)
         }
     }
+}
+
+/// Shows what is in force, and that it is new.
+pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
+    for (credential, count) in rules.identities() {
+        let gauge = metrics.loaded_identities.with_label_values(&[credential]);
+        gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    let count = rules.counts().rules;
+    metrics
+        .rules_loaded
+        .set(i64::try_from(count).unwrap_or(i64::MAX));
+    metrics.config_success.set(1);
+    metrics
+        .config_success_time
+        .set(clock::unix().as_secs() as f64);
 }
 
 /// Shows when the files of a listener end.

@@ -13,11 +13,13 @@ use super::pace::Urgency;
 use super::path::{LinkEnd, Path, Patience, Seek};
 use super::session::Wanted;
 use crate::config::OnDisconnect;
+use crate::runtime::clock::{self, Mono};
 use fe2o3_amqp::Receiver;
 use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::types::messaging::Body;
 use fe2o3_amqp::types::primitives::Value;
+use prometheus::Histogram;
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
@@ -27,6 +29,8 @@ use tokio::sync::oneshot;
 /// A command the device has and has not settled.
 struct Held {
     delivery: u64,
+    /// When the hub delivered it.
+    since: Mono,
     /// `None` once the link it came on is gone.
     info: Option<DeliveryInfo>,
 }
@@ -43,6 +47,8 @@ pub struct Downlink {
     window: u32,
     held: VecDeque<Held>,
     patience: Patience,
+    /// Where the time of a command is shown; known with the first one.
+    duration: Option<Histogram>,
     /// What becomes of held commands when this is dropped.
     pub policy: OnDisconnect,
 }
@@ -55,6 +61,7 @@ impl Downlink {
             window,
             held: VecDeque::new(),
             patience: Patience::default(),
+            duration: None,
             policy: OnDisconnect::Release,
         }
     }
@@ -70,7 +77,10 @@ impl Downlink {
         let Some(place) = self.held.iter().position(|held| held.delivery == delivery) else {
             return;
         };
-        let info = self.held.remove(place).and_then(|held| held.info);
+        let Some(held) = self.held.remove(place) else {
+            return;
+        };
+        let (since, info) = (held.since, held.info);
         if let (State::Live(live), Some(info)) = (&mut self.state, info) {
             let receiver = live.link();
             let settled = match how {
@@ -78,7 +88,11 @@ impl Downlink {
                 Settlement::Released => now(receiver.release(info)),
                 Settlement::Rejected => now(receiver.reject(info, None)),
             };
-            if !matches!(settled, Some(Ok(()))) {
+            if matches!(settled, Some(Ok(()))) {
+                if let (Settlement::Accepted, Some(duration)) = (how, &self.duration) {
+                    duration.observe(clock::mono().since(since).as_secs_f64());
+                }
+            } else {
                 tracing::debug!("a settlement did not reach the hub; it delivers again");
             }
         }
@@ -181,8 +195,12 @@ impl Downlink {
                 let (info, message) = delivery.into_parts();
                 match encode::command(*next_delivery, message) {
                     Some(command) => {
+                        let metrics = &path.shared.metrics;
+                        let known = || metrics.downlink_duration.clone();
+                        self.duration.get_or_insert_with(known);
                         self.held.push_back(Held {
                             delivery: *next_delivery,
+                            since: clock::mono(),
                             info: Some(info),
                         });
                         *next_delivery += 1;

@@ -7,6 +7,7 @@ use super::mint::Mint;
 use super::outside::Outside;
 use super::pace::Pacer;
 use super::pool::{Pool, Seat};
+use super::series;
 use super::session::Port;
 use crate::config::{HubConfig, TokenSource};
 use crate::runtime::clock::Unix;
@@ -89,6 +90,7 @@ impl LinkGauges {
 impl Shared {
     /// The context of a hub that starts.
     pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer, wall: Wall) -> Self {
+        series::exist(&metrics);
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
         let bytes = config.connection_bytes_max;

@@ -27,6 +27,7 @@ mod path;
 mod pool;
 mod sas;
 mod schedule;
+mod series;
 mod session;
 mod supervisor;
 #[cfg(test)]
@@ -125,6 +126,12 @@ impl Hub {
     #[must_use]
     pub fn status(&self) -> HubStatus {
         self.shared.status()
+    }
+
+    /// Devices that have links or may attach them, and how many may.
+    #[must_use]
+    pub fn devices(&self) -> (usize, usize) {
+        self.shared.pool.use_and_bound()
     }
 
     /// Links for a device. Nothing is attached until the first `send` or `subscribe`. When there

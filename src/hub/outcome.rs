@@ -94,6 +94,13 @@ pub(in crate::hub) fn accepted() -> HubAccepted {
     HubAccepted(())
 }
 
+/// Every label an error of the hub can be counted under.
+pub fn labels() -> impl Iterator<Item = &'static str> {
+    let of_words = ["disabled", "rejected", "unlisted"];
+    let of_table = table::CONDITIONS.iter().map(|line| line.label);
+    of_table.chain(of_words)
+}
+
 /// Judges the outcome of a transfer.
 #[must_use]
 pub fn judge_settled(settled: &Settled) -> Row {

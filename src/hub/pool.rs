@@ -59,6 +59,12 @@ impl Pool {
         self.devices.fetch_update(order, order, more).is_ok()
     }
 
+    /// Devices counted, and how many may be.
+    pub fn use_and_bound(&self) -> (usize, usize) {
+        let bound = self.lanes.len() * self.devices_max;
+        (self.devices.load(Ordering::Relaxed), bound)
+    }
+
     /// A counted device left.
     pub fn leave(&self) {
         self.devices.fetch_sub(1, Ordering::Relaxed);

@@ -143,6 +143,17 @@ impl Gate {
         free.then(|| self.take(&mut state, source, Kind::Password))
     }
 
+    /// What is out of each bound, and the bound: `limit{limit}`.
+    pub(super) fn uses(&self) -> [(&'static str, usize, usize); 3] {
+        let all = self.state().all;
+        let total = self.total;
+        [
+            ("connections", all.connections, total.connections),
+            ("handshakes", all.handshakes, total.handshakes),
+            ("password_checks", all.passwords, total.passwords),
+        ]
+    }
+
     /// Whether every permit came back, and no source is remembered.
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {

@@ -11,6 +11,7 @@ mod ending;
 mod handshake;
 mod password;
 mod quota;
+mod series;
 mod setup;
 #[cfg(test)]
 mod tests;
@@ -77,6 +78,7 @@ impl Shared {
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Arc<Self> {
+        series::exist(&metrics);
         Arc::new(Self {
             rules,
             hub,
@@ -89,6 +91,15 @@ impl Shared {
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
+    }
+
+    /// Shows the bounds of connections and of the hub beside their use.
+    pub fn show_limits(&self, metrics: &Metrics) {
+        for (limit, in_use, bound) in self.gate.uses() {
+            metrics.show_limit(limit, in_use, bound);
+        }
+        let (in_use, bound) = self.hub.devices();
+        metrics.show_limit("hub_devices", in_use, bound);
     }
 
     /// The live sessions.
@@ -155,6 +166,10 @@ impl Listener {
         socket.set_nonblocking(true)?;
         socket.bind(&config.bind.into())?;
         socket.listen(BACKLOG)?;
+        let connections = &shared.setup.metrics.connections;
+        for kind in &config.accept {
+            let _ = connections.with_label_values(&[&*config.name, kind.label()]);
+        }
         Ok(Self {
             socket: TcpListener::from_std(socket.into())?,
             site: Arc::new(Site {

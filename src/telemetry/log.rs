@@ -119,6 +119,12 @@ pub fn dropped() -> u64 {
     QUEUE.get().map_or(0, Queue::dropped)
 }
 
+/// Bytes of lines that wait to be written, and how many may.
+#[must_use]
+pub fn queued() -> (usize, usize) {
+    (QUEUE.get().map_or(0, Queue::bytes), QUEUE_BYTES_MAX)
+}
+
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let payload = panic.payload_as_str().unwrap_or("no text");
     let thread = std::thread::current();

@@ -5,6 +5,7 @@ mod support;
 
 mod files;
 mod log;
+mod metrics;
 mod outage;
 mod process;
 mod refusals;

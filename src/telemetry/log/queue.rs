@@ -87,6 +87,12 @@ impl Queue {
         self.0.lock().dropped
     }
 
+    /// Bytes that wait or are being written.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.lock().bytes
+    }
+
     /// Waits until all lines are written, at most `within`; whether they are.
     pub fn flush(&self, within: Duration) -> bool {
         let state = self.0.lock();
