@@ -152,11 +152,16 @@ impl RuleSet {
         let (table, errors) = DeTable::parse_recoverable(text);
         for error in &errors {
             let at = error.span().map_or(0, |span| span.start);
-            problems.add(&doc.place(at), "", error.message());
+            let what = error.message().replace('\n', ", ");
+            let text = format!("is not TOML at column {}: {what}", doc.column(at));
+            problems.add(&doc.place(at), "", text);
+        }
+        if !errors.is_empty() {
+            return; // what the rest would mean is a guess
         }
         let mut root = Section::new(&doc, table.get_ref());
         let entries = ["device", "rule", "psk_file"];
-        if errors.is_empty() && !entries.iter().any(|key| root.has(key)) {
+        if !entries.iter().any(|key| root.has(key)) {
             problems.add(
                 file.name,
                 "",

@@ -38,8 +38,12 @@ pub struct Identity<'a> {
     pub password: &'a str,
 }
 
-fn other(error: impl std::fmt::Debug) -> io::Error {
-    io::Error::other(format!("{error:?}"))
+fn other(error: impl std::fmt::Display) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+fn broken(_: CodecError) -> io::Error {
+    io::Error::other("the other side does not speak MQTT 3.1.1")
 }
 
 /// A TLS client that trusts the CA in `ca`.
@@ -82,13 +86,19 @@ impl Device {
             password: login.password.to_owned(),
         });
         let mut out = BytesMut::new();
-        connect.write(&mut out).map_err(other)?;
+        connect.write(&mut out).map_err(broken)?;
         device.stream.write_all(&out).await?;
         match device.receive().await? {
             Packet::ConnAck(ack) if ack.code == mqttbytes::v4::ConnectReturnCode::Success => {
                 Ok(device)
             }
-            answer => Err(other(answer)),
+            Packet::ConnAck(ack) => {
+                let code = ack.code as u8;
+                Err(other(format!(
+                    "refused with CONNACK {code}; the log says why"
+                )))
+            }
+            _ => Err(other("no CONNACK came")),
         }
     }
 
@@ -101,7 +111,7 @@ impl Device {
         packet.pkid = self.next_id;
         self.next_id = self.next_id.checked_add(1).unwrap_or(1);
         let mut out = BytesMut::new();
-        packet.write(&mut out).map_err(other)?;
+        packet.write(&mut out).map_err(broken)?;
         self.stream.write_all(&out).await?;
         loop {
             match self.receive().await? {
@@ -115,7 +125,7 @@ impl Device {
     async fn acknowledge(&mut self, command: &Publish) -> io::Result<()> {
         if command.qos == QoS::AtLeastOnce {
             let mut out = BytesMut::new();
-            PubAck::new(command.pkid).write(&mut out).map_err(other)?;
+            PubAck::new(command.pkid).write(&mut out).map_err(broken)?;
             self.stream.write_all(&out).await?;
         }
         Ok(())
@@ -126,7 +136,7 @@ impl Device {
             match mqttbytes::v4::read(&mut self.input, PACKET_BYTES_MAX) {
                 Ok(packet) => return Ok(packet),
                 Err(CodecError::InsufficientBytes(_)) => {}
-                Err(error) => return Err(other(error)),
+                Err(error) => return Err(broken(error)),
             }
             let read = timeout(ANSWER, self.stream.read_buf(&mut self.input)).await;
             if read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? == 0 {

@@ -61,13 +61,38 @@ enum Command {
     Password(password::Args),
 }
 
+/// Prints help, the version, or what is wrong with the arguments.
+fn explain(message: &clap::Error) {
+    // What Rust's parsers say of a number is no sentence for whoever typed it.
+    const WORDS: [(&str, &str); 4] = [
+        ("invalid digit found in string", "it must be a whole number"),
+        (
+            "cannot parse integer from empty string",
+            "it must be a whole number",
+        ),
+        ("number too large to fit in target type", "it is too large"),
+        (
+            "number too small to fit in target type",
+            "it must not be negative",
+        ),
+    ];
+    let text = message.render().to_string();
+    if message.use_stderr()
+        && let Some((theirs, ours)) = WORDS.iter().find(|(theirs, _)| text.contains(theirs))
+    {
+        eprint!("{}", text.replace(theirs, ours));
+    } else {
+        let _ = message.print();
+    }
+}
+
 /// Parses the arguments and runs the subcommand.
 #[must_use]
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(message) => {
-            let _ = message.print();
+            explain(&message);
             return if message.use_stderr() {
                 ExitCode::from(USAGE)
             } else {

@@ -51,7 +51,9 @@ pub fn run(args: &Args) -> ExitCode {
         let gateway = match Gateway::start(loaded.config, loaded.rules).await {
             Ok(gateway) => gateway,
             Err(error) => {
-                tracing::error!("{error}");
+                for line in error.to_string().lines() {
+                    complain(line);
+                }
                 return ExitCode::FAILURE;
             }
         };
@@ -73,6 +75,15 @@ pub fn run(args: &Args) -> ExitCode {
             }
         }
     })
+}
+
+/// Says why there is no gateway, also to whoever switched the log off.
+fn complain(text: &str) {
+    if tracing::enabled!(tracing::Level::ERROR) {
+        tracing::error!("{text}");
+    } else {
+        eprintln!("{text}");
+    }
 }
 
 /// The first line of a start: what runs, from which file, at which addresses.

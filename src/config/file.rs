@@ -119,7 +119,7 @@ pub(super) fn parse(text: &str, name: &str) -> Result<Table, Vec<Problem>> {
             let (line, column) = lines.position(error.span().map_or(0, |span| span.start));
             // `message()` names the grammar's expectation only; the full text quotes the line.
             let what = error.message().replace('\n', ", ");
-            let message = format!("no TOML at column {column}: {what}");
+            let message = format!("is not TOML at column {column}: {what}");
             (line, Problem::new(format!("{name}:{line}"), "", message))
         })
         .collect();

@@ -94,7 +94,7 @@ pub enum FaultError {
     #[error("{} is not implemented: {}", .0.name(), .0.about())]
     Missing(FaultKind),
     /// The value is not of the fault's list.
-    #[error("{} takes the values {:?}", .0.name(), .0.values())]
+    #[error("{} takes the values {}", .0.name(), .0.values().join(", "))]
     Value(FaultKind),
     /// The scope means nothing for this fault.
     #[error("{} concerns everything at once, leave the scope out", .0.name())]

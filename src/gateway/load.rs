@@ -107,10 +107,17 @@ pub(super) fn load_rules_noting(
     let mut files = Vec::new();
     for path in &config.rules_files {
         noted.note(path);
-        match fs::read_to_string(path) {
-            Ok(text) => files.push((path.display().to_string(), text)),
+        let name = path.display().to_string();
+        match fs::read(path).map(String::from_utf8) {
+            Ok(Ok(text)) => files.push((name, text)),
+            Ok(Err(error)) => {
+                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+                let text = "is not UTF-8; save it as UTF-8 text";
+                problems.push(Problem::new(format!("{name}:{line}"), "", text));
+            }
             Err(error) => problems.push(Problem::new(
-                path.display().to_string(),
+                name,
                 "",
                 format!("cannot be read ({error}); create it or correct rules.files"),
             )),

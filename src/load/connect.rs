@@ -70,7 +70,7 @@ pub enum Received {
 /// # Errors
 /// What is wrong with the bytes.
 pub fn take(input: &mut BytesMut) -> Result<Option<Received>, Failure> {
-    let malformed = |error| Failure::new("mqtt", &format!("malformed packet: {error:?}"));
+    let malformed = |_| Failure::new("mqtt", &"the server sent what is no MQTT 3.1.1 packet");
     let header = match mqttbytes::check(input.iter(), PACKET_BYTES_MAX) {
         Ok(header) => header,
         Err(CodecError::InsufficientBytes(_)) => return Ok(None),
@@ -163,7 +163,7 @@ impl Connection {
         let mut out = BytesMut::new();
         packet
             .write(&mut out)
-            .map_err(|error| Failure::new("mqtt", &format!("CONNECT: {error:?}")))?;
+            .map_err(|_| Failure::new("mqtt", &"CONNECT cannot be written"))?;
         match self.ask(&out).await? {
             Packet::ConnAck(ack) if ack.code == ConnectReturnCode::Success => Ok(()),
             Packet::ConnAck(ack) => Err(Failure::new("mqtt", &refusal(ack.code))),
@@ -177,7 +177,7 @@ impl Connection {
         let mut out = BytesMut::new();
         packet
             .write(&mut out)
-            .map_err(|error| Failure::new("mqtt", &format!("SUBSCRIBE: {error:?}")))?;
+            .map_err(|_| Failure::new("mqtt", &"SUBSCRIBE cannot be written"))?;
         match self.ask(&out).await? {
             Packet::SubAck(ack) if ack.return_codes.contains(&SubscribeReasonCode::Failure) => {
                 Err(Failure::new("mqtt", &"subscription refused"))

@@ -288,7 +288,7 @@ impl<'a> Device<'a> {
             return Ok(());
         }
         let written = PubAck::new(command.pkid).write(&mut self.out);
-        written.map_err(|error| Failure::new("mqtt", &format!("PUBACK: {error:?}")))?;
+        written.map_err(|_| Failure::new("mqtt", &"PUBACK cannot be written"))?;
         Ok(())
     }
 

@@ -96,7 +96,7 @@ impl Client {
             Some("200") => Ok(body),
             status => {
                 let text: String = String::from_utf8_lossy(&body).chars().take(200).collect();
-                Err(format!("status {:?}: {text:?}", status.unwrap_or("none")))
+                Err(format!("status {}: {text}", status.unwrap_or("none")))
             }
         }
     }

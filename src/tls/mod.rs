@@ -22,6 +22,7 @@ mod voucher;
 mod x509;
 
 use crate::config::secret::Secret;
+use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::Unix;
 use arc_swap::ArcSwap;
@@ -319,7 +320,8 @@ impl Acceptor {
                 return Err(refusal.into_error("none"));
             }
             None => {
-                let text = format!("no whole ClientHello in {:?}", self.limits.hello);
+                let within = show_duration(self.limits.hello);
+                let text = format!("no whole ClientHello in {within}");
                 return Err(Refusal::new("hello_timeout", "none", text).into_error("none"));
             }
         };
@@ -337,7 +339,8 @@ impl Acceptor {
             Some(Ok((stream, peer))) => Ok(Accepted { stream, peer }),
             Some(Err(refusal)) => Err(refusal.into_error(version)),
             None => {
-                let text = format!("the handshake did not end in {:?}", self.limits.total);
+                let within = show_duration(self.limits.total);
+                let text = format!("the handshake did not end in {within}");
                 Err(Refusal::new("tls_timeout", credential, text).into_error(version))
             }
         }

@@ -169,7 +169,15 @@ fn explain(error: &io::Error, judgement: Option<&Judgement>) -> Refusal {
             "no TLS version in common; 1.2 and 1.3 are served",
         ),
         Error::PeerIncompatible(what) => {
-            let text = format!("no suite, group or signature scheme in common ({what:?})");
+            let text = match what {
+                PeerIncompatible::NoCipherSuitesInCommon => "no cipher suite in common",
+                PeerIncompatible::NoKxGroupsInCommon => "no key exchange group in common",
+                PeerIncompatible::NoSignatureSchemesInCommon
+                | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
+                    "no signature scheme in common"
+                }
+                _ => "no suite, group or signature scheme in common",
+            };
             Refusal::new("no_shared_suite", "none", text)
         }
         Error::DecryptError => Refusal::new(
@@ -194,7 +202,8 @@ fn explain_alert(alert: AlertDescription) -> Refusal {
         }
         _ => "the client ended the handshake",
     };
-    Refusal::new("client_alert", "none", format!("{text} (alert {alert:?})"))
+    let alert = alert.as_str().unwrap_or("of an unknown number");
+    Refusal::new("client_alert", "none", format!("{text} (alert {alert})"))
 }
 
 /// Labels what the socket did.

@@ -145,6 +145,31 @@ fn an_expectation_that_does_not_hold_is_a_problem_with_file_and_line() {
 }
 
 #[test]
+fn a_rules_file_that_is_no_toml_or_no_text_is_said_with_its_line_and_nothing_else() {
+    let folder = Folder::new();
+    folder.write("rules.toml", "# rules\n[[device]\nid = \"a\"\n");
+    let done = folder.check("");
+    assert_eq!(done.code, 64, "{}", done.err);
+    assert!(
+        done.err.contains("rules.toml:2: is not TOML at column "),
+        "{}",
+        done.err
+    );
+    assert!(
+        done.err.contains("\n1 problem\n"),
+        "no guesses: {}",
+        done.err
+    );
+    std::fs::write(folder.path("rules.toml"), b"# rules\n# \xff\n").expect("written");
+    let done = folder.check("");
+    assert!(
+        done.err.contains("rules.toml:2: is not UTF-8"),
+        "{}",
+        done.err
+    );
+}
+
+#[test]
 fn a_server_certificate_past_or_near_its_end_is_a_warning_as_it_is_in_run() {
     let folder = Folder::new();
     folder.server(2020);

@@ -39,6 +39,27 @@ fn each_planted_mistake_of_a_psk_file_is_named_with_file_and_line_and_no_key() {
 }
 
 #[test]
+fn a_number_that_is_none_is_refused_in_words() {
+    let folder = Folder::new();
+    for (arguments, words) in [
+        (
+            "psk generate --count many",
+            "'many' for '--count <COUNT>': it must be a whole number",
+        ),
+        ("psk generate --count 99999999999", "99999999999"),
+        ("load --port 70000", "70000"),
+        ("password --memory ''", "it must be a whole number"),
+    ] {
+        let done = folder.sh(&format!("iothub-gateway {arguments}"));
+        assert_eq!(done.code, 64, "{done:?}");
+        assert!(done.err.contains(words), "{words}: {}", done.err);
+        for theirs in ["digit", "integer", "target type"] {
+            assert!(!done.err.contains(theirs), "{}", done.err);
+        }
+    }
+}
+
+#[test]
 fn an_empty_a_missing_and_a_binary_file_are_told_apart() {
     let folder = Folder::new();
     folder.write("empty.psk", "\u{feff}# nobody\n\n");

@@ -225,6 +225,29 @@ async fn every_line_of_a_run_is_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn why_nothing_starts_is_a_line_of_the_log_and_said_when_the_log_is_off() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("bound");
+    for filter in ["info", "off"] {
+        let stage = Stage::new(&format!("log-taken-{filter}"), "").await;
+        let text = std::fs::read_to_string(&stage.config).expect("written above");
+        let text = text.replace(&stage.mqtt.to_string(), &taken.to_string());
+        std::fs::write(&stage.config, format!("{text}filter = \"{filter}\"\n")).expect("written");
+        let log = stage.dir.join("log");
+        let file = std::fs::File::create(&log).expect("log file");
+        let gateway = Process::logging(&stage.config, Stdio::from(file));
+        assert_eq!(gateway.ended().await, Some(1));
+        let text = std::fs::read_to_string(&log).expect("UTF-8");
+        let line = text.lines().last().expect("a line");
+        assert!(line.contains(&format!("to {taken}")), "{line}");
+        if filter == "info" {
+            let fields = logfmt::logfmt(line).expect("logfmt");
+            assert_eq!(fields["level"], "error");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_pipe_that_nobody_reads_stops_no_message() {
     let stage = Stage::new("log-unread", "filter = \"trace,notify=trace\"").await;
     let gateway = Process::logging(&stage.config, Stdio::piped());

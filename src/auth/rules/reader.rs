@@ -104,6 +104,13 @@ impl<'a> Document<'a> {
         1 + ends.partition_point(|end| *end < at)
     }
 
+    /// The column of byte `at`, from 1, in characters.
+    pub(super) fn column(&self, at: usize) -> usize {
+        let before = self.text.get(..at).unwrap_or_default();
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        1 + line.chars().count()
+    }
+
     /// `rules.toml:17` of byte `at`.
     pub(super) fn place(&self, at: usize) -> String {
         format!("{}:{}", self.file, self.line(at))

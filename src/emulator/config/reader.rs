@@ -278,7 +278,9 @@ impl<'p> Reader<'p> {
         for key in self.table.keys() {
             let near = self.known.iter().min_by_key(|known| distance(known, key));
             let hint = match near {
-                Some(known) if distance(known, key) <= 3 => format!("did you mean {known:?}?"),
+                Some(known) if distance(known, key) <= 1 + known.len() / 4 => {
+                    format!("did you mean {known:?}?")
+                }
                 _ => format!("known keys are {}", self.known.join(", ")),
             };
             self.problem(key, &format!("unknown key, {hint}"));
