@@ -5,9 +5,11 @@
 //! better off connected than refused.
 
 pub mod dates;
+mod exposed;
 mod load;
 mod reload;
 
+pub use exposed::exposed;
 pub use load::{Loaded, Sources, environment, load, load_rules};
 
 use crate::admin::{self, AdminHandle, Readiness};

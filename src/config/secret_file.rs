@@ -50,12 +50,13 @@ pub fn read(path: &Path, insecure_permissions: bool) -> Result<Zeroizing<String>
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// Reads a file of many secrets whole.
+/// Reads a file of many secrets whole; who else may read it is [`check_permissions`]' matter.
 ///
 /// # Errors
-/// As [`open`], and when it is larger than [`MANY_BYTES_MAX`].
-pub fn read_all(path: &Path, insecure_permissions: bool) -> Result<Vec<u8>, String> {
-    let file = open(path, insecure_permissions)?;
+/// A sentence with the path and the fix, when the file is missing, no regular file, or larger than
+/// 1 GiB.
+pub fn read_all(path: &Path) -> Result<Vec<u8>, String> {
+    let file = open(path, true)?;
     let length = file.metadata().map_or(0, |metadata| metadata.len());
     // Room at once, so that no copy of a key is left behind by growing.
     let mut bytes = Zeroizing::new(Vec::new());

@@ -1,5 +1,6 @@
 //! Files → what the gateway starts from, or every problem of all of them.
 
+use super::exposed;
 use crate::auth::rules::{Resolvers, RuleSet, RulesText};
 use crate::config::reload::Files;
 use crate::config::secret_file;
@@ -58,9 +59,9 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     });
     match (examined.draft, rules) {
         (Some(config), Some(Ok(rules))) if problems.is_empty() => Ok(Loaded {
+            warnings: [examined.warnings, exposed(&config)].concat(),
             config,
             rules,
-            warnings: examined.warnings,
             sources: Sources {
                 path: path.to_owned(),
                 settings: examined.settings,
@@ -133,7 +134,7 @@ pub(super) fn load_rules_noting(
         },
         read_secret: &|path| {
             noted.borrow_mut().note(path);
-            secret_file::read_all(path, config.insecure_permissions)
+            secret_file::read_all(path)
         },
         secret: &|text| {
             for path in config::files_named(text, base, environment) {

@@ -5,8 +5,8 @@
 //! checked and named. One problem anywhere keeps all of the old set. Files are read on a blocking
 //! thread, one reload at a time; what arrives meanwhile becomes one more.
 
-use super::dates;
 use super::load::{Sources, environment, load_rules_noting, note_tls};
+use super::{dates, exposed};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
 use crate::config::reload::{Files, Watch};
@@ -209,6 +209,9 @@ impl Reloader {
                     milliseconds = clock::mono().since(begun).as_millis() as u64,
                     "reloaded"
                 );
+                for warning in exposed(&self.config) {
+                    tracing::warn!("{warning}");
+                }
                 Some(read)
             }
             Err(unfit) if unfit.tls && !last => {

@@ -7,6 +7,7 @@ use iothub_gateway::emulator::EmulatorHandle;
 use serde_json::{Map, Value};
 use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -149,6 +150,8 @@ async fn lines_of_a_run(
     let stage = Stage::new(&format!("log-{format}"), &keys).await;
     let log = stage.dir.join("log");
     let file = std::fs::File::create(&log).expect("log file");
+    let everybody = std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(stage.dir.join("fleet.psk"), everybody).expect("mode");
     let gateway = Process::logging(&stage.config, Stdio::from(file));
     eventful(stage, &log, gateway).await;
     let text = std::fs::read_to_string(&log).expect("UTF-8");
@@ -189,6 +192,15 @@ fn assert_the_run_is_told(lines: &[Map<String, Value>]) {
     for (key, count) in [("rules", 1), ("devices", 3), ("psk_identities", 2)] {
         assert_eq!(banner[key], count, "{key}: {banner:?}");
     }
+    let exposed = |line: &&Map<String, Value>| {
+        let msg = line["msg"].as_str().unwrap_or_default();
+        msg.contains("fleet.psk: is open to everybody") && line["level"] == "warn"
+    };
+    assert_eq!(
+        lines.iter().filter(exposed).count(),
+        2,
+        "at the start and in the reload"
+    );
     let connect = with("target", "iothub_gateway::connect").expect("a connect");
     assert_eq!(
         (&connect["protocol"], &connect["level"]),
@@ -238,8 +250,11 @@ async fn why_nothing_starts_is_a_line_of_the_log_and_said_when_the_log_is_off() 
         let gateway = Process::logging(&stage.config, Stdio::from(file));
         assert_eq!(gateway.ended().await, Some(1));
         let text = std::fs::read_to_string(&log).expect("UTF-8");
-        let line = text.lines().last().expect("a line");
-        assert!(line.contains(&format!("to {taken}")), "{line}");
+        let said = format!("to {taken}");
+        let line = text
+            .lines()
+            .find(|line| line.contains(&said))
+            .expect("said");
         if filter == "info" {
             let fields = logfmt::logfmt(line).expect("logfmt");
             assert_eq!(fields["level"], "error");

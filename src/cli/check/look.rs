@@ -2,8 +2,8 @@
 
 use crate::auth::rules::RuleSet;
 use crate::auth::x509::{Fingerprint, fingerprints};
-use crate::config::{Config, ListenerConfig, Problem, secret_file};
-use crate::gateway::dates;
+use crate::config::{Config, ListenerConfig, Problem};
+use crate::gateway::{dates, exposed};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::log::capped;
 use crate::tls::{Acceptor, HandshakeLimits};
@@ -29,9 +29,7 @@ pub(super) fn look(path: &Path, config: &Config, rules: Option<&RuleSet>) -> Fou
         }
         against_listeners(&mut found, config, rules);
     }
-    if !config.insecure_permissions {
-        exposed(&mut found, config);
-    }
+    found.warnings.extend(exposed(config));
     found
 }
 
@@ -100,37 +98,4 @@ fn against_listeners(found: &mut Found, config: &Config, rules: &RuleSet) {
             ));
         }
     }
-}
-
-/// Rules files with device keys in them that others than the gateway's user can read.
-fn exposed(found: &mut Found, config: &Config) {
-    for path in config.rules_files.iter().filter(|path| holds_keys(path)) {
-        if let Err(text) = secret_file::check_permissions(path) {
-            let name = capped(&path.display().to_string());
-            let what = text.strip_prefix(&name).unwrap_or(&text).trim();
-            found.warnings.push(Problem::new(name.clone(), "", what));
-        }
-    }
-}
-
-/// Whether a rules file itself holds keys.
-fn holds_keys(path: &Path) -> bool {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let table: toml::Table = text.parse().unwrap_or_default();
-    let devices = table.get("device").and_then(toml::Value::as_array);
-    let devices = devices.map(Vec::as_slice).unwrap_or_default();
-    devices.iter().any(|device| {
-        let secret = |kind: &str, key: &str| {
-            let value = device.get(kind).and_then(|table| table.get(key));
-            value
-                .and_then(toml::Value::as_str)
-                .is_some_and(|text| !text.starts_with("${"))
-        };
-        secret("psk", "key")
-            || secret("psk", "next_key")
-            || secret("sas", "primary_key")
-            || secret("sas", "secondary_key")
-            || secret("password", "hash")
-    })
 }
