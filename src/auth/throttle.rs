@@ -1,10 +1,13 @@
-//! Failed attempts, per source and per identity of a source: who has to wait.
+//! Failed attempts, per identity of a source and per source: who has to wait.
 //!
-//! A source has a bucket of failures that refills; while it is empty nothing of that source is
-//! looked at. A success puts one failure back, so that a site of honest devices behind one
-//! address is not starved by the broken one among them. An identity is held back only for the
-//! source that failed with it, so nobody can lock a device out from elsewhere. Pure: time is
-//! passed in. Neighbour: `listener`, which asks before it works.
+//! An identity is held back first, and only at the source that failed with it, so nobody locks a
+//! device out from elsewhere, and a device that retries for ever costs its neighbours behind the
+//! same address nothing. What an identity does while it is held back counts no further. A source
+//! has a bucket of failures that refills; only identities that never proved themselves there take
+//! from it, known to the rules or not, so that the bucket tells nobody which ones exist. An empty
+//! bucket closes the source's connections unread, unless devices have proved themselves there:
+//! then they are read, a proof counts as ever, and only password checks, which cost most, are
+//! kept for those that proved themselves before. Pure: time is passed in. Neighbour: `listener`.
 
 use crate::runtime::clock::Mono;
 use std::collections::HashMap;
@@ -12,11 +15,15 @@ use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Entries of each table: 10,000 sources and 10,000 identities, under 64 bytes each.
-const ENTRIES_MAX: usize = 10_000;
+/// Sources remembered, the latest ones; under 64 bytes each.
+const SOURCES_MAX: usize = 10_000;
+
+/// Failed identities remembered, under 40 bytes each: more than one source can fail with before
+/// the first is forgotten by time, so that nobody pushes their own out.
+const IDENTITIES_MAX: usize = 64 * 1024;
 
 /// A bucket of failures is full again after this time.
-const REFILL: Duration = Duration::from_secs(10);
+const REFILL: Duration = Duration::from_secs(50);
 
 /// First and longest wait of an identity that used up its failures; doubled by each failure.
 const WAIT_MIN: Duration = Duration::from_secs(5);
@@ -24,6 +31,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// An identity's failures are forgotten this long after its last one.
 const FORGET: Duration = Duration::from_secs(600);
+
+/// How long an identity counts as one of its source after it proved itself there.
+const TRUST: Duration = Duration::from_secs(24 * 3600);
 
 /// Who has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,12 +70,24 @@ impl Throttled {
     }
 }
 
-/// The tables of failures.
+/// A name and the step that looks at it. They are kept apart: who holds a device's PSK may not
+/// guess its password for ever by proving the PSK in between.
+#[derive(Clone, Copy, Hash)]
+pub enum Name<'a> {
+    /// A PSK identity, proved in the handshake.
+    Psk(&'a [u8]),
+    /// A user name or client id, proved with CONNECT.
+    Connect(&'a str),
+}
+
+/// The tables of failures, and of those who had none.
 pub struct Throttle {
     burst: u32,
     identity_burst: u32,
     sources: Recent<IpAddr, Bucket>,
     identities: Recent<u64, Penalty>,
+    /// When an identity of a source, or anyone of the source, last proved itself.
+    proved: Recent<u64, Mono>,
     hasher: RandomState,
 }
 
@@ -78,7 +100,7 @@ struct Bucket {
 }
 
 /// A failure in the units of [`Bucket`].
-const ONE: i64 = 10_000;
+const ONE: i64 = 50_000;
 
 #[derive(Clone, Copy)]
 struct Penalty {
@@ -87,60 +109,78 @@ struct Penalty {
 }
 
 impl Throttle {
-    /// A source may fail `per_source` times at once and a tenth of that each second;
-    /// an identity `per_identity` times from one source before it has to wait.
+    /// A source may fail `per_source` times at once and a fiftieth of that each second; an
+    /// identity `per_identity` times from one source before it has to wait. `devices` that proved
+    /// themselves are remembered at least, under 40 bytes each.
     #[must_use]
-    pub fn new(per_source: usize, per_identity: usize) -> Self {
+    pub fn new(per_source: usize, per_identity: usize, devices: usize) -> Self {
         let burst = |value| u32::try_from(value).unwrap_or(u32::MAX).max(1);
         Self {
             burst: burst(per_source),
             identity_burst: burst(per_identity),
-            sources: Recent::default(),
-            identities: Recent::default(),
+            sources: Recent::new(SOURCES_MAX),
+            identities: Recent::new(IDENTITIES_MAX),
+            // An entry for the identity and one for its source, in each generation.
+            proved: Recent::new(devices.saturating_mul(4).max(SOURCES_MAX)),
             hasher: RandomState::new(),
         }
     }
 
-    /// Whether anything of `source` may be looked at.
+    /// Whether anything of `source` is looked at; and if so, whether somebody has proved an
+    /// identity there.
     ///
     /// # Errors
-    /// When its failures are used up.
-    pub fn source(&mut self, source: IpAddr, now: Mono) -> Result<(), Throttled> {
-        let full = self.full();
-        let bucket = self.sources.get(&source);
-        let free = bucket.is_none_or(|bucket| bucket.refilled(full, now).left >= ONE);
-        free.then_some(()).ok_or(Throttled::Source)
+    /// When its failures are used up and nobody has proved an identity there.
+    pub fn source(&mut self, source: IpAddr, now: Mono) -> Result<bool, Throttled> {
+        let proved = self.is_proved(self.key(source, None), now);
+        let free = proved || self.has_room(source, now);
+        free.then_some(proved).ok_or(Throttled::Source)
     }
 
     /// Whether `identity` may be tried by `source`.
     ///
     /// # Errors
     /// When it has to wait.
-    pub fn identity(&mut self, source: IpAddr, identity: &str, now: Mono) -> Result<(), Throttled> {
-        let key = self.key(source, identity);
+    pub fn identity(
+        &mut self,
+        source: IpAddr,
+        identity: Name<'_>,
+        now: Mono,
+    ) -> Result<(), Throttled> {
+        let key = self.key(source, Some(identity));
         let burst = self.identity_burst;
         let penalty = self.identities.get(&key);
         let waits = penalty.is_some_and(|p| now.since(p.last) < p.wait(burst));
         (!waits).then_some(()).ok_or(Throttled::Identity)
     }
 
+    /// Whether a check that costs much is made for `identity`.
+    ///
+    /// # Errors
+    /// When the failures of `source` are used up and this identity has not proved itself there.
+    pub fn costly(
+        &mut self,
+        source: IpAddr,
+        identity: Name<'_>,
+        now: Mono,
+    ) -> Result<(), Throttled> {
+        let mine = self.key(source, Some(identity));
+        let free = self.has_room(source, now) || self.is_proved(mine, now);
+        free.then_some(()).ok_or(Throttled::Source)
+    }
+
     /// `source` failed to prove something; `identity` when it named one.
-    pub fn failed(&mut self, source: IpAddr, identity: Option<&str>, now: Mono) {
-        let full = self.full();
-        let bucket = self.sources.get(&source).copied();
-        let mut bucket = bucket.map_or(Bucket::full(full, now), |b| b.refilled(full, now));
-        bucket.left = (bucket.left - ONE).max(-full);
-        self.sources.put(source, bucket);
+    pub fn failed(&mut self, source: IpAddr, identity: Option<Name<'_>>, now: Mono) {
         let Some(identity) = identity else {
-            return;
+            return self.take_room(source, now);
         };
-        let key = self.key(source, identity);
+        let key = self.key(source, Some(identity));
+        if !self.is_proved(key, now) {
+            self.take_room(source, now);
+        }
         let recent = |p: &&Penalty| now.since(p.last) < FORGET;
-        let failures = self
-            .identities
-            .get(&key)
-            .filter(recent)
-            .map_or(0, |p| p.failures);
+        let known = self.identities.get(&key).filter(recent);
+        let failures = known.map_or(0, |p| p.failures);
         let penalty = Penalty {
             failures: failures.saturating_add(1),
             last: now,
@@ -149,18 +189,31 @@ impl Throttle {
     }
 
     /// `source` proved `identity`.
-    pub fn succeeded(&mut self, source: IpAddr, identity: &str, now: Mono) {
-        let full = self.full();
-        if let Some(bucket) = self.sources.get(&source).copied() {
-            let mut bucket = bucket.refilled(full, now);
-            bucket.left += ONE;
-            match bucket.left < full {
-                true => self.sources.put(source, bucket),
-                false => self.sources.remove(&source),
-            }
-        }
-        let key = self.key(source, identity);
+    pub fn succeeded(&mut self, source: IpAddr, identity: Name<'_>, now: Mono) {
+        let key = self.key(source, Some(identity));
         self.identities.remove(&key);
+        for key in [key, self.key(source, None)] {
+            self.proved.put(key, now);
+        }
+    }
+
+    fn has_room(&self, source: IpAddr, now: Mono) -> bool {
+        let full = self.full();
+        let bucket = self.sources.get(&source);
+        bucket.is_none_or(|bucket| bucket.refilled(full, now).left >= ONE)
+    }
+
+    fn take_room(&mut self, source: IpAddr, now: Mono) {
+        let full = self.full();
+        let bucket = self.sources.get(&source).copied();
+        let mut bucket = bucket.map_or(Bucket::full(full, now), |b| b.refilled(full, now));
+        bucket.left = (bucket.left - ONE).max(-full);
+        self.sources.put(source, bucket);
+    }
+
+    fn is_proved(&self, key: u64, now: Mono) -> bool {
+        let at = self.proved.get(&key);
+        at.is_some_and(|at| now.since(*at) < TRUST)
     }
 
     fn full(&self) -> i64 {
@@ -168,7 +221,7 @@ impl Throttle {
     }
 
     /// Names are kept as a keyed hash: they are as long as a peer likes.
-    fn key(&self, source: IpAddr, identity: &str) -> u64 {
+    fn key(&self, source: IpAddr, identity: Option<Name<'_>>) -> u64 {
         self.hasher.hash_one((source, identity))
     }
 }
@@ -203,24 +256,25 @@ impl Penalty {
 struct Recent<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
-}
-
-impl<K, V> Default for Recent<K, V> {
-    fn default() -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-        }
-    }
+    max: usize,
 }
 
 impl<K: Eq + Hash, V> Recent<K, V> {
+    /// For `max` entries at most, the latest half of which is sure to be there.
+    fn new(max: usize) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            max,
+        }
+    }
+
     fn get(&self, key: &K) -> Option<&V> {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
     fn put(&mut self, key: K, value: V) {
-        if self.young.len() >= ENTRIES_MAX / 2 && !self.young.contains_key(&key) {
+        if self.young.len() >= self.max / 2 && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
         self.old.remove(&key);
@@ -234,118 +288,4 @@ impl<K: Eq + Hash, V> Recent<K, V> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{ENTRIES_MAX, Throttle, Throttled};
-    use crate::runtime::clock::Mono;
-    use std::net::{IpAddr, Ipv4Addr};
-    use std::time::Duration;
-
-    const BAD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
-    const GOOD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-
-    fn at(seconds: f64) -> Mono {
-        Mono::from_start(Duration::from_secs_f64(1000.0 + seconds))
-    }
-
-    fn throttle() -> Throttle {
-        Throttle::new(20, 5)
-    }
-
-    #[test]
-    fn a_source_may_fail_twenty_times_and_then_twice_a_second() {
-        let mut throttle = throttle();
-        let mut looked_at = 0;
-        for tick in 0..6000 {
-            let now = at(f64::from(tick) / 200.0);
-            if throttle.source(BAD, now).is_ok() {
-                looked_at += 1;
-                throttle.failed(BAD, None, now);
-            }
-        }
-        assert!((76..=82).contains(&looked_at), "{looked_at} in 30 s");
-        assert_eq!(throttle.source(GOOD, at(30.0)), Ok(()));
-        assert_eq!(throttle.source(BAD, at(45.0)), Ok(()), "it is forgiven");
-    }
-
-    #[test]
-    fn failures_under_way_together_are_paid_for_but_not_for_ever() {
-        let mut throttle = throttle();
-        for _ in 0..500 {
-            throttle.failed(BAD, None, at(0.0));
-        }
-        assert_eq!(throttle.source(BAD, at(10.0)), Err(Throttled::Source));
-        assert_eq!(throttle.source(BAD, at(11.0)), Ok(()));
-    }
-
-    #[test]
-    fn a_broken_device_behind_a_shared_address_does_not_starve_the_others() {
-        let mut throttle = throttle();
-        for tick in 0..1000 {
-            let now = at(f64::from(tick) / 100.0);
-            assert_eq!(throttle.source(BAD, now), Ok(()), "tick {tick}");
-            throttle.failed(BAD, Some("broken"), now);
-            throttle.succeeded(BAD, "honest", now);
-        }
-    }
-
-    #[test]
-    fn an_identity_waits_longer_with_each_failure_up_to_a_minute() {
-        let mut throttle = throttle();
-        for _ in 0..5 {
-            assert_eq!(throttle.identity(BAD, "dev", at(0.0)), Ok(()));
-            throttle.failed(BAD, Some("dev"), at(0.0));
-        }
-        let mut now = 0.0;
-        for wait in [5.0, 10.0, 20.0, 40.0, 60.0, 60.0] {
-            let refused = throttle.identity(BAD, "dev", at(now + wait - 0.1));
-            assert_eq!(refused, Err(Throttled::Identity), "{wait}");
-            now += wait;
-            assert_eq!(throttle.identity(BAD, "dev", at(now)), Ok(()), "{wait}");
-            throttle.failed(BAD, Some("dev"), at(now));
-        }
-        throttle.failed(BAD, Some("dev"), at(now + 601.0));
-        assert_eq!(throttle.identity(BAD, "dev", at(now + 601.0)), Ok(()));
-    }
-
-    #[test]
-    fn nobody_locks_a_device_out_from_elsewhere() {
-        let mut throttle = throttle();
-        for _ in 0..1000 {
-            throttle.failed(BAD, Some("dev"), at(0.0));
-        }
-        assert!(throttle.identity(BAD, "dev", at(1.0)).is_err());
-        assert_eq!(throttle.identity(GOOD, "dev", at(1.0)), Ok(()));
-        assert_eq!(throttle.source(GOOD, at(1.0)), Ok(()));
-        assert_eq!(throttle.identity(BAD, "other", at(1.0)), Ok(()));
-    }
-
-    #[test]
-    fn a_success_clears_the_identity() {
-        let mut throttle = throttle();
-        for _ in 0..5 {
-            throttle.failed(BAD, Some("dev"), at(0.0));
-        }
-        throttle.succeeded(BAD, "dev", at(6.0));
-        assert_eq!(throttle.identity(BAD, "dev", at(6.0)), Ok(()));
-        assert!(throttle.identities.get(&throttle.key(BAD, "dev")).is_none());
-    }
-
-    #[test]
-    fn a_flood_of_sources_and_names_stays_bounded_and_the_latest_is_known() {
-        let mut throttle = Throttle::new(1, 1);
-        for n in 0..3 * ENTRIES_MAX as u32 {
-            let source = IpAddr::V4(Ipv4Addr::from(n));
-            throttle.failed(source, Some("x"), at(0.0));
-            for (young, old) in [
-                (throttle.sources.young.len(), throttle.sources.old.len()),
-                (
-                    throttle.identities.young.len(),
-                    throttle.identities.old.len(),
-                ),
-            ] {
-                assert!(young + old <= ENTRIES_MAX);
-            }
-            assert!(throttle.source(source, at(0.0)).is_err());
-        }
-    }
-}
+mod tests;

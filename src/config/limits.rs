@@ -195,14 +195,16 @@ limits! {
     /// Password checks running at once.
     password_checks: count = 4, 1 => 256,
         "64MiB each (argon2id); raise it with the processors";
-    /// Failed attempts of one source address at once, and a tenth of them each second; more close
-    /// its connections unread.
-    failures_per_source: count = 20, 1 => 1_000_000,
-        "under 1MiB for the 10,000 latest sources; raise it where a load balancer or NAT hides \
-         the devices' addresses";
+    /// Failed attempts at once, and a fiftieth of them each second, of the identities that never
+    /// proved themselves from one source address; more close its connections unread, unless
+    /// devices have proved themselves from there.
+    failures_per_source: count = 1_000, 1 => 1_000_000,
+        "under 1MiB for the 10,000 latest sources, and 160 B per device of connections for those \
+         that proved themselves; the default has room for a NAT of 10,000 devices";
     /// Failed attempts of one identity from one source before it waits, 5 s and then up to 60 s.
     failures_per_identity: count = 5, 1 => 1_000_000,
-        "under 1MiB for the 10,000 latest identities; other sources are not held back";
+        "under 3MiB for the 65,536 latest identities; other sources and other identities are not \
+         held back";
     /// Pause forced on a device whose holders take it over again and again; doubles up to 60 s.
     takeover_damping: time = secs(1), ms(0) => secs(60),
         "none; 0s turns it off";

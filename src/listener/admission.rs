@@ -1,18 +1,27 @@
 //! Permits: how many connections, handshakes and password checks, in total and per source.
 //!
-//! A socket over a bound is refused at once; it never waits, because waiting is what a flood
-//! wants. Permits give themselves back when dropped and travel with what they admit. The table
-//! of sources holds only sources that hold a permit, so the bound on connections bounds it.
+//! A socket over a bound is refused at once, with one exception: when many devices come back
+//! together, those that find every handshake taken stand in line, for a bounded time, unread and
+//! therefore small. The line is bounded, and long only for a source from which devices have proved
+//! themselves: waiting is what a flood wants. Whose turn is next goes round by source. Permits give
+//! themselves back when dropped and travel with what they admit. The table of sources holds only
+//! sources that hold a permit, so the bound on connections bounds it.
 
 use crate::config::limits::Limits;
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// Places in the password queue per check that may run at once: at tens of milliseconds a check
 /// the last place still answers within the patience of the check.
 const PASSWORD_QUEUE: usize = 8;
+
+/// Places in line for a handshake, for each handshake of a source that may be under way, where
+/// nobody has proved anything yet.
+const STRANGERS_LINE: usize = 4;
 
 /// What a permit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,12 +83,68 @@ impl Counts {
 struct State {
     all: Counts,
     sources: HashMap<IpAddr, Counts>,
+    /// Who waits for a handshake, by source.
+    lines: HashMap<IpAddr, VecDeque<oneshot::Sender<Permit>>>,
+    /// The sources with a line, in the order of their next turn.
+    round: VecDeque<IpAddr>,
+    /// In all lines, those who gave up included until they are met.
+    waiting: usize,
+}
+
+impl State {
+    fn of(&self, source: IpAddr) -> Counts {
+        self.sources.get(&source).copied().unwrap_or_default()
+    }
+
+    /// Takes those who gave up off the front of a line, and gives its length.
+    fn line(&mut self, source: IpAddr) -> usize {
+        let Some(line) = self.lines.get_mut(&source) else {
+            return 0;
+        };
+        while line.pop_front_if(|place| place.is_closed()).is_some() {
+            self.waiting -= 1;
+        }
+        line.len()
+    }
+
+    fn stand(&mut self, source: IpAddr) -> oneshot::Receiver<Permit> {
+        let (place, turn) = oneshot::channel();
+        let round = &mut self.round;
+        let line = self.lines.entry(source).or_insert_with(|| {
+            round.push_back(source);
+            VecDeque::new()
+        });
+        line.push_back(place);
+        self.waiting += 1;
+        turn
+    }
+
+    /// The first in line of the next source that has room of its own.
+    fn next(&mut self, per_source: usize) -> Option<(IpAddr, oneshot::Sender<Permit>)> {
+        for _ in 0..self.round.len() {
+            let source = self.round.pop_front()?;
+            if self.line(source) == 0 {
+                self.lines.remove(&source);
+                continue;
+            }
+            self.round.push_back(source);
+            if self.of(source).handshakes < per_source {
+                let place = self.lines.get_mut(&source)?.pop_front()?;
+                self.waiting -= 1;
+                return Some((source, place));
+            }
+        }
+        None
+    }
 }
 
 /// The door all listeners share.
 pub(super) struct Gate {
     total: Counts,
     per_source: Counts,
+    /// Places in line, all sources together, and for a source of strangers.
+    line: usize,
+    strangers_line: usize,
     state: Mutex<State>,
 }
 
@@ -98,6 +163,9 @@ impl Gate {
                 // One source can never take the places of all others.
                 passwords: (queue / 4 * 3).max(1),
             },
+            // A quarter of the connections is kept for those who need not wait.
+            line: limits.connections / 4 * 3,
+            strangers_line: limits.handshakes_per_source.saturating_mul(STRANGERS_LINE),
             state: Mutex::new(State::default()),
         })
     }
@@ -107,11 +175,16 @@ impl Gate {
     }
 
     /// Admits a socket from `source`: a permit for the connection's whole life, and one for its
-    /// handshake, up to the answer to CONNECT.
-    pub(super) fn admit(self: &Arc<Self>, source: IpAddr) -> Result<(Permit, Permit), Refused> {
+    /// handshake, up to the answer to CONNECT, or a place in line for that. `proved`: devices have
+    /// proved themselves from there.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        source: IpAddr,
+        proved: bool,
+    ) -> Result<(Permit, Turn), Refused> {
         let source = bucket(source);
         let mut state = self.state();
-        let mine = state.sources.get(&source).copied().unwrap_or_default();
+        let mine = state.of(source);
         let refused = if state.all.connections >= self.total.connections {
             Some(Refused::Connections)
         } else if mine.connections >= self.per_source.connections {
@@ -124,11 +197,19 @@ impl Gate {
             None
         };
         match refused {
-            Some(refused) => Err(refused),
             None => Ok((
                 self.take(&mut state, source, Kind::Connection),
-                self.take(&mut state, source, Kind::Handshake),
+                Turn::Now(self.take(&mut state, source, Kind::Handshake)),
             )),
+            Some(full @ (Refused::Handshakes | Refused::HandshakesOfSource)) => {
+                let mine = state.line(source);
+                if state.waiting >= self.line || (!proved && mine >= self.strangers_line) {
+                    return Err(full);
+                }
+                let connection = self.take(&mut state, source, Kind::Connection);
+                Ok((connection, Turn::Later(state.stand(source), full)))
+            }
+            Some(refused) => Err(refused),
         }
     }
 
@@ -137,7 +218,7 @@ impl Gate {
     pub(super) fn password(self: &Arc<Self>, source: IpAddr) -> Option<Permit> {
         let source = bucket(source);
         let mut state = self.state();
-        let mine = state.sources.get(&source).copied().unwrap_or_default();
+        let mine = state.of(source);
         let free = state.all.passwords < self.total.passwords
             && mine.passwords < self.per_source.passwords;
         free.then(|| self.take(&mut state, source, Kind::Password))
@@ -158,7 +239,7 @@ impl Gate {
     #[cfg(test)]
     pub(super) fn is_idle(&self) -> bool {
         let state = self.state();
-        state.all == Counts::default() && state.sources.is_empty()
+        state.all == Counts::default() && state.sources.is_empty() && state.waiting == 0
     }
 
     fn take(self: &Arc<Self>, state: &mut State, source: IpAddr, kind: Kind) -> Permit {
@@ -171,7 +252,7 @@ impl Gate {
         }
     }
 
-    fn give_back(&self, source: IpAddr, kind: Kind) {
+    fn give_back(self: &Arc<Self>, source: IpAddr, kind: Kind) {
         let mut state = self.state();
         *state.all.of(kind) -= 1;
         if let Entry::Occupied(mut entry) = state.sources.entry(source) {
@@ -179,6 +260,34 @@ impl Gate {
             if *entry.get() == Counts::default() {
                 entry.remove();
             }
+        }
+        if kind == Kind::Handshake
+            && state.all.handshakes < self.total.handshakes
+            && let Some((source, place)) = state.next(self.per_source.handshakes)
+        {
+            let permit = self.take(&mut state, source, Kind::Handshake);
+            drop(state);
+            // Who gave up this moment gives the permit back by dropping it.
+            let _ = place.send(permit);
+        }
+    }
+}
+
+/// A handshake's permit, now or when its turn comes.
+pub(super) enum Turn {
+    Now(Permit),
+    Later(oneshot::Receiver<Permit>, Refused),
+}
+
+impl Turn {
+    /// Waits for the turn, for `patience` at most.
+    pub(super) async fn come(self, patience: Duration) -> Result<Permit, Refused> {
+        match self {
+            Self::Now(permit) => Ok(permit),
+            Self::Later(turn, full) => match tokio::time::timeout(patience, turn).await {
+                Ok(Ok(permit)) => Ok(permit),
+                Ok(Err(_)) | Err(_) => Err(full),
+            },
         }
     }
 }
@@ -209,114 +318,4 @@ pub(super) fn bucket(address: IpAddr) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Gate, Refused};
-    use crate::config::limits::Limits;
-    use std::net::IpAddr;
-    use std::sync::Arc;
-
-    fn gate(connections: usize, per_source: usize, handshakes: usize) -> Arc<Gate> {
-        Gate::new(&Limits {
-            connections,
-            connections_per_source: per_source,
-            handshakes,
-            handshakes_per_source: 2,
-            password_checks: 1,
-            ..Limits::default()
-        })
-    }
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    fn assert_empty(gate: &Gate) {
-        assert!(gate.is_idle(), "a permit or a source was kept");
-    }
-
-    #[test]
-    fn the_total_is_a_bound_and_comes_back() {
-        let gate = gate(2, 2, 9);
-        let a = gate.admit(ip("10.0.0.1")).unwrap();
-        let b = gate.admit(ip("10.0.0.2")).unwrap();
-        let over = gate.admit(ip("10.0.0.3")).err();
-        assert_eq!(over, Some(Refused::Connections));
-        drop(a);
-        let c = gate.admit(ip("10.0.0.3")).unwrap();
-        drop((b, c));
-        assert_empty(&gate);
-    }
-
-    #[test]
-    fn one_source_cannot_take_the_places_of_others() {
-        let gate = gate(9, 2, 9);
-        let (_a, handshake) = gate.admit(ip("10.0.0.1")).unwrap();
-        drop(handshake);
-        let _b = gate.admit(ip("10.0.0.1")).unwrap();
-        let over = gate.admit(ip("10.0.0.1")).err();
-        assert_eq!(over, Some(Refused::ConnectionsOfSource));
-        assert!(gate.admit(ip("10.0.0.2")).is_ok());
-    }
-
-    #[test]
-    fn half_open_handshakes_of_one_source_leave_room_for_another() {
-        let gate = gate(99, 99, 3);
-        let _held = [
-            gate.admit(ip("10.0.0.1")).unwrap(),
-            gate.admit(ip("10.0.0.1")).unwrap(),
-        ];
-        let over = gate.admit(ip("10.0.0.1")).err();
-        assert_eq!(over, Some(Refused::HandshakesOfSource));
-        let _other = gate.admit(ip("10.0.0.2")).unwrap();
-        let full = gate.admit(ip("10.0.0.3")).err();
-        assert_eq!(full, Some(Refused::Handshakes));
-    }
-
-    #[test]
-    fn a_finished_handshake_frees_its_place_while_the_connection_stays() {
-        let gate = gate(99, 99, 1);
-        let (connection, handshake) = gate.admit(ip("10.0.0.1")).unwrap();
-        assert!(gate.admit(ip("10.0.0.2")).is_err());
-        drop(handshake);
-        drop(gate.admit(ip("10.0.0.2")).unwrap());
-        drop(connection);
-        assert_empty(&gate);
-    }
-
-    #[test]
-    fn a_refusal_takes_nothing() {
-        let gate = gate(1, 1, 1);
-        let held = gate.admit(ip("10.0.0.1")).unwrap();
-        for _ in 0..100 {
-            assert!(gate.admit(ip("10.0.0.9")).is_err());
-        }
-        drop(held);
-        assert_empty(&gate);
-    }
-
-    #[test]
-    fn an_ipv6_host_is_one_source_whatever_address_it_picks() {
-        let gate = gate(9, 1, 9);
-        let _held = gate.admit(ip("2001:db8:1:2:aaaa::1")).unwrap();
-        assert!(gate.admit(ip("2001:db8:1:2:bbbb::2")).is_err());
-        assert!(gate.admit(ip("2001:db8:1:3::1")).is_ok());
-    }
-
-    #[test]
-    fn a_mapped_ipv4_address_is_the_ipv4_source() {
-        let gate = gate(9, 1, 9);
-        let _held = gate.admit(ip("::ffff:10.0.0.1")).unwrap();
-        assert!(gate.admit(ip("10.0.0.1")).is_err());
-    }
-
-    #[test]
-    fn a_password_flood_of_one_source_leaves_places() {
-        let gate = gate(99, 99, 99);
-        let mine: Vec<_> = std::iter::from_fn(|| gate.password(ip("10.0.0.1"))).collect();
-        assert_eq!(mine.len(), 6);
-        let others: Vec<_> = std::iter::from_fn(|| gate.password(ip("10.0.0.2"))).collect();
-        assert_eq!(others.len(), 2);
-        drop((mine, others));
-        assert_empty(&gate);
-    }
-}
+mod tests;

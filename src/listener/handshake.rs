@@ -5,7 +5,7 @@
 //! checked and the older session of the device has ended. The future is large; what serves the
 //! device afterwards is a new small task (`conn`).
 
-use super::admission::Permit;
+use super::admission::{Permit, Turn};
 use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
@@ -42,7 +42,7 @@ pub(super) struct Arrival {
     /// For the connection's life.
     pub(super) connection: Permit,
     /// Up to the answer to CONNECT.
-    pub(super) handshake: Permit,
+    pub(super) handshake: Turn,
     pub(super) ending: Ending,
 }
 
@@ -112,9 +112,14 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
     let outcome = tokio::select! {
         biased;
         () = stopped.cancelled() => Err(Failure::new("drain", "the gateway is stopping")),
-        outcome = greet(tcp, source, &site) => outcome,
+        outcome = async {
+            let patience = site.shared.setup.limits.tls_timeout;
+            let turn = handshake.come(patience).await;
+            // Held up to the answer to CONNECT.
+            let _turn = turn.map_err(|full| Failure::new(full.label(), full.setting()))?;
+            greet(tcp, source, &site).await
+        } => outcome,
     };
-    drop(handshake);
     match outcome {
         Ok((asked, granted)) => open(asked, granted, source, connection, ending, &site),
         Err(failure) => {
@@ -169,18 +174,23 @@ async fn greet(
 async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Accepted, Failure> {
     let metrics = &site.shared.setup.metrics;
     let begun = clock::mono();
-    let accepted = site.acceptor.accept(tcp, source).await.map_err(|error| {
-        let HandshakeError {
-            reason,
-            credential,
-            version,
-            text,
-        } = error;
-        let labels = [credential, version, reason];
-        metrics.handshakes.with_label_values(&labels).inc();
-        site.shared.attempts.handshake_failed(source.ip(), reason);
-        Failure::new(reason, text)
-    })?;
+    let attempts = site.shared.attempts.of_source(source.ip());
+    let accepted = site
+        .acceptor
+        .accept_with(tcp, attempts)
+        .await
+        .map_err(|error| {
+            let HandshakeError {
+                reason,
+                credential,
+                version,
+                text,
+            } = error;
+            let labels = [credential, version, reason];
+            metrics.handshakes.with_label_values(&labels).inc();
+            site.shared.attempts.handshake_failed(source.ip(), reason);
+            Failure::new(reason, text)
+        })?;
     let (credential, session) = match &accepted.peer {
         Peer::Plain => return Ok(accepted),
         Peer::Tls(session) => ("none", session),

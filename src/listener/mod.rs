@@ -62,7 +62,7 @@ pub struct Shared {
     setup: Arc<Setup>,
     gate: Arc<Gate>,
     passwords: Passwords,
-    attempts: Attempts,
+    attempts: Arc<Attempts>,
     tracker: TaskTracker,
     drain: CancellationToken,
 }
@@ -238,8 +238,8 @@ impl Listener {
         let free = shared.attempts.may_connect(source.ip());
         let admitted = free
             .map_err(|throttled| (throttled.label(), throttled.text()))
-            .and_then(|()| {
-                let permits = shared.gate.admit(source.ip());
+            .and_then(|proved| {
+                let permits = shared.gate.admit(source.ip(), proved);
                 permits.map_err(|refused| (refused.label(), refused.setting()))
             });
         let (connection, handshake) = match admitted {

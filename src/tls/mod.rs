@@ -7,6 +7,7 @@
 //! by its own handshake. This station knows nothing of rules or devices: it reports what the
 //! handshake proved, and `auth` decides. Before it: `listener`; after it: `mqtt`.
 
+mod attempts;
 mod binder;
 mod cke;
 mod der;
@@ -21,11 +22,14 @@ mod route;
 mod voucher;
 mod x509;
 
+pub use attempts::PskAttempts;
+
 use crate::config::secret::Secret;
 use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::Unix;
 use arc_swap::ArcSwap;
+use attempts::Unthrottled;
 use hello::{Hello, MAX_HELLO_BYTES, Parsed};
 use psk::PskStack;
 use refusal::{Alert, Refusal, farewell};
@@ -297,8 +301,20 @@ impl Acceptor {
     /// Why not; the socket is closed then.
     pub async fn accept(
         &self,
-        mut tcp: TcpStream,
+        tcp: TcpStream,
         _source: SocketAddr,
+    ) -> Result<Accepted, HandshakeError> {
+        self.accept_with(tcp, Arc::new(Unthrottled)).await
+    }
+
+    /// As [`Self::accept`], asking `attempts` before a PSK identity is tried.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub async fn accept_with(
+        &self,
+        mut tcp: TcpStream,
+        attempts: Arc<dyn PskAttempts>,
     ) -> Result<Accepted, HandshakeError> {
         let Some(tls) = &self.tls else {
             return Ok(Accepted {
@@ -334,7 +350,7 @@ impl Acceptor {
         } else {
             "none"
         };
-        let handshake = tls.handshake(route, &hello, certificates, stream);
+        let handshake = tls.handshake(route, &hello, certificates, stream, attempts);
         match within(total, handshake).await {
             Some(Ok((stream, peer))) => Ok(Accepted { stream, peer }),
             Some(Err(refusal)) => Err(refusal.into_error(version)),
@@ -354,10 +370,11 @@ impl Tls {
         hello: &Hello,
         certificates: Option<Arc<ServerConfig>>,
         stream: Replay<TcpStream>,
+        attempts: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
         let (reason, alert) = match (route, certificates) {
-            (Route::Psk13, _) => return self.psk.accept13(hello, stream).await,
-            (Route::Psk12, _) => return self.psk.accept12(stream).await,
+            (Route::Psk13, _) => return self.psk.accept13(hello, stream, attempts).await,
+            (Route::Psk12, _) => return self.psk.accept12(stream, attempts).await,
             (Route::Certificate, Some(config)) => return x509::accept(config, stream).await,
             (Route::Certificate, None) => ("no_shared_suite", Alert::HandshakeFailure),
             (Route::Refuse(reason, alert), _) => (reason, alert),

@@ -16,7 +16,7 @@ use crate::tls::hello::Hello;
 use crate::tls::refusal::{Alert, Refusal, farewell, printable};
 use crate::tls::replay::Replay;
 use crate::tls::x509::explain_io;
-use crate::tls::{KeySlot, Peer, PskLookup, Session, Stream};
+use crate::tls::{KeySlot, Peer, PskAttempts, PskLookup, Session, Stream};
 use keys::{Keyring, Standing};
 use openssl::bn::BigNum;
 use openssl::dh::Dh;
@@ -50,8 +50,9 @@ pub const DHE_SUITES: &str = "DHE-PSK-AES128-GCM-SHA256:DHE-PSK-AES256-GCM-SHA38
 const GROUPS: &str = "P-256:X25519";
 
 /// One handshake's state, shared by the tap, the callback and the driver.
-#[derive(Default)]
 struct Attempt {
+    /// Who has to wait.
+    throttle: Arc<dyn PskAttempts>,
     /// TLS 1.3: proved by the binder.
     proved: Option<Proved>,
     /// TLS 1.3: OpenSSL was given that key.
@@ -60,6 +61,21 @@ struct Attempt {
     watch: Watch,
     /// TLS 1.2: the answer to the callback.
     asked: Option<Asked>,
+    /// TLS 1.2: the identity has to wait.
+    held_back: bool,
+}
+
+impl Attempt {
+    fn new(throttle: Arc<dyn PskAttempts>, proved: Option<Proved>) -> Self {
+        Self {
+            throttle,
+            proved,
+            given: false,
+            watch: Watch::default(),
+            asked: None,
+            held_back: false,
+        }
+    }
 }
 
 struct Asked {
@@ -111,13 +127,11 @@ impl PskStack {
         &self,
         hello: &Hello,
         stream: Replay<TcpStream>,
+        throttle: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
-        match select::select(hello, &self.keyring) {
+        match select::select(hello, &self.keyring, &*throttle) {
             Ok(proved) => {
-                let attempt = Attempt {
-                    proved: Some(proved),
-                    ..Attempt::default()
-                };
+                let attempt = Attempt::new(throttle, Some(proved));
                 self.drive(attempt, stream).await
             }
             Err(refusal) => {
@@ -134,8 +148,9 @@ impl PskStack {
     pub async fn accept12(
         &self,
         stream: Replay<TcpStream>,
+        throttle: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
-        self.drive(Attempt::default(), stream).await
+        self.drive(Attempt::new(throttle, None), stream).await
     }
 
     async fn drive(
@@ -144,6 +159,7 @@ impl PskStack {
         mut stream: Replay<TcpStream>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
         let tls12 = attempt.proved.is_none();
+        let throttle = attempt.throttle.clone();
         let shared: Shared = Arc::new(Mutex::new(attempt));
         if tls12 {
             let tap = shared.clone();
@@ -158,14 +174,18 @@ impl PskStack {
         let result = Pin::new(&mut stream).accept().await;
         stream.get_mut().clear_tap();
         // What is left in the connection's data holds no key from here on.
-        let attempt = std::mem::take(&mut *lock(&shared));
+        let fresh = Attempt::new(throttle.clone(), None);
+        let attempt = std::mem::replace(&mut *lock(&shared), fresh);
         match result {
             Ok(()) => {
                 let peer = self.finished(stream.ssl(), attempt)?;
+                if let Peer::Psk { identity, .. } = &peer {
+                    throttle.proved(identity.as_bytes());
+                }
                 Ok((Box::new(stream), peer))
             }
             Err(error) => {
-                let refusal = self.explain(&error, attempt.asked);
+                let refusal = self.explain(&error, attempt);
                 if refusal.reason != "peer_closed" {
                     farewell(stream.get_mut(), None).await;
                 }
@@ -215,16 +235,20 @@ impl PskStack {
     }
 
     /// Gives a failed handshake its label, and remembers a key that did not fit.
-    fn explain(&self, error: &openssl::ssl::Error, asked: Option<Asked>) -> Refusal {
+    fn explain(&self, error: &openssl::ssl::Error, attempt: Attempt) -> Refusal {
         if let Some(error) = error.io_error() {
             return Refusal {
                 credential: "psk",
                 ..explain_io(error)
             };
         }
+        if attempt.held_back {
+            let identity = attempt.watch.identity().unwrap_or_default();
+            return refused(Standing::HeldBack, identity);
+        }
         let code = error.ssl_error().and_then(|stack| stack.errors().last());
         // Reason codes of OpenSSL's sslerr.h; its texts carry file names and line numbers.
-        match (code.map_or(0, |error| error.reason_code()), asked) {
+        match (code.map_or(0, |error| error.reason_code()), attempt.asked) {
             (0 | 294, _) => Refusal::new(
                 "peer_closed",
                 "psk",
@@ -238,6 +262,7 @@ impl PskStack {
                 if asked.standing == Standing::Known && asked.has_next {
                     self.keyring.failed(&asked.identity, asked.slot);
                 }
+                attempt.throttle.failed(&asked.identity);
                 refused(asked.standing, &asked.identity)
             }
             (101 | 118 | 193 | 295 | 410, None) => {
@@ -279,6 +304,13 @@ fn refused(standing: Standing, identity: &[u8]) -> Refusal {
                  another server looks like this too"
             );
             Refusal::new("psk_identity_invalid", "psk", text)
+        }
+        Standing::HeldBack => {
+            let text = format!(
+                "PSK identity {name} failed too often from this address and has to wait; correct \
+                 its key and try again in a minute"
+            );
+            Refusal::new("throttled_identity", "psk", text)
         }
     }
 }
@@ -373,6 +405,10 @@ fn answer(
     let sent = attempt.watch.identity().unwrap_or_default();
     let agree = sent.split(|byte| *byte == 0).next() == Some(identity);
     let sent = if agree { sent } else { &[] };
+    if !attempt.throttle.may_try(sent) {
+        attempt.held_back = true;
+        return 0;
+    }
     let (keys, slot) = keyring.choose(sent);
     let written = match slot {
         KeySlot::Current => put(keys.current.expose(), out),

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod neighbours;
 mod reload;
 mod revocation;
 mod rotation;

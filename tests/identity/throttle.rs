@@ -1,6 +1,6 @@
 //! Guessing is slowed down, and only for the one who guesses.
 
-use crate::support::device::{Device, Who};
+use crate::support::device::{Device, Who, open_from};
 use crate::support::{Options, PASSWORD};
 use crate::{PATIENCE, counted, ended, psk, start};
 use bytes::BytesMut;
@@ -18,13 +18,18 @@ const GOOD: [u8; 4] = [127, 0, 0, 3];
 /// One plain CONNECT with user `pass-1` from this address: the return code, or `None` when the
 /// socket was closed without one.
 async fn connect(from: [u8; 4], to: SocketAddr, password: &str) -> Option<u8> {
+    login(from, to, "pass-1", password).await
+}
+
+/// The same with any user.
+async fn login(from: [u8; 4], to: SocketAddr, user: &str, password: &str) -> Option<u8> {
     let attempt = async {
         let socket = TcpSocket::new_v4()?;
         socket.bind(SocketAddr::from((from, 0)))?;
         let mut stream = socket.connect(to).await?;
-        let mut connect = Connect::new("pass-1");
+        let mut connect = Connect::new(user);
         connect.login = Some(Login {
-            username: "pass-1".to_owned(),
+            username: user.to_owned(),
             password: password.to_owned(),
         });
         let mut out = BytesMut::new();
@@ -65,7 +70,7 @@ async fn a_flood_of_wrong_passwords_is_throttled_and_other_sources_do_not_notice
     let mut options = Options::default();
     options
         .gateway
-        .push_str("[limits]\ntakeover_damping = \"0s\"\n");
+        .push_str("[limits]\ntakeover_damping = \"0s\"\nfailures_per_source = 20\n");
     let bench = start("password-flood", options).await;
     let to = bench.plain();
     median(to, 5).await;
@@ -80,8 +85,10 @@ async fn a_flood_of_wrong_passwords_is_throttled_and_other_sources_do_not_notice
             while !stop.load(Ordering::Relaxed) {
                 let tried = tried.clone();
                 tokio::spawn(async move {
-                    assert_ne!(connect(BAD, to, "wrong").await, Some(0));
-                    tried.fetch_add(1, Ordering::Relaxed);
+                    let count = tried.fetch_add(1, Ordering::Relaxed);
+                    // Every other guess is at another name, so that the source is what waits.
+                    let user = format!("pass-{}", if count.is_multiple_of(2) { 1 } else { count });
+                    assert_ne!(login(BAD, to, &user, "wrong").await, Some(0));
                 });
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -133,24 +140,33 @@ async fn an_identity_waits_at_the_source_that_failed_with_it_and_nowhere_else() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guessed_pre_shared_keys_count_against_their_source_and_success_clears_them() {
+async fn guessed_pre_shared_keys_hold_their_identity_back_and_time_forgives_it() {
     let bench = start("psk-throttle", Options::default()).await;
-    let wrong = [
-        psk("psk-1", b"wrong-key-123456", true),
-        psk("nobody", b"wrong-key-123456", false),
-    ];
-    let mut attempts = 0;
-    while ended(&bench, "throttled_source").await == 0.0 {
-        let transport = &wrong[attempts % 2];
-        let refused = Device::try_connect(bench.mqtt(), transport, &Who::id("psk-1")).await;
-        assert!(refused.is_err());
-        attempts += 1;
-        assert!(attempts < 100, "never throttled");
+    for (identity, tls13) in [("psk-1", true), ("nobody", true), ("psk-1", false)] {
+        let wrong = psk(identity, b"wrong-key-123456", tls13);
+        let before = ended(&bench, "throttled_identity").await;
+        for _ in 0..6 {
+            let refused = Device::try_connect(bench.mqtt(), &wrong, &Who::id("psk-1")).await;
+            assert!(refused.is_err());
+        }
+        bench
+            .reaches("disconnects_total", &["throttled_identity"], before + 1.0)
+            .await;
     }
-    assert!(attempts >= 21, "the first twenty failures are free");
-    assert_eq!(connect(GOOD, bench.plain(), PASSWORD).await, Some(0));
-    // It is forgiven: the device that was corrected gets in after a moment.
+    assert_eq!(
+        ended(&bench, "psk_wrong_key").await,
+        5.0,
+        "five are looked at"
+    );
+    assert_eq!(ended(&bench, "psk_unknown_identity").await, 5.0);
+    assert_eq!(ended(&bench, "throttled_source").await, 0.0);
+    // Not even the right key is looked at from here; it is from elsewhere.
     let right = psk("psk-1", crate::support::PSK, true);
+    let held = Device::try_connect(bench.mqtt(), &right, &Who::id("psk-1")).await;
+    assert!(held.is_err(), "held back");
+    let elsewhere = open_from(GOOD, bench.mqtt(), &right).await.expect("TLS");
+    let elsewhere = Device::try_connect_over(elsewhere, &Who::id("psk-1")).await;
+    assert!(elsewhere.expect("answered").is_ok());
     let corrected = async {
         while !matches!(
             Device::try_connect(bench.mqtt(), &right, &Who::id("psk-1")).await,

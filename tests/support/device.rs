@@ -12,7 +12,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -68,7 +68,21 @@ fn other(error: impl std::fmt::Debug) -> io::Error {
 
 /// Opens the transport.
 pub async fn open(address: SocketAddr, transport: &Transport) -> io::Result<Box<dyn Stream>> {
-    let tcp = TcpStream::connect(address).await?;
+    secure(TcpStream::connect(address).await?, transport).await
+}
+
+/// Opens the transport from this loopback address.
+pub async fn open_from(
+    source: [u8; 4],
+    address: SocketAddr,
+    transport: &Transport,
+) -> io::Result<Box<dyn Stream>> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::from((source, 0)))?;
+    secure(socket.connect(address).await?, transport).await
+}
+
+async fn secure(tcp: TcpStream, transport: &Transport) -> io::Result<Box<dyn Stream>> {
     tcp.set_nodelay(true)?;
     let ssl = match transport {
         Transport::Plain => return Ok(Box::new(tcp)),
@@ -143,7 +157,14 @@ impl Device {
         transport: &Transport,
         who: &Who,
     ) -> io::Result<Result<Self, ConnectReturnCode>> {
-        let stream = open(address, transport).await?;
+        Self::try_connect_over(open(address, transport).await?, who).await
+    }
+
+    /// As [`Self::try_connect`], over a transport that is open.
+    pub async fn try_connect_over(
+        stream: Box<dyn Stream>,
+        who: &Who,
+    ) -> io::Result<Result<Self, ConnectReturnCode>> {
         let mut device = Self {
             stream,
             input: BytesMut::new(),
@@ -174,6 +195,13 @@ impl Device {
     pub async fn connect(address: SocketAddr, transport: &Transport, who: &Who) -> Self {
         let connected = Self::try_connect(address, transport, who).await;
         connected.expect("transport").expect("CONNACK 0")
+    }
+
+    /// Says DISCONNECT and waits for the end, so that nothing is taken over.
+    pub async fn disconnect(&mut self) {
+        if self.stream.write_all(&[0xE0, 0]).await.is_ok() {
+            while self.stream.read(&mut [0; 64]).await.unwrap_or(0) > 0 {}
+        }
     }
 
     fn packet_id(&mut self) -> u16 {

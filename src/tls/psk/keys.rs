@@ -18,6 +18,8 @@ pub enum Standing {
     Known,
     /// Well-formed, but not in the rules.
     Unknown,
+    /// Not looked at: it failed too often from its source.
+    HeldBack,
     /// Empty, over [`MAX_IDENTITY_BYTES`], with a NUL, or not UTF-8.
     Invalid,
 }

@@ -4,12 +4,12 @@
 //! any asymmetric operation: the TLS 1.3 code of OpenSSL is reached by holders of a key only.
 
 use crate::config::secret::Secret;
-use crate::tls::KeySlot;
 use crate::tls::binder::Transcript;
 use crate::tls::hello::Hello;
 use crate::tls::psk::keys::{Keyring, Standing};
 use crate::tls::psk::refused;
 use crate::tls::refusal::Refusal;
+use crate::tls::{KeySlot, PskAttempts};
 
 /// An identity whose key was proved.
 #[derive(Debug)]
@@ -26,10 +26,21 @@ pub struct Proved {
 ///
 /// # Errors
 /// The most telling cause: a known identity before an unknown one before an invalid one.
-pub fn select(hello: &Hello, keyring: &Keyring) -> Result<Proved, Refusal> {
+pub fn select(
+    hello: &Hello,
+    keyring: &Keyring,
+    throttle: &dyn PskAttempts,
+) -> Result<Proved, Refusal> {
     let transcript = Transcript::of(hello.truncated());
     let mut failed: Option<(Standing, &[u8])> = None;
     for (identity, binder) in hello.offers() {
+        // Asked before the look-up, so that the answer is the same whether it exists.
+        if !throttle.may_try(identity) {
+            if failed.is_none_or(|(standing, _)| rank(Standing::HeldBack) > rank(standing)) {
+                failed = Some((Standing::HeldBack, identity));
+            }
+            continue;
+        }
         let keys = keyring.candidates(identity);
         // Both are always computed: the number of keys must not show in the time.
         let current = transcript.proves(keys.current.expose(), binder);
@@ -51,6 +62,7 @@ pub fn select(hello: &Hello, keyring: &Keyring) -> Result<Proved, Refusal> {
                 });
             }
         }
+        throttle.failed(identity);
         if failed.is_none_or(|(standing, _)| rank(keys.standing) > rank(standing)) {
             failed = Some((keys.standing, identity));
         }
@@ -62,7 +74,8 @@ pub fn select(hello: &Hello, keyring: &Keyring) -> Result<Proved, Refusal> {
 const fn rank(standing: Standing) -> u8 {
     match standing {
         Standing::Invalid => 0,
-        Standing::Unknown => 1,
-        Standing::Known => 2,
+        Standing::HeldBack => 1,
+        Standing::Unknown => 2,
+        Standing::Known => 3,
     }
 }

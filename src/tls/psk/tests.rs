@@ -5,12 +5,13 @@ use super::keys::Keyring;
 use super::select::select;
 use crate::config::Mixed;
 use crate::config::secret::Secret;
+use crate::tls::attempts::Unthrottled;
 use crate::tls::binder::Transcript;
 use crate::tls::hello::{Hello, Parsed, parse};
 use crate::tls::hello_bytes::assert_every_prefix_is_partial;
 use crate::tls::replay::Replay;
 use crate::tls::route::{Route, route};
-use crate::tls::{KeySlot, PskKeys};
+use crate::tls::{KeySlot, PskAttempts, PskKeys};
 use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslStream, SslVersion};
 use openssl::x509::X509;
@@ -120,17 +121,48 @@ fn the_binder_tells_which_of_two_keys_is_used() {
         (&b"fedcba9876543210"[..], KeySlot::Next),
     ] {
         let hello = complete(&hello_of(client(SslVersion::TLS1_3, b"dev-1", key)));
-        let proved = select(&hello, &ring()).unwrap();
+        let proved = select(&hello, &ring(), &Unthrottled).unwrap();
         assert_eq!((proved.identity.as_str(), proved.slot), ("dev-1", slot));
         assert!(proved.key.ct_eq(key));
     }
+}
+
+/// Holds everybody back, and counts who was tried all the same.
+#[derive(Default)]
+struct HoldBack(std::sync::atomic::AtomicUsize);
+
+impl PskAttempts for HoldBack {
+    fn may_try(&self, _: &[u8]) -> bool {
+        false
+    }
+    fn failed(&self, _: &[u8]) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
+    fn proved(&self, _: &[u8]) {
+        self.failed(&[]);
+    }
+}
+
+#[test]
+fn an_identity_that_has_to_wait_is_not_looked_at_whether_it_exists_or_its_key_is_right() {
+    let throttle = HoldBack::default();
+    for (identity, key) in [
+        (&b"dev-1"[..], KEY),
+        (b"dev-1", b"wrong key"),
+        (b"dev-2", KEY),
+    ] {
+        let hello = complete(&hello_of(client(SslVersion::TLS1_3, identity, key)));
+        let refusal = select(&hello, &ring(), &throttle).unwrap_err();
+        assert_eq!(refusal.reason, "throttled_identity");
+    }
+    assert_eq!(throttle.0.into_inner(), 0, "waiting is no failure");
 }
 
 #[test]
 fn an_unproved_identity_is_refused_by_cause() {
     let cause = |identity, key| {
         let hello = complete(&hello_of(client(SslVersion::TLS1_3, identity, key)));
-        select(&hello, &ring()).unwrap_err().reason
+        select(&hello, &ring(), &Unthrottled).unwrap_err().reason
     };
     assert_eq!(cause(b"dev-1", b"wrong key"), "psk_wrong_key");
     assert_eq!(cause(b"dev-2", KEY), "psk_unknown_identity");
@@ -215,7 +247,7 @@ async fn a_certificate_handshake_is_never_reported_as_the_identity_the_callback_
     tcp.read_exact(&mut raw[5..]).await.unwrap();
     let hello = complete(&raw);
     let refusal = stack
-        .accept13(&hello, Replay::new(raw, tcp))
+        .accept13(&hello, Replay::new(raw, tcp), Arc::new(Unthrottled))
         .await
         .err()
         .unwrap();

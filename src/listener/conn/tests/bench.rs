@@ -183,7 +183,7 @@ impl Bench {
         assert!(matches!(event, Ok(Some(Event::Connect(_)))));
         session.accept(&mut out, clock::mono());
         let (permit, _) = Gate::new(&plan.limits)
-            .admit([127, 0, 0, 1].into())
+            .admit([127, 0, 0, 1].into(), false)
             .expect("room");
         let gauge = metrics.connections.with_label_values(&["test", "psk"]);
         let conn = Conn::new(Opened {
