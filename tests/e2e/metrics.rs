@@ -131,6 +131,9 @@ async fn a_commands_way_is_timed_and_no_series_appears_with_its_first_event() {
     let sum = bench.metric("downlink_duration_seconds_sum", &[]).await;
     assert!(sum > 0.0 && sum < 30.0, "{sum} s");
     device.goodbye().await.expect("closed");
+    let mut bad = Device::connect(bench.mqtt(), &psk(PSK), &Who::id("psk-1")).await;
+    let foreign = bad.publish("devices/sas-1/messages/events/", b"x").await;
+    assert!(foreign.is_err(), "not its topic");
     let wrong = psk(b"some-other-key-1");
     let _ = Device::try_connect(bench.mqtt(), &wrong, &Who::id("psk-1")).await;
     let wrong = Who::login("pass-1", "pass-1", "wrong");
@@ -138,7 +141,7 @@ async fn a_commands_way_is_timed_and_no_series_appears_with_its_first_event() {
     let right = Who::login("pass-1", "pass-1", PASSWORD);
     let device = Device::connect(bench.plain(), &Transport::Plain, &right).await;
     drop(device);
-    bench.reaches("disconnects_total", &[], 4.0).await;
+    bench.reaches("disconnects_total", &[], 5.0).await;
     let (status, _) = bench
         .control("POST", "/faults", "{\"name\":\"KillTcp\"}")
         .await;
