@@ -38,11 +38,10 @@ fn from_git() -> Option<String> {
         return None; // part of somebody else's repository
     }
     for file in ["HEAD", "logs/HEAD"] {
-        let path = git(&["rev-parse", "--git-path", file])?;
-        println!(
-            "cargo::rerun-if-changed={}",
-            Path::new(&root).join(path).display()
-        );
+        let path = Path::new(&root).join(git(&["rev-parse", "--git-path", file])?);
+        if path.exists() {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
     }
     git(&["rev-parse", "--short=12", "HEAD"]).filter(|commit| is_word(commit))
 }

@@ -13,6 +13,9 @@
 //! and a time and return a decision; drivers own sockets; `gateway` composes. `tests/tidy.rs`
 //! fails the build when a module reaches upwards.
 
+/// The commit this was built from, where the build could tell (`build.rs`); else `unknown`.
+pub const COMMIT: &str = env!("IOTHUB_GATEWAY_COMMIT");
+
 pub mod listener;
 pub mod tls;
 

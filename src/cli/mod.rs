@@ -18,9 +18,6 @@ mod token;
 /// Exit code for wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 
-/// The commit this was built from, where the build could tell (`build.rs`).
-const COMMIT: &str = env!("IOTHUB_GATEWAY_COMMIT");
-
 /// Stack of a worker thread, bytes of address space: the AMQP library decodes nested types by
 /// recursion without a limit of its own.
 const STACK_BYTES: usize = 64 * 1024 * 1024;

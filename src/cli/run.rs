@@ -92,7 +92,7 @@ fn banner(config: &Path, gateway: &Gateway, rules: RuleCounts) {
     let listeners: Vec<String> = gateway.listeners().iter().map(shown).collect();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        commit = super::COMMIT,
+        commit = crate::COMMIT,
         config = %config.display(),
         listeners = listeners.join(" "),
         admin = %gateway.admin(),

@@ -143,7 +143,8 @@ macro_rules! metrics {
                 registry.register(Box::new(Process::new())).expect("names of its own");
                 let before = OnceLock::new();
                 let metrics = Self { registry, before, $( $field, )* $( $handle, )* };
-                metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+                let built = [env!("CARGO_PKG_VERSION"), crate::COMMIT];
+                metrics.build_info.with_label_values(&built).set(1);
                 metrics
             }
         }
@@ -154,8 +155,8 @@ const DIRECTIONS: [&str; 2] = ["uplink", "downlink"];
 
 metrics! {
     families {
-        build_info: IntGaugeVec = "build_info" ["version"]
-            "1, labelled with the version";
+        build_info: IntGaugeVec = "build_info" ["version", "commit"]
+            "1, labelled with version and commit";
         connections: IntGaugeVec = "connections" ["listener", "credential"]
             "live device connections";
         handshakes: IntCounterVec = "handshakes_total" ["credential", "tls_version", "result"]
@@ -368,7 +369,11 @@ mod tests {
         let metrics = Metrics::new();
         metrics.disconnects.with_label_values(&["clean"]).inc();
         let text = metrics.render();
-        assert!(text.contains("iothub_gateway_build_info"));
+        let built = format!(
+            "iothub_gateway_build_info{{commit=\"{}\",version=",
+            crate::COMMIT
+        );
+        assert!(text.contains(&built), "{text}");
         assert!(text.contains("iothub_gateway_disconnects_total{reason=\"clean\"} 1"));
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
     }
