@@ -4,6 +4,7 @@
 use crate::support::Suite;
 use crate::support::fleet::device;
 use bytes::Bytes;
+use iothub_gateway::auth::rules::Properties;
 use iothub_gateway::hub::message::{Command, DeviceAddress, SystemProperties};
 use iothub_gateway::mqtt::packet::{PacketId, Publish, QoS};
 use iothub_gateway::router::topic_map::{command_filter, command_topic, uplink};
@@ -29,7 +30,13 @@ pub fn all(suite: &mut Suite) {
     ] {
         let publish = publish(topic);
         suite.op(name, || {
-            uplink(&device, black_box(&publish).clone(), PROPERTIES_MAX).expect("its own topic")
+            uplink(
+                &device,
+                black_box(&publish).clone(),
+                PROPERTIES_MAX,
+                Properties::Strict,
+            )
+            .expect("its own topic")
         });
     }
     suite.op("command_filter", || {

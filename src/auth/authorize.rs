@@ -112,8 +112,15 @@ pub(crate) fn combine(first: Option<Granted>, second: Granted) -> Result<Granted
     both.limits = DeviceLimits {
         messages_per_s: smaller(both.limits.messages_per_s, second.limits.messages_per_s),
         payload_bytes: smaller(both.limits.payload_bytes, second.limits.payload_bytes),
+        properties: agreed(both.limits.properties, second.limits.properties),
+        on_refused: agreed(both.limits.on_refused, second.limits.on_refused),
     };
     Ok(both)
+}
+
+/// What both say, or else the default, which allows least.
+fn agreed<T: PartialEq + Default>(a: T, b: T) -> T {
+    if a == b { a } else { T::default() }
 }
 
 fn smaller<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {

@@ -74,13 +74,40 @@ pub struct RulesText<'a> {
     pub text: &'a str,
 }
 
-/// Bounds of one device's traffic. `None` leaves the process's own bound.
+/// How property bags that break the rules of wire sheet §8.2 are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Properties {
+    /// The message is refused.
+    #[default]
+    Strict,
+    /// Bad escapes stay as they are, the last of equal names counts, nameless ones are dropped.
+    Lenient,
+}
+
+/// What becomes of a QoS 1 message the hub will never take, and MQTT 3.1.1 cannot refuse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnRefused {
+    /// The connection is closed; the device sends it again.
+    #[default]
+    Close,
+    /// It is acknowledged and gone.
+    Discard,
+    /// It is kept in `rules.refused_folder` and acknowledged.
+    File,
+}
+
+/// Bounds of one device's traffic, and what becomes of messages outside them. `None` leaves the
+/// process's own bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DeviceLimits {
     /// Uplink messages a second.
     pub messages_per_s: Option<NonZeroU32>,
     /// Uplink payload, bytes.
     pub payload_bytes: Option<usize>,
+    /// Malformed property bags.
+    pub properties: Properties,
+    /// Messages that will never be accepted.
+    pub on_refused: OnRefused,
 }
 
 /// What a rule set holds, for `check` and logs.

@@ -269,7 +269,8 @@ async fn admit(
     let device = &admission.device;
     if let Some(will) = &connect.will {
         let properties = site.shared.setup.limits.properties;
-        topic_map::will(device, will.clone(), properties).map_err(|error| Refusal {
+        let manner = admission.limits.properties;
+        topic_map::will(device, will.clone(), properties, manner).map_err(|error| Refusal {
             code: ConnectRefusal::NotAuthorized,
             reason: error.label(),
             text: format!("the will: {error}").into(),

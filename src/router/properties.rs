@@ -1,10 +1,15 @@
 //! Property bag of a topic ⇄ AMQP properties; pure (wire sheet §8.2, §8.4, §4.4).
 //!
+//! A bag that breaks the rules is refused, or where a device's rule says so read leniently, and
+//! what was mended is counted. What MQTT 5 allows and AMQP's maps cannot hold, a name twice or an
+//! empty one, is always mended: the device did nothing wrong.
+//!
 //! A device may say what the table [`SYSTEM`] lists and name its own properties; it may not use
 //! the names by which the hub or this gateway vouch for something. Everything else is data and
 //! is carried as it is.
 
 use super::topic_map::TopicError;
+use crate::auth::rules::Properties;
 use crate::hub::message::{Command, SystemProperties};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use time::format_description::well_known::{Iso8601, Rfc3339};
@@ -73,20 +78,48 @@ const RESERVED_NAMES: [&str; 5] = [
 /// Beginnings, in lower case, of such names.
 const RESERVED_PREFIXES: [&str; 2] = ["iothub-", "x-opt-"];
 
+/// How often a message was mended, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mended {
+    /// Names and values with a bad escape, kept as it is.
+    pub escapes: u16,
+    /// Earlier properties that gave way to a later one of the same name.
+    pub repeated: u16,
+    /// Properties without a name, dropped.
+    pub nameless: u16,
+}
+
+impl Mended {
+    /// Each kind's label in `properties_mended_total{how}` and its count.
+    #[must_use]
+    pub fn counts(self) -> [(&'static str, u16); 3] {
+        [
+            ("escape_kept", self.escapes),
+            ("repeated", self.repeated),
+            ("nameless", self.nameless),
+        ]
+    }
+}
+
 /// The properties of one message, gathered under a bound.
 pub(super) struct Gathered {
     /// System properties.
     pub(super) system: SystemProperties,
     /// Application properties, in the order given.
     pub(super) application: Vec<(String, Option<String>)>,
+    /// What was mended.
+    pub(super) mended: Mended,
+    lenient: bool,
     seen: u16,
     left: usize,
 }
 
 impl Gathered {
     /// Nothing yet, room for `properties_max`.
-    pub(super) fn new(properties_max: usize) -> Self {
+    pub(super) fn new(properties_max: usize, manner: Properties) -> Self {
         Self {
+            mended: Mended::default(),
+            lenient: manner == Properties::Lenient,
             system: SystemProperties::default(),
             application: Vec::new(),
             seen: 0,
@@ -95,16 +128,34 @@ impl Gathered {
     }
 
     /// Reads a bag: `k=v&k2=v2`, both sides percent-encoded, `k` without `=` is null. Empty
-    /// items, as in `a=1&`, are skipped.
+    /// items, as in `a=1&`, are skipped, and so is the `?` that begins a query: a bag is written
+    /// like one, and the hub's own documentation shows bags that begin so (wire sheet §8.4).
     pub(super) fn bag(&mut self, bag: &str) -> Result<(), TopicError> {
+        let bag = bag.strip_prefix('?').unwrap_or(bag);
         for item in bag.split('&').filter(|item| !item.is_empty()) {
             let (key, value) = match item.split_once('=') {
-                Some((key, value)) => (key, Some(decode(value)?)),
+                Some((key, value)) => (key, Some(self.decode(value)?)),
                 None => (item, None),
             };
-            self.add(decode(key)?, value)?;
+            let key = self.decode(key)?;
+            self.add(key, value)?;
         }
         Ok(())
+    }
+
+    fn decode(&mut self, text: &str) -> Result<String, TopicError> {
+        match decode(text) {
+            Err(TopicError::MalformedEscape) if self.lenient => {
+                self.mended.escapes += 1;
+                Ok(decode_what_is_well_formed(text))
+            }
+            decoded => decoded,
+        }
+    }
+
+    /// Reads what follows as MQTT 5 allows it.
+    pub(super) fn by_mqtt5(&mut self) {
+        self.lenient = true;
     }
 
     /// Adds one decoded property.
@@ -114,6 +165,10 @@ impl Gathered {
             .checked_sub(1)
             .ok_or(TopicError::TooManyProperties)?;
         if key.is_empty() {
+            if self.lenient {
+                self.mended.nameless += 1;
+                return Ok(());
+            }
             return Err(TopicError::EmptyKey);
         }
         if key.trim_start().starts_with("$.") {
@@ -134,10 +189,15 @@ impl Gathered {
     fn add_application(&mut self, key: String, value: Option<String>) -> Result<(), TopicError> {
         // A key twice makes an AMQP map invalid (AMQP 1.0 §1.6.23). At most `properties_max`
         // keys are compared.
-        if self.application.iter().any(|(known, _)| *known == key) {
-            return Err(TopicError::DuplicateProperty);
+        let known = self.application.iter_mut().find(|(known, _)| *known == key);
+        match known {
+            None => self.application.push((key, value)),
+            Some((_, earlier)) if self.lenient => {
+                self.mended.repeated += 1;
+                *earlier = value;
+            }
+            Some(_) => return Err(TopicError::DuplicateProperty),
         }
-        self.application.push((key, value));
         Ok(())
     }
 
@@ -147,7 +207,12 @@ impl Gathered {
             .position(|(name, _)| *name == key)
             .ok_or(TopicError::UnknownSystemProperty)?;
         if self.seen & (1 << index) != 0 {
-            return Err(TopicError::DuplicateProperty);
+            if !self.lenient {
+                return Err(TopicError::DuplicateProperty);
+            }
+            // What travels as an application property is counted there.
+            let there = matches!(SYSTEM[index].1, System::Application(_));
+            self.mended.repeated += u16::from(!there);
         }
         self.seen |= 1 << index;
         // Null is what a property that was not sent is, too.
@@ -217,6 +282,12 @@ pub(super) fn decode(text: &str) -> Result<String, TopicError> {
         rest = &tail[2..];
     }
     String::from_utf8(decoded).map_err(|_| TopicError::MalformedEscape)
+}
+
+/// As [`decode`], but what is no escape stays as it is; what is no UTF-8 then stays so as a whole.
+fn decode_what_is_well_formed(text: &str) -> String {
+    let decoded: Vec<u8> = percent_encoding::percent_decode_str(text).collect();
+    String::from_utf8(decoded).unwrap_or_else(|_| text.to_owned())
 }
 
 fn checked_id(id: String) -> Result<String, TopicError> {

@@ -4,7 +4,8 @@
 //! beside anything the hub would check. Ids are not percent-encoded in topics, so nothing is
 //! decoded on the way to that comparison.
 
-use super::properties::{Gathered, write_command_bag};
+use super::properties::{Gathered, Mended, write_command_bag};
+use crate::auth::rules::Properties;
 use crate::auth::{AuthenticatedDevice, Permissions};
 use crate::hub::message::{Command, Telemetry};
 use crate::mqtt::packet::{MessageProperties, Publish, Will};
@@ -103,9 +104,19 @@ impl TopicError {
     }
 }
 
+/// A message for the hub.
+#[derive(Debug)]
+pub struct Mapped {
+    /// What is sent.
+    pub telemetry: Telemetry,
+    /// What was mended on the way, to be counted.
+    pub mended: Mended,
+}
+
 /// Turns a PUBLISH into telemetry of this device. Without `$.mid` the message id stays absent;
 /// the hub side makes one. Of MQTT 5's properties the content type, the correlation data and the
-/// user properties travel on, under the rules of the bag.
+/// user properties travel on, under the rules of the bag; of equal names the last one counts, and
+/// nameless ones are dropped, because MQTT 5 allows both.
 ///
 /// # Errors
 /// When the topic is not this device's, not allowed, or its bag is malformed.
@@ -113,8 +124,10 @@ pub fn uplink(
     device: &AuthenticatedDevice,
     publish: Publish,
     properties_max: usize,
-) -> Result<Telemetry, TopicError> {
-    telemetry(&Party::of(device), Message::from(publish), properties_max)
+    manner: Properties,
+) -> Result<Mapped, TopicError> {
+    let message = Message::from(publish);
+    telemetry(&Party::of(device), message, properties_max, manner)
 }
 
 /// Turns a will into telemetry, marked `iothub-MessageType=Will`. Called at CONNECT to check it
@@ -126,8 +139,10 @@ pub fn will(
     device: &AuthenticatedDevice,
     will: Will,
     properties_max: usize,
-) -> Result<Telemetry, TopicError> {
-    telemetry(&Party::of(device), Message::from(will), properties_max)
+    manner: Properties,
+) -> Result<Mapped, TopicError> {
+    let message = Message::from(will);
+    telemetry(&Party::of(device), message, properties_max, manner)
 }
 
 /// Whether a filter is this device's command filter: `devices/{d}/messages/devicebound/#`, for a
@@ -149,6 +164,7 @@ pub fn could_publish(
     permissions: Permissions,
     topic: &str,
     properties_max: usize,
+    manner: Properties,
 ) -> Result<(), TopicError> {
     let message = Message {
         topic: topic.into(),
@@ -158,7 +174,7 @@ pub fn could_publish(
         properties: None,
     };
     let party = Party::named(client_id, permissions);
-    telemetry(&party, message, properties_max).map(drop)
+    telemetry(&party, message, properties_max, manner).map(drop)
 }
 
 /// As [`could_publish`], for a subscription.
@@ -274,12 +290,13 @@ fn telemetry(
     party: &Party<'_>,
     message: Message,
     properties_max: usize,
-) -> Result<Telemetry, TopicError> {
+    manner: Properties,
+) -> Result<Mapped, TopicError> {
     let bag = events_bag(party.own(&message.topic)?)?;
     if !party.permissions.telemetry {
         return Err(TopicError::TelemetryDenied);
     }
-    let mut gathered = Gathered::new(properties_max);
+    let mut gathered = Gathered::new(properties_max, manner);
     gathered.bag(bag)?;
     if let Some(properties) = message.properties {
         add_v5(&mut gathered, *properties)?;
@@ -290,10 +307,13 @@ fn telemetry(
     if message.will {
         gathered.stamp("iothub-MessageType", "Will");
     }
-    Ok(Telemetry {
-        system: gathered.system,
-        application: gathered.application,
-        body: message.payload,
+    Ok(Mapped {
+        mended: gathered.mended,
+        telemetry: Telemetry {
+            system: gathered.system,
+            application: gathered.application,
+            body: message.payload,
+        },
     })
 }
 
@@ -319,6 +339,7 @@ fn events_bag(rest: &str) -> Result<&str, TopicError> {
 }
 
 fn add_v5(gathered: &mut Gathered, properties: MessageProperties) -> Result<(), TopicError> {
+    gathered.by_mqtt5();
     if let Some(content_type) = properties.content_type {
         gathered.content_type(content_type.into())?;
     }

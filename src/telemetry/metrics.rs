@@ -170,6 +170,9 @@ metrics! {
             "ended device connections by reason; every accepted socket ends in exactly one";
         messages: IntCounterVec = "messages_total" ["direction", "qos", "result"]
             "messages by direction, QoS and what became of them";
+        properties_mended: IntCounterVec = "properties_mended_total"
+            ["how" = ["escape_kept", "repeated", "nameless"]]
+            "message properties that could not be sent as they came, by what was done";
         message_bytes: HistogramVec = "message_bytes" ["direction" = DIRECTIONS]
             "payload size";
         uplink_durations: HistogramVec = "uplink_duration_seconds" []

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod badly;
 mod files;
 mod log;
 mod metrics;

@@ -3,7 +3,7 @@
 use super::pattern::{Cidr, Glob};
 use super::reader::Section;
 use super::template::{Name, Template};
-use super::{DeviceLimits, Needs};
+use super::{DeviceLimits, Needs, OnRefused, Properties};
 use crate::auth::x509::{Fingerprint, fingerprints};
 use crate::auth::{CredentialKind, Permissions};
 use std::net::IpAddr;
@@ -146,7 +146,14 @@ impl Rule {
         let limits = parse_limits(&mut section);
         let when = when.unwrap_or_default();
         let action = if deny {
-            for key in ["device_id", "module_id", "allow", "limits"] {
+            for key in [
+                "device_id",
+                "module_id",
+                "allow",
+                "limits",
+                "properties",
+                "on_refused",
+            ] {
                 if section.has(key) {
                     section.problem(key, "means nothing in a rule with deny = true");
                 }
@@ -300,17 +307,41 @@ pub(super) fn parse_allow(section: &mut Section<'_, '_>) -> Permissions {
     permissions
 }
 
-/// `limits = { messages = "20/s", payload = "64KiB" }`.
+/// `limits = { messages = "20/s", payload = "64KiB" }`, `properties = "lenient"` and
+/// `on_refused = "file"`.
 pub(super) fn parse_limits(section: &mut Section<'_, '_>) -> DeviceLimits {
-    let Some(mut limits) = section.child("limits") else {
-        return DeviceLimits::default();
+    let mut parsed = DeviceLimits {
+        properties: section
+            .parsed("properties", parse_properties)
+            .unwrap_or_default(),
+        on_refused: section
+            .parsed("on_refused", parse_on_refused)
+            .unwrap_or_default(),
+        ..DeviceLimits::default()
     };
-    let parsed = DeviceLimits {
-        messages_per_s: limits.parsed("messages", parse_rate),
-        payload_bytes: limits.parsed("payload", parse_size),
-    };
-    limits.finish();
+    if let Some(mut limits) = section.child("limits") {
+        parsed.messages_per_s = limits.parsed("messages", parse_rate);
+        parsed.payload_bytes = limits.parsed("payload", parse_size);
+        limits.finish();
+    }
     parsed
+}
+
+fn parse_properties(text: &str) -> Result<Properties, &'static str> {
+    match text {
+        "strict" => Ok(Properties::Strict),
+        "lenient" => Ok(Properties::Lenient),
+        _ => Err("must be \"strict\" or \"lenient\""),
+    }
+}
+
+fn parse_on_refused(text: &str) -> Result<OnRefused, &'static str> {
+    match text {
+        "close" => Ok(OnRefused::Close),
+        "discard" => Ok(OnRefused::Discard),
+        "file" => Ok(OnRefused::File),
+        _ => Err("must be \"close\", \"discard\" or \"file\""),
+    }
 }
 
 fn parse_rate(text: &str) -> Result<NonZeroU32, &'static str> {

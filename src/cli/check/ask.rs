@@ -244,10 +244,11 @@ fn may_use(text: &mut String, outcome: &Outcome, topic: &str, properties_max: us
     let listens = topic.contains(['#', '+']) || topic.contains("/messages/devicebound");
     let (verb, allowed) = match listens {
         true => ("subscribe to", could_subscribe(id, rights, topic)),
-        false => (
-            "publish to",
-            could_publish(id, rights, topic, properties_max),
-        ),
+        false => {
+            let manner = outcome.limits.properties;
+            let could = could_publish(id, rights, topic, properties_max, manner);
+            ("publish to", could)
+        }
     };
     let topic = shown(topic);
     let _ = match allowed {

@@ -7,7 +7,8 @@ use crate::hub::message::{Command, Settlement};
 use crate::hub::outcome::{HubAccepted, Refusal};
 use crate::mqtt::packet::{Filter, PacketId, Publish, QoS};
 use crate::mqtt::session::{Deliver, Event, Ticket};
-use crate::router::topic_map;
+use crate::router::properties::Mended;
+use crate::router::topic_map::{self, Mapped};
 use crate::runtime::clock::{self, Mono};
 
 /// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
@@ -69,8 +70,10 @@ impl<U: Upstream> Conn<U> {
             return self.refuse_publish(ticket, qos, no);
         }
         let properties = self.setup.limits.properties;
-        match topic_map::uplink(&self.device, publish, properties) {
-            Ok(telemetry) => {
+        let manner = self.bounds.limits.properties;
+        match topic_map::uplink(&self.device, publish, properties, manner) {
+            Ok(Mapped { telemetry, mended }) => {
+                self.count_mended(mended);
                 self.uplink.push(ticket.0, qos, now);
                 self.setup.metrics.uplink_inflight.inc();
                 self.upstream().send(ticket.0, telemetry);
@@ -234,6 +237,17 @@ impl<U: Upstream> Conn<U> {
                     .uplink_duration
                     .observe(now.since(read_at).as_secs_f64())
             });
+        }
+    }
+
+    /// Counts what was mended in a message's properties: seldom anything.
+    pub(super) fn count_mended(&self, mended: Mended) {
+        if mended == Mended::default() {
+            return;
+        }
+        let metric = &self.setup.metrics.properties_mended;
+        for (how, count) in mended.counts() {
+            metric.with_label_values(&[how]).inc_by(u64::from(count));
         }
     }
 

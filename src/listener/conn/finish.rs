@@ -128,9 +128,12 @@ impl<U: Upstream> Conn<U> {
     fn send_will(&mut self) -> Option<QoS> {
         let will = self.session.take_will()?;
         let qos = will.qos;
-        match topic_map::will(&self.device, will, self.setup.limits.properties) {
-            Ok(telemetry) => {
-                self.links.send(WILL_TICKET, telemetry);
+        let manner = self.bounds.limits.properties;
+        let properties = self.setup.limits.properties;
+        match topic_map::will(&self.device, will, properties, manner) {
+            Ok(mapped) => {
+                self.count_mended(mapped.mended);
+                self.links.send(WILL_TICKET, mapped.telemetry);
                 Some(qos)
             }
             // It was checked at CONNECT; what made it wrong since then voids it.

@@ -4,7 +4,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn bag(text: &str) -> Result<Gathered, TopicError> {
-    let mut gathered = Gathered::new(8);
+    let mut gathered = Gathered::new(8, Properties::Strict);
     gathered.bag(text).map(|()| gathered)
 }
 
@@ -242,6 +242,62 @@ fn a_property_without_a_name_is_refused() {
     refused("a=1&=", TopicError::EmptyKey);
 }
 
+fn leniently(text: &str) -> (Gathered, Mended) {
+    let mut gathered = Gathered::new(8, Properties::Lenient);
+    assert_eq!(gathered.bag(text), Ok(()), "{text}");
+    let mended = gathered.mended;
+    (gathered, mended)
+}
+
+#[test]
+fn a_lenient_reading_keeps_bad_escapes_takes_the_last_of_equals_and_drops_the_nameless() {
+    let rows = [
+        ("a=%ZZ", vec![pair("a", "%ZZ")], (1, 0, 0)),
+        ("a=100%", vec![pair("a", "100%")], (1, 0, 0)),
+        ("a=%20%ZZ%41", vec![pair("a", " %ZZA")], (1, 0, 0)),
+        ("a=%41%FF", vec![pair("a", "%41%FF")], (1, 0, 0)),
+        ("%=%", vec![pair("%", "%")], (2, 0, 0)),
+        (
+            "a=1&b=2&a=3",
+            vec![pair("a", "3"), pair("b", "2")],
+            (0, 1, 0),
+        ),
+        ("a=1&%61=2&a", vec![("a".to_owned(), None)], (0, 2, 0)),
+        ("=x&a=1&=", vec![pair("a", "1")], (0, 0, 2)),
+        (
+            "$.on=1&$.on=2",
+            vec![pair("iothub-outputname", "2")],
+            (0, 1, 0),
+        ),
+        ("a=1&&b=2", vec![pair("a", "1"), pair("b", "2")], (0, 0, 0)),
+    ];
+    for (text, want, (escapes, repeated, nameless)) in rows {
+        let (gathered, mended) = leniently(text);
+        assert_eq!(gathered.application, want, "{text}");
+        let counted = (mended.escapes, mended.repeated, mended.nameless);
+        assert_eq!(counted, (escapes, repeated, nameless), "{text}");
+    }
+    let (gathered, mended) = leniently("$.mid=1&%24.mid=2");
+    assert_eq!(gathered.system.message_id.as_deref(), Some("2"));
+    assert_eq!(mended.repeated, 1);
+}
+
+#[test]
+fn a_lenient_reading_vouches_for_nothing_a_strict_one_would_not() {
+    for text in [
+        "iothub-connection-device-id=x",
+        "%69othub-%ZZ=x",
+        "a=1&to=x",
+        "$.cdid=x",
+        "$.mid=%C3%A9",
+        "$.exp=never",
+        "a&b&c&d&e&f&g&h&i",
+    ] {
+        let mut gathered = Gathered::new(8, Properties::Lenient);
+        assert!(gathered.bag(text).is_err(), "{text}");
+    }
+}
+
 fn command(system: SystemProperties, application: &[(&str, Option<&str>)]) -> Command {
     let owned = |text: &str| text.to_owned();
     let pairs = application
@@ -317,7 +373,7 @@ proptest! {
         let command = Command { application: pairs, ..command(system, &[]) };
         let text = written(&command);
         prop_assert!(!text.contains(['+', '#', '/', '$', '\0']));
-        let mut read = Gathered::new(64);
+        let mut read = Gathered::new(64, Properties::Strict);
         prop_assert_eq!(read.bag(&text), Ok(()));
         prop_assert_eq!(read.system, command.system);
         prop_assert_eq!(read.application, command.application);
@@ -325,8 +381,22 @@ proptest! {
 
     #[test]
     fn arbitrary_bags_never_panic_and_stay_bounded(text in "[a-c$%.&=0-9A-F\\PC]{0,80}") {
-        let mut gathered = Gathered::new(4);
-        let _ = gathered.bag(&text);
-        prop_assert!(gathered.application.len() <= 4);
+        for manner in [Properties::Strict, Properties::Lenient] {
+            let mut gathered = Gathered::new(4, manner);
+            let _ = gathered.bag(&text);
+            prop_assert!(gathered.application.len() <= 4);
+        }
+    }
+
+    #[test]
+    fn what_is_well_formed_reads_the_same_in_both_manners(text in "[a-c$%.&=0-9A-F\\PC]{0,40}") {
+        let mut strict = Gathered::new(8, Properties::Strict);
+        if strict.bag(&text).is_ok() {
+            let mut lenient = Gathered::new(8, Properties::Lenient);
+            prop_assert_eq!(lenient.bag(&text), Ok(()));
+            prop_assert_eq!(lenient.application, strict.application);
+            prop_assert_eq!(lenient.system, strict.system);
+            prop_assert_eq!(lenient.mended, Mended::default());
+        }
     }
 }
