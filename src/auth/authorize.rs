@@ -6,7 +6,7 @@
 use super::denial::{self, Denial};
 use super::explain::Trace;
 use super::identity::{DeviceId, ModuleId, is_client_id, parse_client_id};
-use super::rules::{Action, DeviceEntry, DeviceLimits, Name, Owner, Rule, RuleSet, Subject};
+use super::rules::{Action, DeviceEntry, DeviceLimits, Name, Owner, Rule, RuleSet, Subject, Terms};
 use super::x509::{Certificate, Fingerprint};
 use super::{CredentialKind, Permissions};
 use crate::runtime::clock::Unix;
@@ -51,7 +51,11 @@ pub(crate) struct Facts {
     pub(crate) listener: Box<str>,
     pub(crate) source: IpAddr,
     pub(crate) username: Option<Box<str>>,
+    /// As CONNECT has it. Without one, what a SAS token's scope names, or empty.
     pub(crate) client_id: Box<str>,
+    /// Whether CONNECT had one.
+    pub(crate) client_id_sent: bool,
+    /// When the SAS token ends, with the clock skew that is granted.
     pub(crate) expires: Option<Unix>,
 }
 
@@ -64,6 +68,7 @@ pub(crate) struct Granted {
     pub(crate) permissions: Permissions,
     pub(crate) limits: DeviceLimits,
     pub(crate) rule: Arc<str>,
+    pub(crate) terms: Terms,
 }
 
 /// Where a credential is registered.
@@ -92,8 +97,21 @@ pub(crate) fn authorize(
         Some(rule) => by_rule(rule, &subject)?,
         None => by_entry(rules, registered, &subject, trace)?,
     };
-    if !is_client_id(&facts.client_id, &granted.device, granted.module.as_ref()) {
+    if !facts.client_id_sent && !granted.terms.assign_client_id {
+        return Err(denial::CLIENT_ID_MISSING);
+    }
+    let id = &*facts.client_id;
+    if !id.is_empty() && !is_client_id(id, &granted.device, granted.module.as_ref()) {
         return Err(denial::CLIENT_ID_MISMATCH);
+    }
+    if let (Proof::Sas, Some(max), Some(ends)) =
+        (proof, granted.terms.max_token_life, facts.expires)
+    {
+        // The device's clock may be ahead by the skew, which `ends` has in it already.
+        let skew = rules.sas.clock_skew;
+        if ends > now + max + skew + skew {
+            return Err(denial::SAS_LIFE_TOO_LONG);
+        }
     }
     guard(rules, registered, &granted, trace)?;
     Ok(granted)
@@ -222,14 +240,15 @@ fn first_match<'r>(
 }
 
 fn by_rule(rule: &Rule, subject: &Subject<'_>) -> Result<Granted, Denial> {
-    let (device_id, module_id, permissions, limits) = match &rule.action {
+    let (device_id, module_id, permissions, limits, terms) = match &rule.action {
         Action::Deny => return Err(denial::RULE_DENIED),
         Action::Admit {
             device_id,
             module_id,
             permissions,
             limits,
-        } => (device_id, module_id, permissions, limits),
+            terms,
+        } => (device_id, module_id, permissions, limits, terms),
     };
     let by_san = device_id.uses(Name::San);
     let value = |name| subject.value(name, by_san);
@@ -248,6 +267,7 @@ fn by_rule(rule: &Rule, subject: &Subject<'_>) -> Result<Granted, Denial> {
         permissions: *permissions,
         limits: *limits,
         rule: rule.name.clone(),
+        terms: *terms,
     })
 }
 
@@ -273,6 +293,7 @@ fn by_entry(
                 permissions: entry.permissions,
                 limits: entry.limits,
                 rule: entry.name.clone(),
+                terms: entry.terms,
             })
         }
         Registered::Fleet(index) => {
@@ -286,6 +307,7 @@ fn by_entry(
                 permissions: fleet.permissions,
                 limits: fleet.limits,
                 rule: fleet.name.clone(),
+                terms: fleet.terms,
             })
         }
     }

@@ -53,7 +53,10 @@ pub fn recheck(
 
 /// Checks everything presented but a password, which the driver checks at the end.
 fn prove(rules: &RuleSet, claim: &Claim<'_>) -> Result<Facts, Denial> {
-    let (device, module) = check_client_id(claim.client_id)?;
+    let sent = !claim.client_id.is_empty();
+    if sent {
+        check_client_id(claim.client_id)?;
+    }
     let accepts = |kind: CredentialKind| {
         let accepted = claim.accept.contains(&kind);
         accepted.then_some(()).ok_or(denial::NOT_ACCEPTED)
@@ -64,6 +67,7 @@ fn prove(rules: &RuleSet, claim: &Claim<'_>) -> Result<Facts, Denial> {
         source: claim.source,
         username: claim.username.map(Into::into),
         client_id: claim.client_id.into(),
+        client_id_sent: sent,
         expires: None,
     };
     match claim.transport {
@@ -90,21 +94,14 @@ fn prove(rules: &RuleSet, claim: &Claim<'_>) -> Result<Facts, Denial> {
     let hub = claim.hub_host;
     match claim.password.filter(|password| !password.is_empty()) {
         None => {
-            if let Some(name) = claim.username.filter(|name| username::names_hub(name, hub)) {
+            let named = claim.username.filter(|name| username::names_hub(name, hub));
+            if let Some(name) = named.filter(|_| sent) {
                 username::check(name, hub, claim.client_id)?;
             }
         }
         Some(token) if sas::looks_like_token(token) => {
             accepts(CredentialKind::Sas)?;
-            if let Some(name) = claim.username.filter(|name| !name.is_empty()) {
-                username::check(name, hub, claim.client_id)?;
-            }
-            let token = std::str::from_utf8(token).map_err(|_| denial::SAS_MALFORMED)?;
-            let entry = rules.device_by_id(claim.client_id);
-            let keys = entry.and_then(|(_, entry)| entry.sas_keys());
-            let of = (&device, module.as_ref());
-            facts.expires = Some(sas::verify(token, of, hub, keys, claim.now, rules.sas)?);
-            facts.proofs.push(Proof::Sas);
+            prove_token(rules, claim, token, &mut facts)?;
         }
         Some(_) => {
             accepts(CredentialKind::Password)?;
@@ -118,6 +115,31 @@ fn prove(rules: &RuleSet, claim: &Claim<'_>) -> Result<Facts, Denial> {
         return Err(denial::NO_CREDENTIALS);
     }
     Ok(facts)
+}
+
+/// Checks a token. Without a client id only its scope says whose it is.
+fn prove_token(
+    rules: &RuleSet,
+    claim: &Claim<'_>,
+    token: &[u8],
+    facts: &mut Facts,
+) -> Result<(), Denial> {
+    let hub = claim.hub_host;
+    let token = std::str::from_utf8(token).map_err(|_| denial::SAS_MALFORMED)?;
+    if !facts.client_id_sent {
+        facts.client_id = sas::device_of(token)?.into();
+    }
+    let id = &*facts.client_id;
+    if let Some(name) = claim.username.filter(|name| !name.is_empty()) {
+        username::check(name, hub, id)?;
+    }
+    let (device, module) = check_client_id(id)?;
+    let entry = rules.device_by_id(id);
+    let keys = entry.and_then(|(_, entry)| entry.sas_keys());
+    let of = (&device, module.as_ref());
+    facts.expires = Some(sas::verify(token, of, hub, keys, claim.now, rules.sas)?);
+    facts.proofs.push(Proof::Sas);
+    Ok(())
 }
 
 /// Asks the rules about every proof, transport first. A refusal that depends on the password

@@ -89,6 +89,12 @@ pub(crate) const CLIENT_ID_INVALID: Denial = row(
     "the client id must be the device id, or device/module",
     "",
 );
+pub(crate) const CLIENT_ID_MISSING: Denial = row(
+    DenialKind::ClientId,
+    "client_id_missing",
+    "CONNECT has no client id; send the device id of the credential",
+    "`assign_client_id = true` in the [[rule]], [[device]] or [[psk_file]] gives the device its id",
+);
 pub(crate) const CLIENT_ID_MISMATCH: Denial = row(
     DenialKind::ClientId,
     "client_id_mismatch",
@@ -124,6 +130,12 @@ pub(crate) const SAS_EXPIRED: Denial = row(
     "sas_expired",
     "the SAS token is expired; renew the token and reconnect",
     "if the device renews in time, compare its clock",
+);
+pub(crate) const SAS_LIFE_TOO_LONG: Denial = row(
+    BAD,
+    "sas_life_too_long",
+    "the SAS token lives longer than this device's may; sign one that ends sooner",
+    "`max_token_life` of the [[rule]] or [[device]] bounds it, from now to the token's end",
 );
 pub(crate) const SAS_SCOPE: Denial = row(
     BAD,
@@ -241,12 +253,14 @@ pub const ALL: &[Denial] = &[
     NO_CREDENTIALS,
     NOT_ACCEPTED,
     CLIENT_ID_INVALID,
+    CLIENT_ID_MISSING,
     CLIENT_ID_MISMATCH,
     USERNAME_MALFORMED,
     USERNAME_HUB,
     USERNAME_MISSING,
     SAS_MALFORMED,
     SAS_EXPIRED,
+    SAS_LIFE_TOO_LONG,
     SAS_SCOPE,
     SAS_SIGNATURE,
     DEVICE_UNKNOWN,

@@ -50,6 +50,16 @@ impl AuthenticatedDevice {
         self.module.as_ref()
     }
 
+    /// Its client id, when the rules gave it because CONNECT had none.
+    #[must_use]
+    pub fn assigned_client_id(&self) -> Option<String> {
+        let id = || match &self.module {
+            None => self.device.to_string(),
+            Some(module) => format!("{}/{module}", self.device),
+        };
+        (!self.facts.client_id_sent).then(id)
+    }
+
     /// How it proved itself.
     #[must_use]
     pub fn credential(&self) -> CredentialKind {

@@ -26,10 +26,11 @@ mod template;
 pub use expect::Probe;
 pub use psk_store::{IDENTITY_BYTES_MAX, PskEntry};
 pub use reader::Resolvers;
+pub use rule::parse_life;
 
 pub(crate) use device::{DeviceEntry, Fleet};
 pub(crate) use psk_store::Owner;
-pub(crate) use rule::{Action, Rule, Subject};
+pub(crate) use rule::{Action, Rule, Subject, Terms};
 pub(crate) use template::Name;
 
 use super::password::{DEFAULT_COST, StoredHash};

@@ -217,6 +217,25 @@ pub fn verify(
     }
 }
 
+/// The client id of the device or module a token's scope names; whether it is a good token, and
+/// of this hub, is for [`verify`] to say.
+///
+/// # Errors
+/// `sas_malformed`, `sas_scope`.
+pub fn device_of(token: &str) -> Result<String, Denial> {
+    let scope = Token::parse(token)?.scope().ok_or(denial::SAS_MALFORMED)?;
+    let mut segments = scope.trim_end_matches('/').split('/').skip(1);
+    let same = |word: Option<&str>, want: &str| word.is_some_and(|w| w.eq_ignore_ascii_case(want));
+    if !same(segments.next(), "devices") {
+        return Err(denial::SAS_SCOPE);
+    }
+    let device = segments.next().ok_or(denial::SAS_SCOPE)?;
+    match (same(segments.next(), "modules"), segments.next()) {
+        (true, Some(module)) => Ok(format!("{device}/{module}")),
+        _ => Ok(device.to_owned()),
+    }
+}
+
 /// Whether a decoded scope is this device's, by whole segments.
 fn scope_covers(scope: &str, hub_host: &str, device: &DeviceId, module: Option<&ModuleId>) -> bool {
     let mut segments: Vec<&str> = scope

@@ -11,6 +11,7 @@ use std::path::Path;
 mod certificates;
 mod order;
 mod table;
+mod terms;
 
 use table::{Row, rows};
 

@@ -4,7 +4,7 @@ use super::encoding::{KeyBytes, parse_psk, parse_sas_key};
 use super::psk_file::{self, PskLine};
 use super::psk_store::{IDENTITY_BYTES_MAX, InsertError, Owner};
 use super::reader::Section;
-use super::rule::{parse_allow, parse_limits};
+use super::rule::{Terms, parse_allow, parse_limits, parse_terms};
 use super::{DeviceLimits, RuleSet};
 use crate::auth::Permissions;
 use crate::auth::identity::{DeviceId, ModuleId};
@@ -27,6 +27,7 @@ pub(crate) struct DeviceEntry {
     pub(crate) enabled: bool,
     pub(crate) permissions: Permissions,
     pub(crate) limits: DeviceLimits,
+    pub(crate) terms: Terms,
     sas: Option<(Secret, Option<Secret>)>,
     pub(crate) password: Option<StoredHash>,
     pub(crate) has_psk: bool,
@@ -42,6 +43,7 @@ pub(crate) struct Fleet {
     pub(crate) place: Arc<str>,
     pub(crate) permissions: Permissions,
     pub(crate) limits: DeviceLimits,
+    pub(crate) terms: Terms,
 }
 
 impl DeviceEntry {
@@ -78,6 +80,7 @@ pub(super) fn read_device(mut section: Section<'_, '_>, set: &mut RuleSet) {
     let enabled = section.flag("enabled").unwrap_or(true);
     let permissions = parse_allow(&mut section);
     let limits = parse_limits(&mut section);
+    let terms = parse_terms(&mut section);
     let psk = section.child("psk");
     let x509 = section.child("x509");
     let sas = section.child("sas").map(read_sas);
@@ -100,6 +103,7 @@ pub(super) fn read_device(mut section: Section<'_, '_>, set: &mut RuleSet) {
         enabled,
         permissions,
         limits,
+        terms,
         sas: sas.flatten(),
         password: None,
         has_psk: psk.is_some(),
@@ -244,6 +248,7 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
     let place: Arc<str> = section.place().into();
     let permissions = parse_allow(&mut section);
     let limits = parse_limits(&mut section);
+    let terms = parse_terms(&mut section);
     if let Some(written) = &written {
         let fleet = u32::try_from(set.fleets.len()).unwrap_or(u32::MAX >> 1);
         set.fleets.push(Fleet {
@@ -252,6 +257,7 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
             place,
             permissions,
             limits,
+            terms,
         });
         let path = section.doc.path(written);
         match (section.doc.resolvers.read_secret)(&path) {

@@ -11,6 +11,7 @@
 
 use super::RuleSet;
 use super::reader::Section;
+use super::rule::parse_life;
 use crate::auth::authorize::{Facts, Proof, authorize, check_client_id};
 use crate::auth::explain::{Explanation, Outcome, PROBE_TIME, Trace};
 use crate::auth::rules::Problem;
@@ -18,6 +19,7 @@ use crate::auth::x509::{Certificate, Fingerprint, fingerprints, parse_thumbprint
 use crate::auth::{CredentialKind, DENIALS};
 use crate::runtime::clock::Unix;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 /// A connection one could imagine: its credential counts as proved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub struct Probe {
     credential: CredentialKind,
     name: String,
     thumbprint: Option<Box<[u8]>>,
-    /// MQTT client id.
+    /// MQTT client id; empty: CONNECT has none.
     pub client_id: String,
     /// Listener's name.
     pub listener: String,
@@ -37,6 +39,8 @@ pub struct Probe {
     pub san: Vec<String>,
     /// CAs that verified the certificate.
     pub anchors: Vec<Fingerprint>,
+    /// How long the SAS token lives from now on; any life when not given.
+    pub token_life: Option<Duration>,
 }
 
 impl Probe {
@@ -75,6 +79,7 @@ impl Probe {
             username: is_password.then(|| name.to_owned()),
             san: Vec::new(),
             anchors: Vec::new(),
+            token_life: None,
         })
     }
 
@@ -156,6 +161,7 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
             .map_err(|_| "must be an address such as 10.20.3.4")
     });
     let username = section.text("username");
+    let token_life = section.parsed("token_life", parse_life);
     let san = section.texts("san");
     let paths = section.texts("issuer_ca");
     let publish = section.text("publish");
@@ -197,6 +203,7 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
     probe.source = source.unwrap_or(probe.source);
     probe.username = username.or(probe.username);
     probe.san = san;
+    probe.token_life = token_life;
     probe.anchors = anchors;
     Some(Expectation {
         file,
@@ -214,17 +221,27 @@ impl RuleSet {
     #[must_use]
     pub fn explain_as(&self, probe: &Probe) -> Explanation {
         let mut trace = Trace::on();
+        let sent = !probe.client_id.is_empty();
         let proof = probe.proof();
         let facts = Facts {
             proofs: Vec::new(),
             listener: probe.listener.as_str().into(),
             source: probe.source,
             username: probe.username.as_deref().map(Into::into),
-            client_id: probe.client_id.as_str().into(),
-            expires: None,
+            client_id: match (sent, probe.credential) {
+                (false, CredentialKind::Sas) => probe.name.as_str().into(),
+                _ => probe.client_id.as_str().into(),
+            },
+            client_id_sent: sent,
+            expires: probe
+                .token_life
+                .map(|life| PROBE_TIME + life + self.sas.clock_skew),
         };
-        let granted = check_client_id(&facts.client_id)
-            .and_then(|_| authorize(self, &facts, &proof, PROBE_TIME, &mut trace));
+        let id = match facts.client_id.is_empty() {
+            true => Ok(()),
+            false => check_client_id(&facts.client_id).map(drop),
+        };
+        let granted = id.and_then(|()| authorize(self, &facts, &proof, PROBE_TIME, &mut trace));
         Explanation {
             steps: trace.into_steps(),
             outcome: granted.map(|granted| Outcome::of(&granted)),

@@ -9,6 +9,7 @@ use crate::auth::{CredentialKind, Permissions};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One rule.
 pub(crate) struct Rule {
@@ -27,8 +28,30 @@ pub(crate) enum Action {
         module_id: Option<Template>,
         permissions: Permissions,
         limits: DeviceLimits,
+        terms: Terms,
     },
 }
+
+/// What a rule or an entry asks of a CONNECT beside its credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// A CONNECT without client id gets the device's.
+    pub(crate) assign_client_id: bool,
+    /// Longest time from now to the end of a SAS token.
+    pub(crate) max_token_life: Option<Duration>,
+}
+
+/// Keys of a rule that admits.
+const DENY_HAS_NO: [&str; 8] = [
+    "device_id",
+    "module_id",
+    "allow",
+    "limits",
+    "properties",
+    "on_refused",
+    "assign_client_id",
+    "max_token_life",
+];
 
 /// The conditions; all of those given have to hold.
 #[derive(Default)]
@@ -144,16 +167,10 @@ impl Rule {
         let module_id = section.parsed("module_id", Template::parse);
         let permissions = parse_allow(&mut section);
         let limits = parse_limits(&mut section);
+        let terms = parse_terms(&mut section);
         let when = when.unwrap_or_default();
         let action = if deny {
-            for key in [
-                "device_id",
-                "module_id",
-                "allow",
-                "limits",
-                "properties",
-                "on_refused",
-            ] {
+            for key in DENY_HAS_NO {
                 if section.has(key) {
                     section.problem(key, "means nothing in a rule with deny = true");
                 }
@@ -171,6 +188,7 @@ impl Rule {
                 module_id,
                 permissions,
                 limits,
+                terms,
             })
         };
         if let Some(action) = &action {
@@ -195,11 +213,25 @@ fn check_sense(section: &Section<'_, '_>, when: &When, action: &Action) {
     let Action::Admit {
         device_id,
         module_id,
+        terms,
         ..
     } = action
     else {
         return;
     };
+    let templates = || [Some(device_id), module_id.as_ref()].into_iter().flatten();
+    let uses = |name| templates().any(|t| t.uses(name));
+    if terms.assign_client_id && uses(Name::ClientId) {
+        section.problem(
+            "assign_client_id",
+            "a client id that was not sent cannot name the device; use {identity} or the like",
+        );
+    }
+    let kinds = &when.credentials;
+    if terms.max_token_life.is_some() && !kinds.is_empty() && !kinds.contains(&CredentialKind::Sas)
+    {
+        section.problem("max_token_life", "is about SAS tokens; the rule is not");
+    }
     if when.credentials.contains(&CredentialKind::X509) && when.issuer_ca.is_none() {
         section.problem(
             "when",
@@ -207,8 +239,6 @@ fn check_sense(section: &Section<'_, '_>, when: &When, action: &Action) {
              self-signed certificates are registered by thumbprint in a [[device]]",
         );
     }
-    let templates = || [Some(device_id), module_id.as_ref()].into_iter().flatten();
-    let uses = |name| templates().any(|t| t.uses(name));
     if (uses(Name::Cn) || uses(Name::San)) && !only_x509 {
         section.problem(
             "device_id",
@@ -342,6 +372,34 @@ fn parse_on_refused(text: &str) -> Result<OnRefused, &'static str> {
         "file" => Ok(OnRefused::File),
         _ => Err("must be \"close\", \"discard\" or \"file\""),
     }
+}
+
+/// `assign_client_id` and `max_token_life`.
+pub(super) fn parse_terms(section: &mut Section<'_, '_>) -> Terms {
+    Terms {
+        assign_client_id: section.flag("assign_client_id").unwrap_or(false),
+        max_token_life: section.parsed("max_token_life", parse_life),
+    }
+}
+
+/// The life of a token: `90m`, `24h`, `7d`.
+///
+/// # Errors
+/// How it must be written.
+pub fn parse_life(text: &str) -> Result<Duration, &'static str> {
+    const FORM: &str = "must be a time such as \"24h\", \"90m\" or \"7d\", 1m to 3650d";
+    let (digits, factor) = match text.chars().last() {
+        Some('m') => (text.strip_suffix('m'), 60),
+        Some('h') => (text.strip_suffix('h'), 3600),
+        Some('d') => (text.strip_suffix('d'), 86_400),
+        _ => (None, 0),
+    };
+    let count: u64 = digits.and_then(|d| d.parse().ok()).ok_or(FORM)?;
+    let seconds = count.checked_mul(factor).ok_or(FORM)?;
+    (60..=3650 * 86_400)
+        .contains(&seconds)
+        .then(|| Duration::from_secs(seconds))
+        .ok_or(FORM)
 }
 
 fn parse_rate(text: &str) -> Result<NonZeroU32, &'static str> {

@@ -54,7 +54,11 @@ fn nothing_or_malformed() -> Vec<Row> {
         Row("-", "a", None, right(), Err("username_missing")),
         Row("-", "a", Some(""), right(), Err("username_missing")),
         // client ids outside the grammar
-        Row("-", "", Some("user-a"), right(), Err("client_id_invalid")),
+        Row("-", "", Some("user-a"), right(), Err("client_id_missing")),
+        Row("-", "", Some("user-a"), secret("wrong"), Err("bad_password")),
+        Row("a", "", None, None, Err("client_id_missing")),
+        Row("-", "", None, sas("a"), Err("client_id_missing")),
+        Row("-", "", None, bad_sas("a"), Err("sas_signature")),
         Row("-", "a/m/x", Some("user-a"), right(), Err("client_id_invalid")),
         Row("a", "a+", None, None, Err("client_id_invalid")),
         Row("a", "a#", None, None, Err("client_id_invalid")),
