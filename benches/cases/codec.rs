@@ -223,7 +223,7 @@ fn encode_v311(suite: &mut Suite) {
     against(
         suite,
         "encode_unsuback",
-        |out| encode::unsuback(Protocol::V311, ID, 1, out),
+        |out| encode::unsuback(Protocol::V311, ID, &[0], out),
         |out| unsuback.write(out),
     );
     against(suite, "encode_pingresp", encode::pingresp, |out| {
@@ -242,6 +242,7 @@ fn encode_v311(suite: &mut Suite) {
 
 fn encode_v5(suite: &mut Suite) {
     let properties = ConnackProperties {
+        assigned_client_id: None,
         receive_maximum: 32,
         packet_bytes_max: PACKET_BYTES_MAX as u32,
         server_keep_alive_s: None,
@@ -250,17 +251,23 @@ fn encode_v5(suite: &mut Suite) {
     let mut out = BytesMut::with_capacity(8192);
     suite.op("encode_v5_connack", || {
         out.clear();
-        encode::connack_v5(&properties, &mut out);
+        encode::connack_v5(&properties, usize::MAX, &mut out);
         out.len()
     });
     suite.op("encode_v5_puback_refused", || {
         out.clear();
-        encode::puback_refused(ID, 0x83, "the hub refused the message", &mut out);
+        encode::puback_refused(
+            ID,
+            0x83,
+            "the hub refused the message",
+            usize::MAX,
+            &mut out,
+        );
         out.len()
     });
     suite.op("encode_v5_disconnect", || {
         out.clear();
-        encode::disconnect_v5(0x8D, "no packet in 90 s", &mut out);
+        encode::disconnect_v5(0x8D, "no packet in 90 s", usize::MAX, &mut out);
         out.len()
     });
 }

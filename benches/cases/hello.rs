@@ -63,6 +63,7 @@ fn acceptor() -> Acceptor {
         bind: source(),
         tls: Some(tls),
         insecure: false,
+        mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
         accept: Vec::new(),
     };
     let limits = HandshakeLimits {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use iothub_gateway::auth::rules::Properties;
 use iothub_gateway::hub::message::{Command, DeviceAddress, SystemProperties};
 use iothub_gateway::mqtt::packet::{PacketId, Publish, QoS};
-use iothub_gateway::router::topic_map::{command_filter, command_topic, uplink};
+use iothub_gateway::router::topic_map::{command_topic, subscription, uplink};
 use std::hint::black_box;
 use std::num::NonZeroU16;
 
@@ -41,7 +41,7 @@ pub fn all(suite: &mut Suite) {
     }
     suite.op("command_filter", || {
         let filter = black_box("devices/load-7/messages/devicebound/#");
-        command_filter(&device, filter).expect("its own filter");
+        subscription(&device, filter).expect("its own filter");
     });
     let command = command();
     suite.op("command_topic", || command_topic(&device, &command));

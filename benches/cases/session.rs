@@ -52,7 +52,7 @@ fn open() -> (Session, BytesMut) {
     let mut out = BytesMut::with_capacity(512);
     let event = session.next(&mut connect_packet(), &mut out, Mono::default());
     assert!(matches!(event, Ok(Some(Event::Connect(_)))));
-    session.accept(&mut out, Mono::default());
+    session.accept(None, &mut out, Mono::default());
     out.clear();
     (session, out)
 }
@@ -141,7 +141,7 @@ fn connect(suite: &mut Suite) {
         let mut session = Session::new(limits, Mono::default());
         let (mut input, mut out) = (BytesMut::from(&packet[..]), BytesMut::new());
         let event = session.next(&mut input, &mut out, Mono::default());
-        session.accept(&mut out, Mono::default());
+        session.accept(None, &mut out, Mono::default());
         (event, session, out)
     });
 }

@@ -26,6 +26,7 @@ pub use reader::Setting;
 pub use token_source::{TokenSource, TokenUrl};
 
 use crate::auth::CredentialKind;
+use crate::mqtt::packet::Versions;
 use limits::Limits;
 use secret::Secret;
 use std::net::SocketAddr;
@@ -124,6 +125,8 @@ pub struct ListenerConfig {
     pub insecure: bool,
     /// Credentials taken here.
     pub accept: Vec<CredentialKind>,
+    /// Versions of MQTT served here.
+    pub mqtt_versions: Versions,
 }
 
 /// `tls = { … }` of a listener.

@@ -84,7 +84,7 @@ impl Section {
                 "shutdown",
             ],
             Self::Hub => HUB.to_vec(),
-            Self::Listener => vec!["name", "bind", "tls", "insecure", "accept"],
+            Self::Listener => vec!["name", "bind", "tls", "insecure", "accept", "mqtt_versions"],
             Self::Tls => vec!["cert", "key", "client_ca", "crl", "mixed", "dhe_psk"],
             Self::Rules => vec!["files"],
             Self::Limits => {
@@ -112,7 +112,7 @@ impl Section {
             (Self::Root, "log") => Shape::Table(Self::Log),
             (Self::Root, "shutdown") => Shape::Table(Self::Shutdown),
             (Self::Listener, "tls") => Shape::Table(Self::Tls),
-            (Self::Listener, "accept") | (Self::Rules, "files") => Shape::List,
+            (Self::Listener, "accept" | "mqtt_versions") | (Self::Rules, "files") => Shape::List,
             _ => Shape::Value,
         })
     }

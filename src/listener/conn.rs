@@ -8,11 +8,14 @@
 
 mod alarm;
 mod close;
+mod commands;
 mod ears;
 mod events;
 mod finish;
 mod io;
 mod rate;
+mod reserved;
+mod subscriptions;
 #[cfg(test)]
 mod tests;
 mod uplink;
@@ -24,7 +27,6 @@ use super::setup::{Counted, Pause, Paused, Setup};
 use crate::auth::AuthenticatedDevice;
 use crate::auth::rules::DeviceLimits;
 use crate::hub::HubEvent;
-use crate::mqtt::packet::QoS;
 use crate::mqtt::session::Session;
 use crate::router::registry::{Claim, Order};
 use crate::runtime::clock::{self, Mono};
@@ -36,11 +38,13 @@ use ears::Ears;
 pub(super) use finish::shut;
 use io::Outbox;
 use rate::Rate;
+use reserved::Said;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use subscriptions::Subscriptions;
 use uplink::Uplink;
 pub(super) use upstream::Upstream;
 
@@ -97,10 +101,11 @@ pub(super) struct Conn<U> {
     uplink: Uplink,
     rate: Rate,
     bounds: Bounds,
-    /// The QoS commands are subscribed with.
-    subscribed: Option<QoS>,
-    /// Commands the links were given room for.
-    credit: usize,
+    subscriptions: Subscriptions,
+    /// Whether the command link is kept only for commands the device has still to acknowledge.
+    unsubscribing: bool,
+    /// What was said once in the log.
+    said: Said,
     /// QoS 0 commands in the outbox; bounded by the links' credit.
     commands_unwritten: Vec<u64>,
     /// QoS 1 commands with the device.
@@ -149,8 +154,9 @@ impl<U: Upstream> Conn<U> {
             uplink: Uplink::default(),
             rate: Rate::new(opened.bounds.limits.messages_per_s),
             bounds: opened.bounds,
-            subscribed: None,
-            credit: 0,
+            subscriptions: Subscriptions::default(),
+            unsubscribing: false,
+            said: Said::default(),
             commands_unwritten: Vec::new(),
             commands_unacknowledged: 0,
             drain: None,
@@ -397,7 +403,7 @@ impl<U: Upstream> Conn<U> {
     /// Handles the hub events that are ready besides the one that woke the task, so that their
     /// PUBACKs leave in one write.
     async fn absorb(&mut self) -> Result<(), Close> {
-        if self.links.outstanding() == 0 && self.subscribed.is_none() {
+        if self.links.outstanding() == 0 && self.subscriptions.commands().is_none() {
             return Ok(());
         }
         for _ in 1..HUB_BATCH {

@@ -148,7 +148,11 @@ async fn greet(
     let mut asked = await_connect(stream, site).await?;
     match admit(&asked.connect, &peer, source, site).await {
         Ok(granted) => {
-            asked.session.accept(&mut asked.out, clock::mono());
+            let assigned = granted.admission.device.assigned_client_id();
+            let out = &mut asked.out;
+            asked
+                .session
+                .accept(assigned.as_deref(), out, clock::mono());
             count_connect(site, "accepted");
             Ok((asked, granted))
         }
@@ -214,7 +218,8 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
 
 /// Reads until CONNECT is whole; the session knows how long and how large it may be.
 async fn await_connect(mut stream: Box<dyn Stream>, site: &Site) -> Result<Asked, Failure> {
-    let mut session = Session::new(site.shared.setup.session_limits(), clock::mono());
+    let limits = site.shared.setup.session_limits();
+    let mut session = Session::new(limits, clock::mono()).serving(site.versions);
     let mut input = BytesMut::new();
     let mut out = BytesMut::new();
     loop {

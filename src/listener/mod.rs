@@ -21,6 +21,7 @@ use crate::auth::rules::RuleSet;
 use crate::config::ListenerConfig;
 use crate::config::limits::Limits;
 use crate::hub::Hub;
+use crate::mqtt::packet::Versions;
 use crate::router::registry::Registry;
 use crate::runtime::clock;
 use crate::telemetry::log::REFUSAL;
@@ -135,6 +136,7 @@ impl Shared {
 struct Site {
     name: String,
     accept: Vec<CredentialKind>,
+    versions: Versions,
     acceptor: Arc<Acceptor>,
     shared: Arc<Shared>,
     quota: Quota,
@@ -175,6 +177,7 @@ impl Listener {
             site: Arc::new(Site {
                 name: config.name,
                 accept: config.accept,
+                versions: config.mqtt_versions,
                 acceptor,
                 shared,
                 quota: Quota::default(),

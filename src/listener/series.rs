@@ -26,6 +26,8 @@ const UPLINK: &[&str] = &[
     "property_id",
     "property_not_ascii",
     "property_expiry",
+    "twin_unsupported",
+    "method_unsupported",
 ];
 
 /// The same for commands.

@@ -78,10 +78,10 @@ impl Header {
         self.length + self.remaining
     }
 
-    /// PUBLISH: whether DUP is set.
+    /// PUBLISH: whether DUP is set; it says nothing on QoS 0, where 3.1 lets it stand.
     #[must_use]
     pub fn dup(&self) -> bool {
-        self.flags & 0x08 != 0
+        self.flags & 0x08 != 0 && self.qos1()
     }
 
     /// PUBLISH: whether it is of QoS 1; QoS 2 and 3 do not get past [`header`].
@@ -101,7 +101,10 @@ pub fn header(input: &[u8], stage: Stage, bytes_max: usize) -> Result<Option<Hea
     };
     let flags = first & 0x0F;
     let kind = kind(first >> 4, stage)?;
-    check_flags(kind, flags, stage)?;
+    match stage {
+        Stage::Open(Protocol::V31) => check_flags_v31(kind, flags)?,
+        _ => check_flags(kind, flags, stage)?,
+    }
     let Some((remaining, bytes)) = varint(&input[1..])? else {
         return Ok(None);
     };
@@ -158,13 +161,25 @@ fn check_flags(kind: Kind, flags: u8, stage: Stage) -> Result<(), Violation> {
     }
 }
 
+/// 3.1 gives the flags of most packets no meaning and forbids none of them (3.1 §2.1), and lets
+/// SUBSCRIBE and UNSUBSCRIBE be sent again with DUP (3.1 §3.8, §3.10).
+fn check_flags_v31(kind: Kind, flags: u8) -> Result<(), Violation> {
+    match (kind, flags & 0x06) {
+        (Kind::Publish, 0x04) => Err(Violation::Qos2Publish),
+        (Kind::Publish, 0x06) => Err(Violation::QosReserved),
+        (Kind::Subscribe | Kind::Unsubscribe, 0x02) | (Kind::Publish, _) => Ok(()),
+        (Kind::Subscribe | Kind::Unsubscribe, _) => Err(Violation::FixedHeaderFlags),
+        _ => Ok(()),
+    }
+}
+
 /// Packets of a fixed length show a wrong one here already.
 fn check_length(header: &Header, stage: Stage) -> Result<(), Violation> {
-    let v311 = stage == Stage::Open(Protocol::V311);
+    let bare = matches!(stage, Stage::Open(Protocol::V31 | Protocol::V311));
     let (least, most) = match header.kind {
         Kind::PingReq => (0, 0),
-        Kind::Disconnect if v311 => (0, 0),
-        Kind::PubAck if v311 => (2, 2),
+        Kind::Disconnect if bare => (0, 0),
+        Kind::PubAck if bare => (2, 2),
         Kind::PubAck => (2, usize::MAX),
         _ => (0, usize::MAX),
     };
@@ -208,7 +223,7 @@ fn puback(
     limits: &DecodeLimits,
 ) -> Result<Packet, Violation> {
     let id = reader.packet_id()?;
-    if protocol == Protocol::V311 || reader.left() == 0 {
+    if protocol != Protocol::V5 || reader.left() == 0 {
         return Ok(Packet::PubAck(id, 0));
     }
     // MQTT 5 §3.4.2.1.

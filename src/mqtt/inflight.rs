@@ -123,6 +123,11 @@ impl Downlink {
         self.messages_max = self.messages_max.min(usize::from(messages_max.get()));
     }
 
+    /// Most commands with the device at once.
+    pub(super) fn window(&self) -> usize {
+        self.messages_max
+    }
+
     pub(super) fn free(&self) -> usize {
         self.messages_max.saturating_sub(self.slots.len())
     }

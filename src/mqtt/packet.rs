@@ -8,6 +8,8 @@ use std::num::NonZeroU16;
 /// The protocol version a CONNECT names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
+    /// MQTT 3.1 (`MQIsdp`), protocol level 3.
+    V31,
     /// MQTT 3.1.1, protocol level 4.
     V311,
     /// MQTT 5, protocol level 5.
@@ -15,13 +17,40 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// Every version, oldest first.
+    pub const ALL: [Self; 3] = [Self::V31, Self::V311, Self::V5];
+
     /// The version as people write it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::V31 => "3.1",
             Self::V311 => "3.1.1",
             Self::V5 => "5",
         }
+    }
+}
+
+/// The versions a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Versions(u8);
+
+impl Versions {
+    /// Every version.
+    pub const ALL: Self = Self(0b111);
+    /// No version; add some.
+    pub const NONE: Self = Self(0);
+
+    /// These and `protocol`.
+    #[must_use]
+    pub const fn and(self, protocol: Protocol) -> Self {
+        Self(self.0 | 1 << protocol as u8)
+    }
+
+    /// Whether `protocol` is among them.
+    #[must_use]
+    pub const fn has(self, protocol: Protocol) -> bool {
+        self.0 & 1 << protocol as u8 != 0
     }
 }
 
@@ -61,7 +90,7 @@ pub enum Packet {
     Connect(Box<Connect>),
     /// PUBLISH of QoS 0 or 1.
     Publish(Publish),
-    /// PUBACK with its reason code; 3.1.1 has none and reads as 0.
+    /// PUBACK with its reason code; before 5 there is none, which reads as 0.
     PubAck(PacketId, u8),
     /// SUBSCRIBE with at least one filter.
     Subscribe(PacketId, Vec<Filter>),
@@ -69,7 +98,7 @@ pub enum Packet {
     Unsubscribe(PacketId, Vec<ByteString>),
     /// PINGREQ.
     PingReq,
-    /// DISCONNECT; 3.1.1 reads as reason 0.
+    /// DISCONNECT; before 5 it reads as reason 0.
     Disconnect {
         /// Reason code: 0 voids the will.
         reason: u8,
@@ -83,7 +112,7 @@ pub enum Packet {
 pub struct Connect {
     /// Version asked for.
     pub protocol: Protocol,
-    /// Client identifier; may be empty only with `clean_session` (3.1.1).
+    /// Client identifier; may be empty only with `clean_session` (3.1.1), or in 5.
     pub client_id: ByteString,
     /// Clean session (3.1.1) or clean start (5).
     pub clean_session: bool,
@@ -95,7 +124,7 @@ pub struct Connect {
     pub password: Option<Bytes>,
     /// The will, published when the connection ends without DISCONNECT.
     pub will: Option<Will>,
-    /// What MQTT 5 adds; `None` for 3.1.1.
+    /// What MQTT 5 adds; `None` before.
     pub properties: Option<Box<ConnectProperties>>,
 }
 

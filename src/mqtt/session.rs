@@ -10,6 +10,7 @@
 //!
 //! A violation closes the session; what it must never do is go on after one.
 
+mod answer;
 mod connect;
 #[cfg(test)]
 mod tests;
@@ -20,15 +21,11 @@ pub use types::{ConnectRefusal, Deliver, Event, Goodbye, Receipt, SessionLimits,
 use super::decode::{self, Header, Kind, Stage};
 use super::encode;
 use super::inflight::{Downlink, Uplink, Verdict};
-use super::packet::{Packet, PacketId, Protocol, Publish, QoS, Will};
+use super::packet::{Packet, PacketId, Protocol, Publish, QoS, Versions, Will};
 use super::violation::Violation;
 use crate::runtime::clock::Mono;
 use bytes::BytesMut;
 use std::time::Duration;
-
-/// The smallest Maximum Packet Size of a client that gets reason strings, bytes: the longest
-/// reason string and the packet around it.
-const REASON_STRING_ROOM: usize = encode::REASON_STRING_MAX + 44;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -41,6 +38,7 @@ enum State {
 /// One device's session.
 pub struct Session {
     limits: SessionLimits,
+    versions: Versions,
     state: State,
     protocol: Protocol,
     /// When the connection began, later when the last packet came.
@@ -57,11 +55,13 @@ pub struct Session {
     /// Whether CONNECT was accepted; the will of a refused one is never published.
     accepted: bool,
     /// MQTT 5: the largest packet the client takes, bytes.
-    client_bytes_max: usize,
+    client_bytes_max: u32,
     /// MQTT 5: whether reason strings may come with PUBACK.
     problem_information: bool,
     /// MQTT 5: whether the client asked to keep its session.
     session_expiry: bool,
+    /// MQTT 5: whether CONNACK had room for the Receive Maximum, so that it can be held to.
+    receive_maximum_said: bool,
 }
 
 impl Session {
@@ -70,6 +70,7 @@ impl Session {
     pub fn new(limits: SessionLimits, now: Mono) -> Self {
         Self {
             limits,
+            versions: Versions::ALL,
             state: State::AwaitConnect,
             protocol: Protocol::V311,
             last: now,
@@ -80,10 +81,18 @@ impl Session {
             downlink: Downlink::new(limits.downlink_messages_max),
             will: None,
             accepted: false,
-            client_bytes_max: usize::MAX,
+            client_bytes_max: u32::MAX,
             problem_information: true,
             session_expiry: false,
+            receive_maximum_said: false,
         }
+    }
+
+    /// Serves these versions only, not every one.
+    #[must_use]
+    pub fn serving(mut self, versions: Versions) -> Self {
+        self.versions = versions;
+        self
     }
 
     /// The version CONNECT named; `None` before CONNECT.
@@ -117,7 +126,7 @@ impl Session {
         if let Err(violation) = result {
             if self.state == State::Open && self.protocol == Protocol::V5 {
                 let text = violation.to_string();
-                encode::disconnect_v5(violation.reason(), self.reason_string(&text), out);
+                encode::disconnect_v5(violation.reason(), &text, self.room(), out);
             }
             self.close();
         }
@@ -151,7 +160,8 @@ impl Session {
         if let Err(violation) = event
             && self.state == State::AwaitConnect
         {
-            connect::refuse_malformed(violation, &packet[header.length..], out);
+            let body = &packet[header.length..];
+            connect::refuse_malformed(violation, body, self.room(), out);
         }
         event.map(Some)
     }
@@ -188,7 +198,7 @@ impl Session {
             if id.is_none_or(|id| self.uplink.contains(id)) {
                 return Ok(true);
             }
-        } else if self.protocol == Protocol::V5
+        } else if self.receive_maximum_said
             && header.qos1()
             && self.uplink.qos1() >= usize::from(self.receive_maximum())
         {
@@ -207,12 +217,7 @@ impl Session {
         Ok(match packet {
             Packet::Connect(connect) => self.connect(connect)?,
             Packet::Publish(publish) => self.publish(publish, header.total())?,
-            Packet::PubAck(id, reason) => match self.downlink.take(id) {
-                Some(delivery) if reason < 0x80 => Event::Delivered(delivery),
-                Some(delivery) => Event::Rejected(delivery),
-                // Late, or twice: harmless.
-                None => Event::None,
-            },
+            Packet::PubAck(id, reason) => self.puback(id, reason),
             Packet::Subscribe(id, filters) => Event::Subscribe(id, filters),
             Packet::Unsubscribe(id, filters) => Event::Unsubscribe(id, filters),
             Packet::PingReq => {
@@ -233,6 +238,15 @@ impl Session {
                 Event::Disconnect
             }
         })
+    }
+
+    fn puback(&mut self, id: PacketId, reason: u8) -> Event {
+        match self.downlink.take(id) {
+            Some(delivery) if reason < 0x80 => Event::Delivered(delivery),
+            Some(delivery) => Event::Rejected(delivery),
+            // Late, or twice: harmless.
+            None => Event::None,
+        }
     }
 
     /// A DUP whose packet id is in flight is the same message sent again: it gets no ticket of
@@ -283,7 +297,7 @@ impl Session {
 
     /// `ticket` is refused for good. MQTT 5: a PUBACK with `reason` (0x80 or above, MQTT 5
     /// §3.4.2.1) and `text`, in order, and `true`. QoS 0: its slot is free and nobody waits for
-    /// an answer, `true`. QoS 1 in 3.1.1 has no such answer: `false`, the driver closes.
+    /// an answer, `true`. QoS 1 has no such answer before 5: `false`, the driver closes.
     pub fn refuse_publish(
         &mut self,
         ticket: Ticket,
@@ -291,11 +305,11 @@ impl Session {
         text: &str,
         out: &mut BytesMut,
     ) -> bool {
-        if self.protocol == Protocol::V311 && self.uplink.is_qos1(ticket) == Some(true) {
+        if self.protocol != Protocol::V5 && self.uplink.is_qos1(ticket) == Some(true) {
             return false;
         }
         let text = match self.problem_information {
-            true => encode::cap(self.reason_string(text), encode::REASON_STRING_MAX),
+            true => encode::cap(text, encode::REASON_STRING_MAX),
             false => "",
         };
         self.decide(ticket, Verdict::Refused(reason, text.into()), out);
@@ -308,31 +322,27 @@ impl Session {
             match (id, verdict) {
                 (Some(id), Verdict::Accepted) if self.open() => encode::puback(id, out),
                 (Some(id), Verdict::Refused(reason, text)) if self.open() => {
-                    encode::puback_refused(id, reason, &text, out);
+                    encode::puback_refused(id, reason, &text, self.room(), out);
                 }
                 _ => {}
             }
         }
     }
 
-    /// Answers SUBSCRIBE; `None` = refused (0x80, MQTT 5: 0x87), QoS 2 is granted as 1.
-    pub fn suback(&mut self, id: PacketId, granted: &[Option<QoS>], out: &mut BytesMut) {
-        let refused = match self.protocol {
-            Protocol::V311 => 0x80,
-            Protocol::V5 => 0x87,
-        };
-        let code = |qos: &Option<QoS>| qos.map_or(refused, |qos| qos.min(QoS::AtLeastOnce) as u8);
-        if self.open() {
-            let codes: Vec<u8> = granted.iter().map(code).collect();
-            encode::suback(self.protocol, id, &codes, out);
-        }
+    /// The largest packet the client takes, bytes.
+    fn room(&self) -> usize {
+        usize::try_from(self.client_bytes_max).unwrap_or(usize::MAX)
     }
 
-    /// Answers UNSUBSCRIBE with `count` results.
-    pub fn unsuback(&mut self, id: PacketId, count: usize, out: &mut BytesMut) {
-        if self.open() {
-            encode::unsuback(self.protocol, id, count, out);
-        }
+    /// Whether the client takes a packet of `bytes`.
+    fn takes(&self, bytes: usize) -> bool {
+        bytes <= self.room()
+    }
+
+    /// Commands the device takes at once.
+    #[must_use]
+    pub fn downlink_window(&self) -> usize {
+        self.downlink.window()
     }
 
     /// Commands the device has room for.
@@ -351,7 +361,7 @@ impl Session {
     pub fn fits(&self, command: &Deliver) -> bool {
         let bytes =
             encode::publish_length(self.protocol, &command.topic, &command.payload, command.qos);
-        bytes.is_some_and(|bytes| bytes <= self.client_bytes_max)
+        bytes.is_some_and(|bytes| self.takes(bytes))
     }
 
     /// Writes a command. `false` when no slot is free or the command does not [fit]
@@ -398,11 +408,11 @@ impl Session {
         }
     }
 
-    /// MQTT 5: writes DISCONNECT with a reason before the server closes; 3.1.1: nothing. While
+    /// MQTT 5: writes DISCONNECT with a reason before the server closes; before 5: nothing. While
     /// CONNECT is being decided, `refuse` is the way to say no.
     pub fn goodbye(&mut self, reason: Goodbye, text: &str, out: &mut BytesMut) {
         if self.open() && self.protocol == Protocol::V5 {
-            encode::disconnect_v5(reason as u8, self.reason_string(text), out);
+            encode::disconnect_v5(reason as u8, text, self.room(), out);
         }
         self.close();
     }
@@ -429,13 +439,5 @@ impl Session {
         u16::try_from(self.limits.uplink_messages_max)
             .unwrap_or(u16::MAX)
             .max(1)
-    }
-
-    /// `text`, unless the client has no room for it.
-    fn reason_string<'a>(&self, text: &'a str) -> &'a str {
-        match self.client_bytes_max >= REASON_STRING_ROOM {
-            true => text,
-            false => "",
-        }
     }
 }

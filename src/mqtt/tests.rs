@@ -3,6 +3,7 @@
 mod cuts;
 mod differential;
 mod mutation;
+mod vectors_31;
 mod vectors_311;
 mod vectors_5;
 
@@ -26,6 +27,7 @@ pub(super) type Vector = (
 );
 
 pub(super) const AWAIT: Stage = Stage::AwaitConnect;
+pub(super) const V3: Stage = Stage::Open(Protocol::V31);
 pub(super) const V4: Stage = Stage::Open(Protocol::V311);
 pub(super) const V5: Stage = Stage::Open(Protocol::V5);
 
@@ -219,13 +221,14 @@ pub(super) fn session_at(stage: Stage) -> Session {
     let mut session = Session::new(session_limits(), Mono::default());
     let connect = match stage {
         Stage::AwaitConnect => return session,
+        V3 => assemble("10 ~ 'MQIsdp' 03 02 003C 'a'"),
         V4 => assemble("10 ~ 'MQTT' 04 02 003C 'a'"),
         Stage::Open(_) => assemble("10 ~ 'MQTT' 05 02 003C 00 'a'"),
     };
     let mut out = BytesMut::new();
     let event = session.next(&mut BytesMut::from(&connect[..]), &mut out, Mono::default());
     assert!(matches!(event, Ok(Some(Event::Connect(_)))));
-    session.accept(&mut out, Mono::default());
+    session.accept(None, &mut out, Mono::default());
     session
 }
 
@@ -251,11 +254,15 @@ fn every_violation_of_the_codec_has_a_vector() {
         Violation::PacketIdInUse,
         Violation::ReceiveMaximumExceeded,
         Violation::ClientMaximumTooSmall,
+        Violation::VersionNotServed,
         Violation::SessionExpiry,
         Violation::ConnectTimeout,
         Violation::KeepAliveTimeout,
     ];
-    let all = vectors_311::VECTORS.iter().chain(vectors_5::VECTORS);
+    let all = vectors_311::VECTORS
+        .iter()
+        .chain(vectors_31::VECTORS)
+        .chain(vectors_5::VECTORS);
     let shown: HashSet<Violation> = all.filter_map(|vector| vector.3.err()).collect();
     for violation in Violation::ALL {
         let wanted = !session_only.contains(violation);

@@ -79,9 +79,11 @@ violations! {
 
     // CONNECT.
     ProtocolName, 0x84, "protocol_name", "MQTT-3.1.2-1",
-        "the protocol name is not MQTT";
+        "the protocol name is neither MQTT nor MQIsdp";
     ProtocolLevel, 0x84, "protocol_level", "MQTT-3.1.2-2",
-        "the protocol level is neither 4 (MQTT 3.1.1) nor 5";
+        "the protocol level is not 3 (MQTT 3.1, MQIsdp), 4 (MQTT 3.1.1) or 5";
+    VersionNotServed, 0x84, "version_not_served", "listener.mqtt_versions",
+        "the listener does not serve this MQTT version; its mqtt_versions lists those it serves";
     ConnectReservedFlag, 0x81, "connect_reserved_flag", "MQTT-3.1.2-3",
         "the reserved flag of CONNECT is set";
     WillFlags, 0x81, "will_flags", "MQTT-3.1.2-11",
@@ -93,13 +95,13 @@ violations! {
     PasswordWithoutUsername, 0x81, "password_without_username", "MQTT-3.1.2-22",
         "CONNECT has a password but no user name";
     ClientIdRequired, 0x85, "client_id_required", "MQTT-3.1.3-8",
-        "an empty client id needs clean session 1";
+        "an empty client id needs clean session 1, and MQTT 3.1 takes none";
     AuthenticationMethod, 0x8C, "authentication_method", "MQTT5 MQTT-4.12.0-1",
         "the authentication method is not supported; use user name and password";
     AuthenticationData, 0x82, "authentication_data", "MQTT5 3.1.2.11.10",
         "authentication data without an authentication method";
-    ClientMaximumTooSmall, 0x83, "client_maximum_too_small", "MQTT5 MQTT-3.1.2-24",
-        "the client's Maximum Packet Size has no room for this gateway's answers";
+    ClientMaximumTooSmall, 0x95, "client_maximum_too_small", "MQTT5 MQTT-3.1.2-24",
+        "the client's Maximum Packet Size has no room for an answer that must be given";
 
     // PUBLISH and topics.
     QosReserved, 0x81, "qos_reserved", "MQTT-3.3.1-4",

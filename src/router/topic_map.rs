@@ -4,6 +4,10 @@
 //! beside anything the hub would check. Ids are not percent-encoded in topics, so nothing is
 //! decoded on the way to that comparison.
 
+mod reserved;
+
+pub use reserved::{NOT_SERVED_BODY, Reserved, Subscription};
+
 use super::properties::{Gathered, Mended, write_command_bag};
 use crate::auth::rules::Properties;
 use crate::auth::{AuthenticatedDevice, Permissions};
@@ -63,6 +67,12 @@ pub enum TopicError {
     /// A filter that would match more than this device's commands.
     #[error("the filter is wider than this device; use devices/<id>/messages/devicebound/#")]
     FilterTooWide,
+    /// Device twins.
+    #[error("device twins are not served; the device is answered with status 501 and stays")]
+    TwinUnsupported,
+    /// Direct methods.
+    #[error("direct methods are not served; none is called, and the device stays")]
+    MethodUnsupported,
 }
 
 impl TopicError {
@@ -86,6 +96,8 @@ impl TopicError {
             Self::MalformedExpiry => "property_expiry",
             Self::FilterUnknown => "filter_unknown",
             Self::FilterTooWide => "filter_too_wide",
+            Self::TwinUnsupported => "twin_unsupported",
+            Self::MethodUnsupported => "method_unsupported",
         }
     }
 
@@ -145,12 +157,15 @@ pub fn will(
     telemetry(&Party::of(device), message, properties_max, manner)
 }
 
-/// Whether a filter is this device's command filter: `devices/{d}/messages/devicebound/#`, for a
-/// module also `devices/{d}/modules/{m}/#` (wire sheet §8.4).
+/// What a filter brings this device: its commands by `devices/{d}/messages/devicebound/#`, for a
+/// module also by `devices/{d}/modules/{m}/#` (wire sheet §8.4), or one of those below `$iothub/`.
 ///
 /// # Errors
-/// When it is not, or commands are not allowed.
-pub fn command_filter(device: &AuthenticatedDevice, filter: &str) -> Result<(), TopicError> {
+/// When it is none of them, or commands are not allowed.
+pub fn subscription(
+    device: &AuthenticatedDevice,
+    filter: &str,
+) -> Result<Subscription, TopicError> {
     check_filter(&Party::of(device), filter)
 }
 
@@ -180,12 +195,12 @@ pub fn could_publish(
 /// As [`could_publish`], for a subscription.
 ///
 /// # Errors
-/// As [`command_filter`].
+/// As [`subscription`].
 pub fn could_subscribe(
     client_id: &str,
     permissions: Permissions,
     filter: &str,
-) -> Result<(), TopicError> {
+) -> Result<Subscription, TopicError> {
     check_filter(&Party::named(client_id, permissions), filter)
 }
 
@@ -292,6 +307,9 @@ fn telemetry(
     properties_max: usize,
     manner: Properties,
 ) -> Result<Mapped, TopicError> {
+    if let Some(reserved) = Reserved::of(&message.topic) {
+        return Err(reserved.error());
+    }
     let bag = events_bag(party.own(&message.topic)?)?;
     if !party.permissions.telemetry {
         return Err(TopicError::TelemetryDenied);
@@ -352,16 +370,18 @@ fn add_v5(gathered: &mut Gathered, properties: MessageProperties) -> Result<(), 
     Ok(())
 }
 
-fn check_filter(party: &Party<'_>, filter: &str) -> Result<(), TopicError> {
-    let fits = match party.own(filter) {
-        Ok("messages/devicebound/#") => true,
-        Ok("#") => party.module.is_some(),
-        _ => false,
+fn check_filter(party: &Party<'_>, filter: &str) -> Result<Subscription, TopicError> {
+    if let Some(reserved) = Subscription::reserved(filter) {
+        return Ok(reserved);
+    }
+    let commands = match party.own(filter) {
+        Ok("messages/devicebound/#") => Subscription::Commands,
+        Ok("#") if party.module.is_some() => Subscription::Module,
+        _ => return Err(filter_error(party, filter)),
     };
-    match fits {
-        true if party.permissions.commands => Ok(()),
-        true => Err(TopicError::CommandsDenied),
-        false => Err(filter_error(party, filter)),
+    match party.permissions.commands {
+        true => Ok(commands),
+        false => Err(TopicError::CommandsDenied),
     }
 }
 

@@ -301,7 +301,7 @@ fn spellings(root: &str) -> Vec<String> {
     }
     all.extend(
         [
-            "$iothub/twin/res/#",
+            "$iothub/twin/#",
             "$SYS/#",
             "$iothub/methods/POST/x",
             "devices",

@@ -19,6 +19,7 @@ const ADMISSION: &[Row] = &[
     ("--as x509:plant-b-1", 1, "`identity` does not fit"),
     ("--as x509:thermo-1", 1, "no_rule"),
     ("--as sas:thermo-1", 1, "device_unknown"),
+    ("--as psk:thermo-1 --client-id ''", 1, "client_id_missing"),
 ];
 
 #[rustfmt::skip] // one row a line
@@ -27,16 +28,62 @@ const TOPICS: &[Row] = &[
     ("--as psk:thermo-1 --topic devices/x/messages/events/", 1, "topic_foreign_device"),
     ("--as psk:thermo-1 --topic devices/thermo-1/messages/events/%", 1, "bag_escape"),
     ("--as psk:thermo-1 --topic '#'", 1, "filter_too_wide"),
+    ("--as psk:thermo-1 --topic '$iothub/twin/GET/?$rid=1'", 1, "twin_unsupported"),
+    ("--as psk:thermo-1 --topic '$iothub/twin/res/#'", 0, "on which nothing comes"),
     ("--as password:valve --client-id valve-9 --topic 'devices/valve-9/messages/devicebound/#'", 0,
      "may subscribe"),
     ("--as password:valve --client-id valve-9 --topic devices/valve-9/messages/events/", 1,
      "telemetry_denied"),
 ];
 
+/// What a rule asks of CONNECT and token; with [`STRICT`] beside the rules.
+#[rustfmt::skip] // one row a line
+const TERMS: &[Row] = &[
+    ("--as password:valve --client-id ''", 1, "client_id_missing"),
+    ("--as psk:gauge-1 --client-id ''", 0, "from 127.0.0.1, without client id"),
+    ("--as psk:gauge-1 --client-id ''", 0, "admitted as gauge-1"),
+    ("--as sas:pump-3", 0, "with a token signed by its key: admitted as pump-3"),
+    ("--as sas:pump-3 --token-life 24h", 0, "admitted as pump-3"),
+    ("--as sas:pump-3 --token-life 25h", 1, "sas_life_too_long"),
+    ("--as sas:pump-3 --client-id ''", 1, "client_id_missing"),
+];
+
+const STRICT: &str = r#"
+[[device]]
+id = "gauge-1"
+assign_client_id = true
+psk = { identity = "gauge-1", key = "hex:01112233445566778899aabbccddeeff" }
+
+[[device]]
+id = "pump-3"
+max_token_life = "24h"
+sas = { primary_key = "NMgJDvdKTxjLi+xBxxkDDEwDJxEvOE5u8BiT0mVgPeg=" }
+
+[[expect]]
+connect = "sas:pump-3"
+token_life = "7d"
+deny = "sas_life_too_long"
+
+[[expect]]
+connect = "psk:gauge-1"
+client_id = ""
+device = "gauge-1"
+"#;
+
+#[test]
+fn a_rules_terms_for_connect_and_token_are_answered_for() {
+    let folder = Folder::new();
+    folder.write("rules.toml", &format!("{RULES}{STRICT}"));
+    answers(&folder, TERMS.iter());
+}
+
 #[test]
 fn each_question_has_its_answer_and_exit_code() {
-    let folder = Folder::new();
-    for (arguments, code, words) in ADMISSION.iter().chain(TOPICS) {
+    answers(&Folder::new(), ADMISSION.iter().chain(TOPICS));
+}
+
+fn answers<'a>(folder: &Folder, rows: impl Iterator<Item = &'a Row>) {
+    for (arguments, code, words) in rows {
         let done = folder.check(arguments);
         assert_eq!(
             (done.code, done.err.as_str()),
@@ -64,6 +111,7 @@ fn a_question_that_makes_no_sense_is_a_problem_of_its_own() {
             "there is devices, local",
         ),
         ("--as psk:thermo-1 --source here", "--source"),
+        ("--as psk:thermo-1 --token-life 5343", "1m to 3650d"),
         (
             "--as x509:plant-a-1 --issuer-ca absent.pem",
             "absent.pem cannot be read",

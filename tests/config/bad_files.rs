@@ -257,6 +257,27 @@ const TABLE: &[Bad] = &[
         "array",
     ),
     bad(
+        "no version served",
+        "bind",
+        "mqtt_versions = []\nbind",
+        "listener[0].mqtt_versions",
+        "name a version",
+    ),
+    bad(
+        "version unknown",
+        "bind",
+        "mqtt_versions = [\"5\", \"4\"]\nbind",
+        "listener[0].mqtt_versions[1]",
+        "3.1.1",
+    ),
+    bad(
+        "version twice",
+        "bind",
+        "mqtt_versions = [\"5\", \"5\"]\nbind",
+        "listener[0].mqtt_versions[1]",
+        "twice",
+    ),
+    bad(
         "sas without certificate",
         "bind",
         "accept = [\"sas\"]\ntls = {}\nbind",

@@ -4,6 +4,8 @@
 mod support;
 
 mod badly;
+mod commands;
+mod doors;
 mod files;
 mod log;
 mod metrics;

@@ -37,6 +37,8 @@ pub struct Options {
     pub hub: String,
     /// Put a fault proxy between gateway and hub.
     pub proxied: bool,
+    /// Lines for the `[[listener]]` table of the TLS port.
+    pub listener: String,
     /// Lines for `gateway.toml`, e.g. a `[limits]` table.
     pub gateway: String,
     /// Lines for `emulator.toml`.
@@ -53,6 +55,7 @@ impl Default for Options {
             token_ttl: "1h",
             hub: String::new(),
             proxied: false,
+            listener: String::new(),
             gateway: String::new(),
             emulator: String::new(),
             rules: String::new(),
@@ -234,11 +237,11 @@ pub fn gateway_toml(options: &Options, amqp: u16, mqtt: u16, plain: u16, admin: 
          ca = \"ca.pem\"\ntoken_ttl = \"{}\"\n{}\n\
          [[listener]]\nname = \"devices\"\nbind = \"127.0.0.1:{mqtt}\"\n\
          tls = {{ cert = \"server.pem\", key = \"server.key\", client_ca = \"device-ca.pem\" }}\n\
-         accept = [\"psk\", \"x509\", \"sas\", \"password\"]\n\
+         accept = [\"psk\", \"x509\", \"sas\", \"password\"]\n{}\
          [[listener]]\nname = \"plain\"\nbind = \"127.0.0.1:{plain}\"\n\
          accept = [\"sas\", \"password\"]\n\
          [rules]\nfiles = [\"rules.toml\"]\n[admin]\nbind = \"127.0.0.1:{admin}\"\n{}\n",
-        options.token_ttl, options.hub, options.gateway,
+        options.token_ttl, options.hub, options.listener, options.gateway,
     )
 }
 

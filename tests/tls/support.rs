@@ -145,6 +145,7 @@ impl Site {
             bind: "127.0.0.1:0".parse().unwrap(),
             tls: Some(tls),
             insecure: false,
+            mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
             accept: vec![],
         };
         let limits = HandshakeLimits {

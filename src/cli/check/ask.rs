@@ -3,15 +3,16 @@
 //! Asks the very functions that decide at CONNECT; nothing here judges on its own. The credential
 //! counts as proved: no key is needed, and no key is shown.
 
-use crate::auth::rules::{Probe, RuleSet};
+use crate::auth::rules::{Probe, RuleSet, parse_life};
 use crate::auth::x509::{Fingerprint, fingerprints};
 use crate::auth::{CredentialKind, Explanation, Outcome, Step};
 use crate::config::{Config, ListenerConfig};
-use crate::router::topic_map::{could_publish, could_subscribe};
+use crate::router::topic_map::{Subscription, could_publish, could_subscribe};
 use crate::telemetry::log::capped;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A connection to ask the rules about.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -21,7 +22,7 @@ pub struct Question {
     /// Exit code 0 when the device is admitted, 1 when it is refused.
     #[arg(long = "as", value_name = "CREDENTIAL")]
     pub credential: Option<String>,
-    /// MQTT client id; without it, the name in CREDENTIAL
+    /// MQTT client id, "" for none; without it, the name in CREDENTIAL
     #[arg(long, requires = "credential", value_name = "ID")]
     pub client_id: Option<String>,
     /// Listener; without it, the first that takes the credential
@@ -33,6 +34,9 @@ pub struct Question {
     /// MQTT user name
     #[arg(long, requires = "credential", value_name = "NAME")]
     pub username: Option<String>,
+    /// How long the SAS token lives from now on: 90m, 24h, 7d; without it, not too long
+    #[arg(long, requires = "credential", value_name = "TIME", value_parser = parse_life)]
+    pub token_life: Option<Duration>,
     /// CA that issued the certificate, PEM; without it, the only one of the listener's client_ca
     #[arg(long, requires = "credential", value_name = "FILE")]
     pub issuer_ca: Option<PathBuf>,
@@ -89,12 +93,16 @@ pub(super) fn answer(
     probe.source = question.source.map_or(probe.source, |s| s.to_canonical());
     probe.username = question.username.clone().or(probe.username);
     probe.san.clone_from(&question.san);
+    probe.token_life = question.token_life;
+    let id = match probe.client_id.as_str() {
+        "" => "without client id".to_owned(),
+        id => format!("client id {}", shown(id)),
+    };
     let mut text = format!(
-        "{} at listener {} from {}, client id {}\n\n",
+        "{} at listener {} from {}, {id}\n\n",
         shown(credential),
         listener.name,
         probe.source,
-        shown(&probe.client_id)
     );
     if !listener.accept.contains(&kind) {
         let why = format!(
@@ -243,16 +251,20 @@ fn may_use(text: &mut String, outcome: &Outcome, topic: &str, properties_max: us
     let (id, rights) = (&outcome.client_id, outcome.permissions);
     let listens = topic.contains(['#', '+']) || topic.contains("/messages/devicebound");
     let (verb, allowed) = match listens {
-        true => ("subscribe to", could_subscribe(id, rights, topic)),
+        true => (
+            "subscribe to",
+            could_subscribe(id, rights, topic).map(Subscription::unserved),
+        ),
         false => {
             let manner = outcome.limits.properties;
             let could = could_publish(id, rights, topic, properties_max, manner);
-            ("publish to", could)
+            ("publish to", could.map(|()| None))
         }
     };
     let topic = shown(topic);
     let _ = match allowed {
-        Ok(()) => writeln!(text, "may {verb} {topic}"),
+        Ok(None) => writeln!(text, "may {verb} {topic}"),
+        Ok(Some(why)) => writeln!(text, "may {verb} {topic}, on which nothing comes: {why}"),
         Err(error) => writeln!(text, "may not {verb} {topic}: {}: {error}", error.label()),
     };
     allowed.is_ok()

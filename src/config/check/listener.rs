@@ -6,6 +6,7 @@ use crate::auth::CredentialKind;
 use crate::config::file::{Entry, Node};
 use crate::config::reader::{Reader, complain, text_of};
 use crate::config::{ListenerConfig, Mixed, TlsConfig};
+use crate::mqtt::packet::{Protocol, Versions};
 use std::net::SocketAddr;
 
 const LISTENERS_MAX: usize = 64;
@@ -104,6 +105,7 @@ fn listener(
         tls,
         insecure,
         accept,
+        mqtt_versions: versions(reader),
     })
 }
 
@@ -142,6 +144,47 @@ fn plain_is_wanted(
             shown.join(", ")
         ),
     );
+}
+
+/// The versions of MQTT served: as listed, or every one.
+fn versions(reader: &Reader<'_>) -> Versions {
+    let Some(items) = reader.list("mqtt_versions") else {
+        reader.note(
+            "mqtt_versions",
+            Protocol::ALL.map(Protocol::name).join(", "),
+        );
+        return Versions::ALL;
+    };
+    if items.is_empty() {
+        reader.problem(
+            "mqtt_versions",
+            "empty, so no device could connect; name a version",
+        );
+    }
+    let mut served = Versions::NONE;
+    let mut shown = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let key = format!("mqtt_versions[{index}]");
+        if matches!(item.node, Node::Failed) {
+            continue;
+        }
+        let version = text_of(item).and_then(|text| {
+            let found = Protocol::ALL.into_iter().find(|v| v.name() == text);
+            found.ok_or_else(|| complain(item, "must be \"3.1\", \"3.1.1\" or \"5\""))
+        });
+        match version {
+            Ok(version) if served.has(version) => {
+                reader.problem_at(&key, item, "is listed twice; remove one");
+            }
+            Ok(version) => {
+                served = served.and(version);
+                shown.push(version.name());
+            }
+            Err(message) => reader.problem_at(&key, item, message),
+        }
+    }
+    reader.note("mqtt_versions", shown.join(", "));
+    served
 }
 
 /// The credentials taken: as listed, or all this listener can check.

@@ -32,6 +32,8 @@ pub(super) struct Close {
     pub(super) will: bool,
     /// How long what is in flight may go on.
     pub(super) grace: Duration,
+    /// Whether the hub still takes the device's word about commands.
+    pub(super) settles: bool,
 }
 
 impl Close {
@@ -44,6 +46,7 @@ impl Close {
             linger: true,
             will: true,
             grace: GRACE,
+            settles: true,
         }
     }
 
@@ -125,7 +128,17 @@ impl Close {
         .saying(Goodbye::NotAuthorized)
     }
 
-    /// A message that 3.1.1 cannot be told about otherwise.
+    /// A filter that 3.1 cannot be told about otherwise: its SUBACK has no code for it.
+    pub(super) fn refused_filter(reason: &'static str, text: &str) -> Self {
+        Self::new(reason, text.to_owned())
+    }
+
+    /// An answer that must be given is larger than the client's Maximum Packet Size.
+    pub(super) fn answer_too_large() -> Self {
+        Self::violation(Violation::ClientMaximumTooSmall).saying(Goodbye::PacketTooLarge)
+    }
+
+    /// A message that cannot be answered otherwise before MQTT 5.
     pub(super) fn refused_publish(reason: &'static str, text: &str) -> Self {
         Self::new(reason, text.to_owned())
     }
@@ -135,6 +148,7 @@ impl Close {
         Self {
             will: false,
             grace: Duration::ZERO,
+            settles: false,
             ..Self::new(format!("gone_{}", gone.reason), gone.text.clone())
         }
         .saying(match gone.mqtt5_reason() {

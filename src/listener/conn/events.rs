@@ -3,12 +3,12 @@
 use super::close::Close;
 use super::{Conn, Upstream};
 use crate::hub::HubEvent;
-use crate::hub::message::{Command, Settlement};
+use crate::hub::message::Settlement;
 use crate::hub::outcome::{HubAccepted, Refusal};
-use crate::mqtt::packet::{Filter, PacketId, Publish, QoS};
-use crate::mqtt::session::{Deliver, Event, Ticket};
+use crate::mqtt::packet::{Publish, QoS};
+use crate::mqtt::session::{Event, Ticket};
 use crate::router::properties::Mended;
-use crate::router::topic_map::{self, Mapped};
+use crate::router::topic_map::{self, Mapped, Reserved};
 use crate::runtime::clock::{self, Mono};
 
 /// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
@@ -35,17 +35,8 @@ impl<U: Upstream> Conn<U> {
     pub(super) fn packet(&mut self, event: Event, now: Mono) -> Result<(), Close> {
         match event {
             Event::Publish(ticket, publish) => self.publish(ticket, publish, now)?,
-            Event::Subscribe(id, filters) => self.subscribe(id, &filters),
-            Event::Unsubscribe(id, filters) => {
-                for filter in &filters {
-                    if topic_map::command_filter(&self.device, filter).is_ok() {
-                        self.subscribed = None;
-                        self.upstream().unsubscribe();
-                    }
-                }
-                let count = filters.len();
-                self.session.unsuback(id, count, &mut self.out.bytes);
-            }
+            Event::Subscribe(id, filters) => self.subscribe(id, &filters)?,
+            Event::Unsubscribe(id, filters) => self.unsubscribe(id, &filters)?,
             Event::Delivered(delivery) => self.command_decided(delivery, Settlement::Accepted),
             Event::Rejected(delivery) => self.command_decided(delivery, Settlement::Rejected),
             Event::Disconnect => return Err(Close::clean()),
@@ -59,6 +50,10 @@ impl<U: Upstream> Conn<U> {
         let (qos, bytes) = (publish.qos, publish.payload.len());
         self.setup.metrics.uplink_bytes.observe(bytes as f64);
         self.rate.spend(now);
+        if let Some(reserved) = Reserved::of(&publish.topic) {
+            self.reserved(ticket, qos, &reserved);
+            return Ok(());
+        }
         let max = self.bounds.limits.payload_bytes;
         if max.is_some_and(|max| bytes > max) {
             let text = "the payload is larger than the device's rule allows";
@@ -90,7 +85,7 @@ impl<U: Upstream> Conn<U> {
         }
     }
 
-    /// Answers a message that will never be accepted: MQTT 5 in a PUBACK, 3.1.1 by closing.
+    /// Answers a message that will never be accepted: MQTT 5 in a PUBACK, before 5 by closing.
     fn refuse_publish(&mut self, ticket: Ticket, qos: QoS, no: Refused<'_>) -> Result<(), Close> {
         self.count("uplink", qos, no.label);
         let out = &mut self.out.bytes;
@@ -98,29 +93,6 @@ impl<U: Upstream> Conn<U> {
             true => Ok(()),
             false => Err(Close::refused_publish(no.label, no.text)),
         }
-    }
-
-    fn subscribe(&mut self, id: PacketId, filters: &[Filter]) {
-        let mut granted = Vec::with_capacity(filters.len());
-        for filter in filters {
-            let allowed = topic_map::command_filter(&self.device, &filter.filter).is_ok();
-            granted.push(allowed.then(|| filter.qos.min(QoS::AtLeastOnce)));
-        }
-        self.session.suback(id, &granted, &mut self.out.bytes);
-        if let Some(qos) = granted.into_iter().flatten().last() {
-            let fresh = self.subscribed.replace(qos).is_none();
-            if fresh {
-                self.open_commands();
-            }
-        }
-    }
-
-    /// Gives the command link room for what the device has room for. Slots that commands of an
-    /// earlier subscription still hold are left out, until all are free.
-    fn open_commands(&mut self) {
-        self.credit = self.session.downlink_free();
-        let credit = u32::try_from(self.credit).unwrap_or(u32::MAX);
-        self.upstream().subscribe(credit);
     }
 
     pub(super) fn hub_event(&mut self, event: HubEvent) -> Result<(), Close> {
@@ -172,64 +144,10 @@ impl<U: Upstream> Conn<U> {
         Some(qos)
     }
 
-    fn command(&mut self, command: Command) {
-        let delivery = command.delivery;
-        let Some(qos) = self.subscribed else {
-            // It crossed the device's UNSUBSCRIBE.
-            self.upstream().settle(delivery, Settlement::Released);
-            return;
-        };
-        let bytes = command.body.len();
-        let deliver = Deliver {
-            topic: topic_map::command_topic(&self.device, &command),
-            payload: command.body,
-            qos,
-            delivery,
-        };
-        if !self.session.fits(&deliver) {
-            self.count("downlink", qos, "too_large");
-            self.upstream().settle(delivery, Settlement::Rejected);
-            return;
-        }
-        if !self.session.deliver(&deliver, &mut self.out.bytes) {
-            self.count("downlink", qos, "no_slot");
-            self.upstream().settle(delivery, Settlement::Released);
-            return;
-        }
-        let metrics = &self.setup.metrics;
-        metrics.downlink_bytes.observe(bytes as f64);
-        metrics.downlink_inflight.inc();
-        match qos {
-            QoS::AtMostOnce => self.commands_unwritten.push(delivery),
-            _ => self.commands_unacknowledged += 1,
-        }
-    }
-
-    /// The device decided about a QoS 1 command.
-    fn command_decided(&mut self, delivery: u64, how: Settlement) {
-        self.upstream().settle(delivery, how);
-        self.commands_unacknowledged = self.commands_unacknowledged.saturating_sub(1);
-        self.setup.metrics.downlink_inflight.dec();
-        match how {
-            Settlement::Accepted => self.setup.metrics.downlink_qos1_accepted.inc(),
-            Settlement::Rejected => self.count("downlink", QoS::AtLeastOnce, "rejected"),
-            Settlement::Released => self.count("downlink", QoS::AtLeastOnce, "released"),
-        }
-        let all = self.setup.limits.downlink_messages;
-        if self.subscribed.is_some() && self.credit < all && self.session.downlink_free() == all {
-            self.open_commands();
-        }
-    }
-
     /// Everything the outbox held is on the socket.
     pub(super) fn flushed(&mut self) {
+        self.commands_written();
         let metrics = &self.setup.metrics;
-        for delivery in self.commands_unwritten.drain(..) {
-            self.links.settle(delivery, Settlement::Accepted);
-            self.ears.hub.hear();
-            metrics.downlink_inflight.dec();
-            metrics.downlink_qos0_accepted.inc();
-        }
         if self.uplink.has_answered() {
             let now = clock::mono();
             self.uplink.written(|read_at| {

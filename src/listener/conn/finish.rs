@@ -5,11 +5,13 @@
 //! counted out. The claim on the device is the last thing given back.
 
 use super::close::{Close, GRACE_CONTENDED};
-use super::{Conn, Upstream};
+use super::{Conn, Upstream, io};
 use crate::hub::HubEvent;
+use crate::hub::message::Settlement;
 use crate::hub::outcome::{HubAccepted, Refusal};
 use crate::listener::log_text;
 use crate::mqtt::packet::QoS;
+use crate::mqtt::session::Event;
 use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::log::CONNECT;
@@ -22,6 +24,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Time for the last bytes and the close of TLS and TCP.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Reads of what the device had sent by then, 16 KiB each at most.
+const LAST_READS: usize = 4;
 
 /// Time for a will to be accepted.
 const WILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,6 +50,9 @@ pub(in crate::listener) async fn shut(mut stream: Box<dyn Stream>, linger: bool)
 
 /// Ends the connection for `close`'s reason.
 pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
+    if close.settles {
+        conn.hear_last_words(close.reachable).await;
+    }
     if let Some(goodbye) = close.goodbye {
         let out = &mut conn.out.bytes;
         conn.session.goodbye(goodbye, &close.text, out);
@@ -65,6 +73,26 @@ pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
 }
 
 impl<U: Upstream> Conn<U> {
+    /// What the device had said about commands when this side ended the connection: a PUBACK that
+    /// has come counts, read or not.
+    async fn hear_last_words(&mut self, reachable: bool) {
+        let Self { stream, input, .. } = self;
+        for _ in 0..LAST_READS {
+            let read = poll_fn(|cx| Poll::Ready(io::poll_read(stream, input, cx)));
+            if !reachable || !matches!(read.await, Poll::Ready(Ok(1..))) {
+                break;
+            }
+        }
+        let mut input = std::mem::take(&mut self.input);
+        for event in self.session.last_words(&mut input) {
+            match event {
+                Event::Delivered(command) => self.command_decided(command, Settlement::Accepted),
+                Event::Rejected(command) => self.command_decided(command, Settlement::Rejected),
+                _ => {}
+            }
+        }
+    }
+
     async fn say_the_rest(&mut self) {
         let Self { stream, out, .. } = self;
         if out.is_idle() {

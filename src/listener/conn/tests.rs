@@ -4,6 +4,7 @@ mod bench;
 mod downlink;
 mod end;
 mod receipt;
+mod reserved;
 mod uplink;
 
 use super::{Conn, serve};

@@ -95,6 +95,7 @@ fn open(limits: Limits) -> Port {
         bind: ([127, 0, 0, 1], 0).into(),
         tls: None,
         insecure: false,
+        mqtt_versions: crate::mqtt::packet::Versions::ALL,
         accept: vec![CredentialKind::Password, CredentialKind::Sas],
     };
     let acceptor = Acceptor::new(&config, Arc::new(|_| None), times).expect("a plain acceptor");

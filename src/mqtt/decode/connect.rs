@@ -1,4 +1,4 @@
-//! CONNECT (MQTT 3.1.1 §3.1, MQTT 5 §3.1).
+//! CONNECT (MQTT 3.1 §3.1, MQTT 3.1.1 §3.1, MQTT 5 §3.1).
 
 use super::super::packet::{Connect, Protocol, QoS, Will};
 use super::super::read::Reader;
@@ -17,36 +17,51 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
     limits: &DecodeLimits,
 ) -> Result<Box<Connect>, Violation> {
-    if reader.binary()? != b"MQTT"[..] {
+    let name = reader.binary()?;
+    let old = name == b"MQIsdp"[..];
+    if !old && name != b"MQTT"[..] {
         return Err(Violation::ProtocolName);
     }
-    let protocol = match reader.u8()? {
-        4 => Protocol::V311,
-        5 => Protocol::V5,
+    let protocol = match (reader.u8()?, old) {
+        (3, true) => Protocol::V31,
+        (4, false) => Protocol::V311,
+        (5, false) => Protocol::V5,
         _ => return Err(Violation::ProtocolLevel),
     };
     let flags = reader.u8()?;
     check_flags(flags, protocol)?;
     let keep_alive_s = reader.u16()?;
     let properties = match protocol {
-        Protocol::V311 => None,
+        Protocol::V31 | Protocol::V311 => None,
         Protocol::V5 => Some(Box::new(properties::connect(reader, limits)?)),
     };
     let client_id = reader.name()?;
     let clean_session = flags & CLEAN != 0;
-    if client_id.is_empty() && !clean_session && protocol == Protocol::V311 {
+    let id_required = match protocol {
+        // Its upper bound of 23 bytes is not held to: ids of the hub are longer (3.1 §3.1).
+        Protocol::V31 => true,
+        Protocol::V311 => !clean_session,
+        Protocol::V5 => false,
+    };
+    if client_id.is_empty() && id_required {
         return Err(Violation::ClientIdRequired);
     }
     let will = match flags & WILL {
         0 => None,
         _ => Some(will(reader, flags, protocol, limits)?),
     };
+    // "The Remaining Length field takes precedence over the User Name flag": in 3.1 a name or a
+    // password that is announced may be missing (3.1 §3.1).
+    let may_lack = protocol == Protocol::V31;
+    let lacks = |reader: &Reader<'_>| may_lack && reader.left() == 0;
     let username = match flags & USERNAME {
         0 => None,
+        _ if lacks(reader) => None,
         _ => Some(reader.name()?),
     };
     let password = match flags & PASSWORD {
         0 => None,
+        _ if lacks(reader) => None,
         _ => Some(reader.binary()?),
     };
     Ok(Box::new(Connect {
@@ -61,7 +76,14 @@ pub(super) fn read(
     }))
 }
 
-fn check_flags(flags: u8, protocol: Protocol) -> Result<(), Violation> {
+fn check_flags(mut flags: u8, protocol: Protocol) -> Result<(), Violation> {
+    if protocol == Protocol::V31 {
+        // Bit 0 is "not used", and the will's bits count only with the will flag (3.1 §3.1).
+        flags &= match flags & WILL {
+            0 => !(0x01 | WILL_QOS | WILL_RETAIN),
+            _ => !0x01,
+        };
+    }
     if flags & 0x01 != 0 {
         return Err(Violation::ConnectReservedFlag);
     }
@@ -77,7 +99,7 @@ fn check_flags(flags: u8, protocol: Protocol) -> Result<(), Violation> {
         return Err(Violation::RetainUnsupported);
     }
     // MQTT 5 dropped this rule (§3.1.2.9).
-    if flags & PASSWORD != 0 && flags & USERNAME == 0 && protocol == Protocol::V311 {
+    if flags & PASSWORD != 0 && flags & USERNAME == 0 && protocol != Protocol::V5 {
         return Err(Violation::PasswordWithoutUsername);
     }
     Ok(())
@@ -90,7 +112,7 @@ fn will(
     limits: &DecodeLimits,
 ) -> Result<Will, Violation> {
     let properties = match protocol {
-        Protocol::V311 => None,
+        Protocol::V31 | Protocol::V311 => None,
         Protocol::V5 => properties::will(reader, limits)?,
     };
     let topic = reader.name()?;
@@ -111,7 +133,7 @@ fn will(
 /// say no. `packet` begins after the fixed header; `None` when the protocol is not MQTT at all.
 #[must_use]
 pub fn protocol_level(packet: &[u8]) -> Option<u8> {
-    // 3.1, the version before, called itself MQIsdp; it understands a 3.1.1 CONNACK.
+    // 3.1 called itself MQIsdp; its CONNACK is that of 3.1.1.
     let rest = packet
         .strip_prefix(b"\x00\x04MQTT")
         .or_else(|| packet.strip_prefix(b"\x00\x06MQIsdp"))?;

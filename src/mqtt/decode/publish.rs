@@ -19,7 +19,7 @@ pub(super) fn read(
         false => (QoS::AtMostOnce, None),
     };
     let properties = match protocol {
-        Protocol::V311 => None,
+        Protocol::V31 | Protocol::V311 => None,
         Protocol::V5 => properties::publish(reader, limits)?,
     };
     // Checked after the properties: an empty topic next to a topic alias is named by the alias.

@@ -69,7 +69,7 @@ fn filter(
 /// has nothing to do for them.
 fn qos(options: u8, protocol: Protocol) -> Result<QoS, Violation> {
     let reserved = match protocol {
-        Protocol::V311 => 0xFC,
+        Protocol::V31 | Protocol::V311 => 0xFC,
         Protocol::V5 => 0xC0,
     };
     if options & reserved != 0 || options & 0x30 == 0x30 {

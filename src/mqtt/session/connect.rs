@@ -12,12 +12,13 @@ use std::time::Duration;
 impl Session {
     /// Takes a CONNECT that decoded well; from here on it is the driver's to decide.
     pub(super) fn connect(&mut self, connect: Box<Connect>) -> Result<Event, Violation> {
+        self.keep_alive_s = connect.keep_alive_s;
+        if !self.versions.has(connect.protocol) {
+            return Err(Violation::VersionNotServed);
+        }
         if let Some(properties) = &connect.properties {
-            // The largest answers that cannot be left out: CONNACK, or SUBACK with its codes.
-            let least = self.limits.filters_max.saturating_add(8).max(64);
-            let asked = properties.packet_bytes_max.map(|bytes| bytes as usize);
-            self.client_bytes_max = asked.unwrap_or(usize::MAX);
-            if self.client_bytes_max < least {
+            self.client_bytes_max = properties.packet_bytes_max.unwrap_or(u32::MAX);
+            if self.room() < self.least_connack(&connect) {
                 return Err(Violation::ClientMaximumTooSmall);
             }
             self.problem_information = properties.problem_information;
@@ -25,38 +26,56 @@ impl Session {
             self.downlink.cap(properties.receive_maximum);
         }
         self.protocol = connect.protocol;
-        self.keep_alive_s = connect.keep_alive_s;
         self.will = connect.will.as_ref().map(detached);
         self.state = State::Deciding;
         Ok(Event::Connect(connect))
     }
 
-    /// Answers CONNECT positively.
-    pub fn accept(&mut self, out: &mut BytesMut, now: Mono) {
+    /// The keep-alive asked for and the one granted.
+    fn keep_alive(&self) -> (Duration, Duration) {
+        let asked = Duration::from_secs(u64::from(self.keep_alive_s));
+        let max = self.limits.keep_alive_max;
+        match asked.is_zero() || asked > max {
+            true => (asked, max),
+            false => (asked, asked),
+        }
+    }
+
+    /// Bytes of the smallest CONNACK that says what must be said.
+    fn least_connack(&self, connect: &Connect) -> usize {
+        let (asked, granted) = self.keep_alive();
+        let mut least = encode::CONNACK_BYTES_MIN;
+        if granted != asked {
+            least += encode::KEEP_ALIVE_BYTES;
+        }
+        if connect.client_id.is_empty() {
+            least += encode::ASSIGNED_ID_BYTES_MAX;
+        }
+        least
+    }
+
+    /// Answers CONNECT positively; `assigned` is the client id of a client that sent none.
+    pub fn accept(&mut self, assigned: Option<&str>, out: &mut BytesMut, now: Mono) {
         if self.state != State::Deciding {
             return;
         }
-        let asked = Duration::from_secs(u64::from(self.keep_alive_s));
-        let max = self.limits.keep_alive_max;
-        let granted = if asked.is_zero() || asked > max {
-            max
-        } else {
-            asked
-        };
+        let (asked, granted) = self.keep_alive();
         self.keep_alive_timeout = granted + granted / 2;
         match self.protocol {
-            Protocol::V311 => encode::connack_v311(0, out),
-            Protocol::V5 => encode::connack_v5(
-                &encode::ConnackProperties {
+            Protocol::V31 | Protocol::V311 => encode::connack_v311(0, out),
+            Protocol::V5 => {
+                let properties = encode::ConnackProperties {
+                    assigned_client_id: assigned,
                     receive_maximum: self.receive_maximum(),
                     packet_bytes_max: u32::try_from(self.limits.packet_bytes_max)
                         .unwrap_or(u32::MAX),
                     server_keep_alive_s: (granted != asked)
                         .then(|| u16::try_from(granted.as_secs()).unwrap_or(u16::MAX).max(1)),
                     session_expiry_zero: self.session_expiry,
-                },
-                out,
-            ),
+                };
+                let room = self.room();
+                self.receive_maximum_said = encode::connack_v5(&properties, room, out);
+            }
         }
         self.state = State::Open;
         self.accepted = true;
@@ -68,9 +87,10 @@ impl Session {
     pub fn refuse(&mut self, code: ConnectRefusal, text: &str, out: &mut BytesMut) {
         if self.state == State::Deciding {
             match self.protocol {
-                Protocol::V311 => encode::connack_v311(code as u8, out),
+                Protocol::V31 | Protocol::V311 => encode::connack_v311(code as u8, out),
                 Protocol::V5 => {
-                    encode::connack_v5_refused(code.reason(), self.reason_string(text), out);
+                    let room = self.room();
+                    encode::connack_v5_refused(code.reason(), text, room, out);
                 }
             }
         }
@@ -79,23 +99,25 @@ impl Session {
 }
 
 /// Says no to a CONNECT that broke the protocol, in the version it asked for; `body` is the
-/// packet after its fixed header. 3.1.1 has a code for two cases only and closes without a word
-/// otherwise.
-pub(super) fn refuse_malformed(violation: Violation, body: &[u8], out: &mut BytesMut) {
+/// packet after its fixed header, `room` what the client takes. 3.1.1 and 3.1 have a code for two
+/// cases only and close without a word otherwise.
+pub(super) fn refuse_malformed(violation: Violation, body: &[u8], room: usize, out: &mut BytesMut) {
     let Some(level) = decode::protocol_level(body) else {
         return;
     };
-    match (violation, level) {
-        (Violation::ProtocolLevel, 6..0x80) => {
-            encode::connack_v5_refused(violation.reason(), "", out);
-        }
-        (Violation::ProtocolLevel | Violation::ProtocolName, _) => {
+    let five = matches!(
+        (violation, level),
+        (_, 5) | (Violation::ProtocolLevel, 6..0x80)
+    );
+    match violation {
+        _ if five && room < encode::CONNACK_BYTES_MIN => {}
+        _ if five => encode::connack_v5_refused(violation.reason(), "", room, out),
+        Violation::ProtocolLevel | Violation::ProtocolName | Violation::VersionNotServed => {
             encode::connack_v311(ConnectRefusal::ProtocolVersion as u8, out);
         }
-        (Violation::ClientIdRequired, 4) => {
+        Violation::ClientIdRequired if matches!(level, 3 | 4) => {
             encode::connack_v311(ConnectRefusal::ClientId as u8, out);
         }
-        (violation, 5) => encode::connack_v5_refused(violation.reason(), "", out),
         _ => {}
     }
 }

@@ -34,7 +34,7 @@ impl Bench {
     pub(super) fn open(connect: &str) -> Self {
         let mut bench = Self::new();
         assert!(matches!(bench.one(connect), Event::Connect(_)));
-        bench.session.accept(&mut bench.out, bench.now);
+        bench.session.accept(None, &mut bench.out, bench.now);
         bench.out.clear();
         bench
     }
@@ -99,7 +99,7 @@ fn a_late_connect_is_a_violation_and_a_decided_one_is_not() {
     bench.one("10 ~ 'MQTT' 04 02 003C 'a'");
     // The driver bounds its own decision.
     assert_eq!(bench.session.expired(at(100)), None);
-    bench.session.accept(&mut bench.out, at(10));
+    bench.session.accept(None, &mut bench.out, at(10));
     assert_eq!(bench.session.deadline(), at(100));
 }
 
@@ -149,7 +149,7 @@ fn packets_behind_connect_wait_for_the_decision() {
     assert_eq!(bench.input.len(), waiting);
     assert_eq!(bench.session.needed(&bench.input), 0);
     assert!(!bench.session.paused());
-    bench.session.accept(&mut bench.out, at(0));
+    bench.session.accept(None, &mut bench.out, at(0));
     assert!(matches!(bench.next(), Ok(Some(Event::Publish(..)))));
 }
 
@@ -164,7 +164,7 @@ fn packets_behind_a_refused_connect_are_never_decoded() {
     assert_eq!(bench.answered(), [0x20, 2, 0, 5]);
     assert_eq!(bench.next(), Ok(None));
     // Accepting now would come too late.
-    bench.session.accept(&mut bench.out, at(0));
+    bench.session.accept(None, &mut bench.out, at(0));
     assert_eq!((bench.next(), bench.answered()), (Ok(None), vec![]));
 }
 
@@ -215,7 +215,7 @@ fn the_will_kept_for_the_session_does_not_pin_the_connect_packet() {
     let range = bench.input.as_ptr_range();
     let range = range.start as usize..range.start as usize + bench.input.capacity();
     bench.one("10 ~ 'MQTT' 05 06 003C 00 'a' ( 03 'ct' 09 'cd' 26 'k' 'v' ) 't' 'm'");
-    bench.session.accept(&mut bench.out, at(0));
+    bench.session.accept(None, &mut bench.out, at(0));
     let will = bench.session.take_will().unwrap();
     let properties = will.properties.unwrap();
     for pointer in [
@@ -237,8 +237,8 @@ fn nothing_is_decoded_or_written_once_the_session_is_closed() {
     bench.one("E0 00");
     let id = PacketId(std::num::NonZeroU16::MIN);
     bench.acknowledge(ticket);
-    bench.session.suback(id, &[None], &mut bench.out);
-    bench.session.unsuback(id, 1, &mut bench.out);
+    let _ = bench.session.suback(id, &[None], &mut bench.out);
+    let _ = bench.session.unsuback(id, &[true], &mut bench.out);
     bench
         .session
         .goodbye(Goodbye::ShuttingDown, "", &mut bench.out);

@@ -153,6 +153,8 @@ pub enum Goodbye {
     KeepAliveTimeout = 0x8D,
     /// 0x8E: the same client id connected again.
     TakenOver = 0x8E,
+    /// 0x95: an answer is larger than the client takes.
+    PacketTooLarge = 0x95,
     /// 0x97: there is no room for the device.
     QuotaExceeded = 0x97,
     /// 0x98: an operator or the hub ended it.

@@ -23,7 +23,10 @@ fn feed<'a>(stage: Stage, chunks: impl Iterator<Item = &'a [u8]>) -> Outcome {
 }
 
 fn all() -> impl Iterator<Item = (Stage, Vec<u8>)> {
-    let vectors = vectors_311::VECTORS.iter().chain(vectors_5::VECTORS);
+    let vectors = vectors_311::VECTORS
+        .iter()
+        .chain(vectors_31::VECTORS)
+        .chain(vectors_5::VECTORS);
     // What follows tells whether the decoder is still in step.
     vectors.map(|vector| (vector.1, [assemble(vector.2), assemble("C000")].concat()))
 }

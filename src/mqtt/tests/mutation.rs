@@ -48,7 +48,7 @@ fn run(stage: Stage, bytes: &[u8]) {
             Ok(Some(event)) => {
                 assert!(input.len() < before, "an event took no bytes");
                 if matches!(event, Event::Connect(_)) {
-                    session.accept(&mut out, Mono::default());
+                    session.accept(None, &mut out, Mono::default());
                 }
             }
             Ok(None) | Err(_) => {
@@ -73,7 +73,11 @@ proptest! {
         second in any::<prop::sample::Index>(),
         mutations in prop::collection::vec(mutation(), 0..5),
     ) {
-        let all: Vec<_> = vectors_311::VECTORS.iter().chain(vectors_5::VECTORS).collect();
+        let all: Vec<_> = vectors_311::VECTORS
+            .iter()
+            .chain(vectors_31::VECTORS)
+            .chain(vectors_5::VECTORS)
+            .collect();
         let (stage, line) = (pick.get(&all).1, pick.get(&all).2);
         let bytes = [assemble(line), assemble(second.get(&all).2)].concat();
         run(stage, &apply(bytes, &mutations));
@@ -81,7 +85,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic_and_never_loop(
-        stage in prop_oneof![Just(AWAIT), Just(V4), Just(V5)],
+        stage in prop_oneof![Just(AWAIT), Just(V3), Just(V4), Just(V5)],
         first in prop_oneof![Just(0x10_u8), Just(0x30), Just(0x32), Just(0x82), any::<u8>()],
         body in prop::collection::vec(any::<u8>(), 0..100),
     ) {

@@ -90,7 +90,7 @@ pub(super) const VECTORS: &[Vector] = &[
         Ok("CONNECT V311 'a' c1 k60 u=- p=- w=t= q0 r0")),
     ("MQTT-3.1.2-1", AWAIT, "10 ~ 'MQTX' 04 02 003C 'a'", Err(V::ProtocolName)),
     ("MQTT-3.1.2-1", AWAIT, "10 ~ 'mqtt' 04 02 003C 'a'", Err(V::ProtocolName)),
-    ("MQTT-3.1.2-1", AWAIT, "10 ~ 'MQIsdp' 03 02 003C 'a'", Err(V::ProtocolName)),
+    ("MQTT-3.1.2-1", AWAIT, "10 ~ 'MQIsdq' 03 02 003C 'a'", Err(V::ProtocolName)),
     ("MQTT-3.1.2-1", AWAIT, "10 ~ '' 04 02 003C 'a'", Err(V::ProtocolName)),
     ("MQTT-3.1.2-2", AWAIT, "10 ~ 'MQTT' 03 02 003C 'a'", Err(V::ProtocolLevel)),
     ("MQTT-3.1.2-2", AWAIT, "10 ~ 'MQTT' 06 02 003C 'a'", Err(V::ProtocolLevel)),

@@ -99,6 +99,8 @@ pub(super) struct Plan {
     pub(super) socket_bytes: usize,
     /// Speaks MQTT 5; answers are read by [`Bench::read_raw`].
     pub(super) v5: bool,
+    /// The CONNECT as bytes, instead.
+    pub(super) connect: Option<&'static [u8]>,
 }
 
 impl Default for Plan {
@@ -110,6 +112,7 @@ impl Default for Plan {
             will: None,
             socket_bytes: 64 * 1024,
             v5: false,
+            connect: None,
         }
     }
 }
@@ -174,14 +177,16 @@ impl Bench {
         let mut connect = v4::Connect::new("dev");
         connect.last_will = plan.will;
         let (mut input, mut out) = (BytesMut::new(), BytesMut::new());
-        if plan.v5 {
+        if let Some(connect) = plan.connect {
+            input.extend_from_slice(connect);
+        } else if plan.v5 {
             input.extend_from_slice(b"\x10\x10\0\x04MQTT\x05\x02\0\x3c\0\0\x03dev");
         } else {
             connect.write(&mut input).expect("CONNECT");
         }
         let event = session.next(&mut input, &mut out, clock::mono());
         assert!(matches!(event, Ok(Some(Event::Connect(_)))));
-        session.accept(&mut out, clock::mono());
+        session.accept(None, &mut out, clock::mono());
         let (permit, _) = Gate::new(&plan.limits)
             .admit([127, 0, 0, 1].into(), false)
             .expect("room");
@@ -218,7 +223,7 @@ impl Bench {
             task: tokio::spawn(serve(conn)),
             received: BytesMut::new(),
         };
-        if plan.v5 {
+        if plan.v5 || plan.connect.is_some() {
             assert_eq!(bench.read_raw().await[..1], [0x20]);
         } else {
             assert!(matches!(bench.read().await, Some(v4::Packet::ConnAck(_))));
