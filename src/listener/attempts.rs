@@ -12,6 +12,7 @@ use crate::mqtt::packet::Connect;
 use crate::mqtt::session::ConnectRefusal;
 use crate::runtime::clock;
 use crate::tls::PskAttempts;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -63,10 +64,14 @@ impl Attempts {
     pub(super) fn may_try(&self, source: IpAddr, connect: &Connect) -> Result<(), Throttled> {
         let (source, now) = (bucket(source), clock::mono());
         let (identity, costly) = claimed_identity(connect);
+        if identity.is_empty() {
+            // Nobody's name: what one such device did says nothing about the next.
+            return Ok(());
+        }
         let mut throttle = self.throttle();
-        throttle.identity(source, Name::Connect(identity), now)?;
+        throttle.identity(source, Name::Connect(&identity), now)?;
         match costly {
-            true => throttle.costly(source, Name::Connect(identity), now),
+            true => throttle.costly(source, Name::Connect(&identity), now),
             false => Ok(()),
         }
     }
@@ -79,14 +84,15 @@ impl Attempts {
         refused: Option<ConnectRefusal>,
     ) {
         let (source, now) = (bucket(source), clock::mono());
-        let identity = Name::Connect(claimed_identity(connect).0);
-        match refused {
-            None => self.throttle().succeeded(source, identity, now),
-            Some(ConnectRefusal::BadCredentials) => {
-                self.throttle().failed(source, Some(identity), now);
+        let identity = claimed_identity(connect).0;
+        let name = (!identity.is_empty()).then_some(Name::Connect(&identity));
+        match (refused, name) {
+            (None, Some(name)) => self.throttle().succeeded(source, name, now),
+            (Some(ConnectRefusal::BadCredentials), name) => {
+                self.throttle().failed(source, name, now);
             }
             // A credential that is good, but not for this, costs nothing and guesses nothing.
-            Some(_) => {}
+            _ => {}
         }
     }
 }
@@ -117,14 +123,62 @@ impl PskAttempts for OfSource {
     }
 }
 
-/// The name whose credential a CONNECT is about, the user's with a password, else the device's;
-/// and whether a password has to be checked.
-fn claimed_identity(connect: &Connect) -> (&str, bool) {
+/// The name whose credential a CONNECT is about, the user's with a password, else the device's,
+/// which without a client id only a token names; and whether a password has to be checked.
+fn claimed_identity(connect: &Connect) -> (Cow<'_, str>, bool) {
     let password = connect.password.as_deref().unwrap_or_default();
+    let token = auth::sas::looks_like_token(password);
     match &connect.username {
-        Some(name) if !password.is_empty() && !auth::sas::looks_like_token(password) => {
-            (name, true)
+        Some(name) if !password.is_empty() && !token => (Cow::Borrowed(&**name), true),
+        _ if token && connect.client_id.is_empty() => {
+            let text = str::from_utf8(password).unwrap_or_default();
+            let device = auth::sas::device_of(text).unwrap_or_default();
+            (Cow::Owned(device), false)
         }
-        _ => (&connect.client_id, false),
+        _ => (Cow::Borrowed(&*connect.client_id), false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Attempts;
+    use crate::config::limits::Limits;
+    use crate::mqtt::packet::{Connect, Protocol};
+    use crate::mqtt::session::ConnectRefusal;
+    use std::net::IpAddr;
+
+    fn nameless(token: Option<&str>) -> Connect {
+        let token = token.map(|device| {
+            let sr = format!("hub.example%2Fdevices%2F{device}");
+            format!(
+                "SharedAccessSignature sr={sr}&sig={}&se=9999999999",
+                "A".repeat(43) + "="
+            )
+        });
+        Connect {
+            protocol: Protocol::V311,
+            client_id: "".into(),
+            clean_session: true,
+            keep_alive_s: 0,
+            username: None,
+            password: token.map(Into::into),
+            will: None,
+            properties: None,
+        }
+    }
+
+    #[test]
+    fn devices_without_client_id_do_not_wait_for_each_others_failures() {
+        let attempts = Attempts::new(&Limits::default());
+        let source = IpAddr::from([192, 0, 2, 1]);
+        let bad = Some(ConnectRefusal::BadCredentials);
+        for _ in 0..6 {
+            attempts.decided(source, &nameless(None), bad);
+            attempts.decided(source, &nameless(Some("bad")), bad);
+        }
+        let waits = |connect: &Connect| attempts.may_try(source, connect).is_err();
+        assert!(waits(&nameless(Some("bad"))), "its token names it");
+        assert!(!waits(&nameless(Some("good"))));
+        assert!(!waits(&nameless(None)), "a key or certificate names it");
     }
 }

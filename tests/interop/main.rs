@@ -104,6 +104,18 @@ fn env_first(command: &str) -> String {
     }
 }
 
+/// 3.1.1 is what the demo's commands speak; 3.1 and 5 by the same client.
+fn publishes_in_every_version(commands: &[String]) {
+    let by_psk = commands.iter().find(|c| c.contains("--psk-identity"));
+    for version in ["mqttv31", "mqttv5"] {
+        let versioned = format!(" -V {version} -m ");
+        let command = by_psk.expect("offered").replace(" -m ", &versioned);
+        let output = shell(&command).output().expect("sh runs");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{command}\n{errors}");
+    }
+}
+
 #[test]
 fn every_command_the_demo_prints_works_as_printed() {
     let demo = Demo::start("demo-commands", free_port());
@@ -142,6 +154,7 @@ fn every_command_the_demo_prints_works_as_printed() {
         assert_eq!(count, 1.0, "{version}:\n{metrics}");
     }
 
+    publishes_in_every_version(&commands);
     let subscribe = commands
         .iter()
         .find(|c| c.contains("mosquitto_sub"))
@@ -188,6 +201,11 @@ fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
         .expect("python runs; tests/run installs it");
     let mut lines = BufReader::new(sdk.stdout.take().expect("piped")).lines();
     assert_eq!(lines.next().expect("a line").expect("text"), "sent");
+
+    for _ in 0..2 {
+        let line = lines.next().expect("a line").expect("text");
+        assert_eq!(line, "refused True 0", "twins: 501, and nobody hangs up");
+    }
 
     let path = "/messages?device=pump-3&after=0&limit=1000";
     let ledger: Value = serde_json::from_str(&http::get(demo.control, path)).expect("JSON");

@@ -1,4 +1,5 @@
-"""The official device SDK, unmodified, through the gateway: 100 messages, one command.
+"""The official device SDK, unmodified, through the gateway: 100 messages, one command, and what
+is not served: twins answer with an error, and the connection stays.
 
 Arguments: hub host, device id, CA file. The device key comes from the environment. The SDK's port
 is 8883, its gateway host is localhost.
@@ -38,6 +39,23 @@ for number in range(100):
     message.custom_properties["text"] = "a b&c=d/ä"
     client.send_message(message)
 print("sent", flush=True)
+drops = 0
+
+
+def on_state():
+    global drops
+    drops += 0 if client.connected else 1
+
+
+client.on_connection_state_change = on_state
+client.on_method_request_received = lambda request: None
+client.on_twin_desired_properties_patch_received = lambda patch: None
+for ask in (client.get_twin, lambda: client.patch_twin_reported_properties({"a": 1})):
+    try:
+        ask()
+        sys.exit("a twin nobody serves")
+    except Exception as error:
+        print("refused", "501" in str(error.__cause__ or error), drops, flush=True)
 if not arrived.wait(30):
     sys.exit("no command within 30 s")
 client.shutdown()

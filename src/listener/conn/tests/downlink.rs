@@ -1,12 +1,15 @@
 //! From the hub to the device.
 
 use super::bench::{Bench, COMMANDS, Call, EVENTS, Plan};
+use crate::auth::rules::DeviceLimits;
 use crate::config::limits::Limits;
 use crate::hub::message::Settlement;
 use crate::router::registry::Eviction;
 use bytes::BytesMut;
 use mqttbytes::QoS;
 use mqttbytes::v4::{Packet, SubscribeReasonCode, Unsubscribe};
+use std::num::NonZeroU32;
+use std::time::Duration;
 
 async fn subscribed(qos: QoS) -> Bench {
     let mut bench = Bench::open(Plan::default()).await;
@@ -209,9 +212,21 @@ async fn a_puback_that_had_come_counts_when_this_side_ends_the_connection() {
 
 #[tokio::test]
 async fn a_puback_that_had_come_counts_when_the_device_connects_again() {
-    let mut bench = subscribed(QoS::AtLeastOnce).await;
+    // Read no further for a second after a message, so that the PUBACK is surely unread.
+    let plan = Plan {
+        rule: DeviceLimits {
+            messages_per_s: NonZeroU32::new(1),
+            ..DeviceLimits::default()
+        },
+        ..Plan::default()
+    };
+    let mut bench = Bench::open(plan).await;
+    bench.subscribe(COMMANDS, QoS::AtLeastOnce).await;
+    assert!(matches!(bench.call().await, Call::Subscribe(_)));
     let id = command(&mut bench, 50).await;
-    bench.ping().await;
+    bench.publish(EVENTS, QoS::AtMostOnce, 0, "slow").await;
+    let (ticket, _) = bench.sent().await;
+    bench.accept(ticket);
     bench.write(&puback(id)).await;
     let (registry, key) = (bench.registry.clone(), bench.key());
     let device = bench.admission.device.clone();
@@ -270,4 +285,16 @@ async fn unsuback_of_mqtt_5_says_where_there_was_no_subscription() {
         left[..],
         [Call::Subscribe(_), Call::Subscribe(0), Call::Unsubscribe]
     ));
+}
+
+#[tokio::test]
+async fn a_puback_that_came_while_the_gateway_stops_counts() {
+    let mut bench = subscribed(QoS::AtLeastOnce).await;
+    let id = command(&mut bench, 50).await;
+    bench
+        .registry
+        .drain(Duration::from_millis(50), Duration::ZERO);
+    bench.write(&puback(id)).await;
+    let left = bench.ended("drain").await;
+    assert_eq!(left, [Call::Settle(50, Settlement::Accepted)]);
 }
