@@ -32,6 +32,8 @@ enum State {
     AwaitConnect,
     Deciding,
     Open,
+    /// This side said goodbye; what the device says about commands still counts.
+    Left,
     Closed,
 }
 
@@ -170,7 +172,7 @@ impl Session {
         match self.state {
             State::AwaitConnect => Some(Stage::AwaitConnect),
             State::Open => Some(Stage::Open(self.protocol)),
-            State::Deciding | State::Closed => None,
+            State::Deciding | State::Left | State::Closed => None,
         }
     }
 
@@ -391,7 +393,7 @@ impl Session {
         match self.state {
             State::AwaitConnect => self.last + self.limits.connect_timeout,
             State::Open if self.held.is_none() => self.last + self.keep_alive_timeout,
-            State::Open | State::Deciding | State::Closed => Mono::far_future(),
+            State::Open | State::Deciding | State::Left | State::Closed => Mono::far_future(),
         }
     }
 
@@ -404,7 +406,7 @@ impl Session {
         match self.state {
             State::AwaitConnect => Some(Violation::ConnectTimeout),
             State::Open => Some(Violation::KeepAliveTimeout),
-            State::Deciding | State::Closed => None,
+            State::Deciding | State::Left | State::Closed => None,
         }
     }
 
@@ -414,7 +416,11 @@ impl Session {
         if self.open() && self.protocol == Protocol::V5 {
             encode::disconnect_v5(reason as u8, text, self.room(), out);
         }
+        let open = self.open();
         self.close();
+        if open {
+            self.state = State::Left;
+        }
     }
 
     /// The will, if the connection ended without DISCONNECT; at most once. To be called when the

@@ -16,6 +16,7 @@ use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::log::CONNECT;
 use crate::tls::Stream;
+use bytes::BytesMut;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
@@ -25,8 +26,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 /// Time for the last bytes and the close of TLS and TCP.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Reads of what the device had sent by then, 16 KiB each at most.
-const LAST_READS: usize = 4;
+/// Most of what a device says at the end that is looked through for PUBACKs; after that its
+/// commands go back to the hub, which delivers them again.
+const LAST_BYTES: usize = 64 * 1024;
 
 /// Time for a will to be accepted.
 const WILL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,11 +39,25 @@ const WILL_TICKET: u64 = u64::MAX;
 /// Closes the stream properly, within a bound: TLS close_notify, then FIN. With `linger` it then
 /// waits for the peer's own end: a socket closed over unread bytes is reset, and the last PUBACKs
 /// and the reason of the close with it.
-pub(in crate::listener) async fn shut(mut stream: Box<dyn Stream>, linger: bool) {
+pub(in crate::listener) async fn shut(stream: Box<dyn Stream>, linger: bool) {
+    shut_listening(stream, linger, |_| {}).await;
+}
+
+/// As [`shut`]; `heard` gets what the peer says until its end.
+async fn shut_listening(
+    mut stream: Box<dyn Stream>,
+    linger: bool,
+    mut heard: impl FnMut(&[u8]) + Send,
+) {
     let close = async {
         stream.shutdown().await?;
-        let mut discarded = [0; 512];
-        while linger && stream.read(&mut discarded).await? > 0 {}
+        let mut bytes = [0; 512];
+        while linger
+            && let read = stream.read(&mut bytes).await?
+            && read > 0
+        {
+            heard(&bytes[..read]);
+        }
         std::io::Result::Ok(())
     };
     // A peer that does not take part gets the kernel's close when the stream drops.
@@ -50,9 +66,10 @@ pub(in crate::listener) async fn shut(mut stream: Box<dyn Stream>, linger: bool)
 
 /// Ends the connection for `close`'s reason.
 pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
-    if close.settles {
-        conn.hear_last_words(close.reachable).await;
+    if close.reachable {
+        conn.read_the_rest().await;
     }
+    conn.heed(&close);
     if let Some(goodbye) = close.goodbye {
         let out = &mut conn.out.bytes;
         conn.session.goodbye(goodbye, &close.text, out);
@@ -62,9 +79,22 @@ pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
     }
     let stream = std::mem::replace(&mut conn.stream, Box::new(tokio::io::empty()));
     match close.reachable {
-        true => shut(stream, close.linger).await,
+        true => {
+            let input = &mut conn.input;
+            let mut room = LAST_BYTES;
+            let hear = |bytes: &[u8]| {
+                // What has no room ends it: a later packet would begin in the middle of one.
+                room = room.saturating_sub(bytes.len());
+                if room > 0 {
+                    input.extend_from_slice(bytes);
+                }
+            };
+            shut_listening(stream, close.linger, hear).await;
+        }
         false => drop(stream),
     }
+    conn.heed(&close);
+    conn.input = BytesMut::new();
     conn.ending.end(&close.reason);
     conn.live = None;
     conn.paused.show(None, &conn.setup);
@@ -73,18 +103,24 @@ pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
 }
 
 impl<U: Upstream> Conn<U> {
-    /// What the device had said about commands when this side ended the connection: a PUBACK that
-    /// has come counts, read or not.
-    async fn hear_last_words(&mut self, reachable: bool) {
+    /// Reads what has come and was not read.
+    async fn read_the_rest(&mut self) {
         let Self { stream, input, .. } = self;
-        for _ in 0..LAST_READS {
+        let before = input.len();
+        while input.len() - before < LAST_BYTES {
             let read = poll_fn(|cx| Poll::Ready(io::poll_read(stream, input, cx)));
-            if !reachable || !matches!(read.await, Poll::Ready(Ok(1..))) {
+            if !matches!(read.await, Poll::Ready(Ok(1..))) {
                 break;
             }
         }
-        let mut input = std::mem::take(&mut self.input);
-        for event in self.session.last_words(&mut input) {
+    }
+
+    /// What the device said about commands by the time of this end counts.
+    fn heed(&mut self, close: &Close) {
+        if !close.settles {
+            return;
+        }
+        for event in self.session.last_words(&mut self.input) {
             match event {
                 Event::Delivered(command) => self.command_decided(command, Settlement::Accepted),
                 Event::Rejected(command) => self.command_decided(command, Settlement::Rejected),

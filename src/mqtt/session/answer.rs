@@ -1,7 +1,7 @@
 //! What the driver has a device told: subscriptions granted, requests answered; and what a device
 //! had said when its connection ended.
 
-use super::{Deliver, Event, Session, Stage, Ticket};
+use super::{Deliver, Event, Session, Stage, State, Ticket};
 use crate::mqtt::decode::{self, Kind};
 use crate::mqtt::encode;
 use crate::mqtt::inflight::Verdict;
@@ -51,11 +51,11 @@ impl Session {
         answer.is_none_or(|answer| self.deliver(answer, out))
     }
 
-    /// The connection ends from this side: what the device had said by then about commands, out
-    /// of `input`, which it does not need any more. Nothing else in it is heard.
+    /// The connection ends from this side: what the device said about commands by its end, out of
+    /// `input`. Nothing else in it is heard.
     pub fn last_words(&mut self, input: &mut BytesMut) -> Vec<Event> {
         let mut events = Vec::new();
-        while self.open()
+        while matches!(self.state, State::Open | State::Left)
             && let stage = Stage::Open(self.protocol)
             && let Ok(Some(header)) = decode::header(input, stage, self.packet_bytes_max())
             && input.len() >= header.total()

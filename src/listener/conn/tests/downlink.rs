@@ -298,3 +298,20 @@ async fn a_puback_that_came_while_the_gateway_stops_counts() {
     let left = bench.ended("drain").await;
     assert_eq!(left, [Call::Settle(50, Settlement::Accepted)]);
 }
+
+#[tokio::test]
+async fn a_puback_that_crosses_the_gateways_close_counts() {
+    for end in ["drain", "kicked"] {
+        let mut bench = subscribed(QoS::AtLeastOnce).await;
+        let id = command(&mut bench, 50).await;
+        match end {
+            "drain" => bench.registry.drain(Duration::ZERO, Duration::ZERO),
+            _ => drop(bench.registry.kick(&bench.key(), Eviction::Operator)),
+        }
+        assert_eq!(bench.read().await, None, "closed by the gateway");
+        bench.write(&puback(id)[..2]).await;
+        bench.write(&puback(id)[2..]).await;
+        let left = bench.ended(end).await;
+        assert_eq!(left, [Call::Settle(50, Settlement::Accepted)], "{end}");
+    }
+}

@@ -291,13 +291,25 @@ fn last_words_are_pubacks_that_had_come_and_nothing_else() {
     let words = bench.session.last_words(&mut bench.input);
     assert_eq!(words, [Event::Delivered(2)]);
     assert_eq!(bench.session.downlink_free(), 1);
-    // Nonsense ends it, and so does the end of the session.
+    // A goodbye of this side is no end of it; nonsense is, and a violation.
+    let why = Goodbye::TakenOver;
+    bench.session.goodbye(why, "", &mut bench.out);
     bench.input.clear();
+    bench.push("40 02 0001");
+    let words = bench.session.last_words(&mut bench.input);
+    assert_eq!(words, [Event::Delivered(1)]);
     bench.push("F0 00 40 02 0001");
     assert!(bench.session.last_words(&mut bench.input).is_empty());
-    bench
-        .session
-        .goodbye(Goodbye::TakenOver, "", &mut bench.out);
+    let mut bench = Bench::v311();
+    let command = Deliver {
+        topic: "t".into(),
+        payload: Bytes::new(),
+        qos: QoS::AtLeastOnce,
+        delivery: 1,
+    };
+    assert!(bench.session.deliver(&command, &mut bench.out));
+    assert_eq!(bench.violation("F0 00 40 02 0001"), Violation::ReservedType);
+    bench.session.goodbye(why, "", &mut bench.out);
     bench.input.clear();
     bench.push("40 02 0001");
     assert!(bench.session.last_words(&mut bench.input).is_empty());
