@@ -1,4 +1,4 @@
-"""Results as Markdown, ratios first, and their place in the README."""
+"""Results as Markdown, ratios first, and their places in the README files."""
 
 import os
 
@@ -125,6 +125,13 @@ def render(results):
                  f"{'' if origin.get('built_here') else '; NOT a release build of this script'}.*")
         parts.append(part)
     return "\n\n".join(parts)
+
+
+def summary(results):
+    """What the front page shows: the ratios of CPU, and memory."""
+    shown = [ALL[name](results[name]["found"]).split("\n\n")[1]
+             for name in ("peers", "idle") if name in results]
+    return "\n\n".join(shown)
 
 
 def into_readme(path, text):

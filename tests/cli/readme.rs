@@ -1,11 +1,11 @@
-//! The README's section "Who may connect", run as printed.
+//! The section of config/README.md "Who may connect", run as printed.
 
 use crate::folder::Folder;
 use iothub_gateway::auth::DENIALS;
 
 fn section() -> String {
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
-    let readme = std::fs::read_to_string(readme).expect("README.md");
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/config/README.md");
+    let readme = std::fs::read_to_string(readme).expect("config/README.md");
     let from = readme.find("\n## Who may connect\n").expect("the section");
     let rest = &readme[from + 1..];
     rest[..rest.find("\n## ").unwrap_or(rest.len())].to_owned()
@@ -20,7 +20,7 @@ fn blocks<'a>(section: &'a str, language: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// Whether `line` is what the README shows; `…` stands for anything.
+/// Whether `line` is what is shown; `…` stands for anything.
 fn fits(shown: &str, line: &str) -> bool {
     let mut parts = shown.trim_end().split('…');
     let line = line.trim_end();

@@ -1,4 +1,5 @@
-//! The load generator against a broker that is not ours: the README's example, as it stands there.
+//! The load generator against a broker that is not ours: the example of src/load/README.md, as
+//! it stands there.
 //! Built only with `--features interop`, since the broker must be installed; `tests/run` does.
 #![cfg(feature = "interop")]
 
@@ -9,12 +10,11 @@ use process::free_port;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The first shell example of the README's section on load tests.
+/// The first shell example of src/load/README.md.
 fn example() -> String {
-    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("README.md");
-    let readme = std::fs::read_to_string(readme).expect("README.md");
-    let section = readme.split("\n## Load tests\n").nth(1).expect("a section");
-    let block = section.split("```sh\n").nth(1).expect("an example");
+    let readme = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src/load/README.md");
+    let readme = std::fs::read_to_string(readme).expect("src/load/README.md");
+    let block = readme.split("```sh\n").nth(1).expect("an example");
     block.split("```").next().expect("its end").to_owned()
 }
 

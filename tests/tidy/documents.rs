@@ -1,8 +1,9 @@
-//! Documents against the tree: the README's tables, the root folder, licences.
+//! Documents against the tree: their tables, the root folder, licences.
 
 use crate::root;
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 #[test]
@@ -42,9 +43,9 @@ fn the_root_folder_holds_only_what_it_should() {
 }
 
 #[test]
-fn the_metric_table_of_the_readme_is_what_is_exported() {
+fn the_documented_metric_table_is_what_is_exported() {
     let source = fs::read_to_string(root().join("src/telemetry/metrics.rs")).expect("metrics");
-    let readme = fs::read_to_string(root().join("README.md")).expect("README.md");
+    let readme = fs::read_to_string(root().join("deploy/README.md")).expect("its README");
     let exported: BTreeSet<String> = quoted_names(&source);
     let documented: BTreeSet<String> = readme
         .lines()
@@ -53,6 +54,78 @@ fn the_metric_table_of_the_readme_is_what_is_exported() {
         .map(str::to_owned)
         .collect();
     assert_eq!(exported, documented, "left: exported, right: documented");
+}
+
+#[test]
+fn the_summary_of_the_comparison_is_part_of_the_comparison() {
+    let between_markers = |file: &str| {
+        let text = fs::read_to_string(root().join(file)).expect(file);
+        let (_, rest) = text.split_once("<!-- compare:begin -->").expect(file);
+        let (inside, _) = rest.split_once("<!-- compare:end -->").expect(file);
+        inside.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let whole = between_markers("benches/README.md");
+    let summary = between_markers("README.md");
+    assert!(summary.len() > 5, "{summary:?}");
+    for line in summary {
+        assert!(whole.contains(&line), "not in benches/README.md: {line}");
+    }
+}
+
+/// Every Markdown file of the tree, and what it links to in the tree: file and heading.
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let mut files = Vec::new();
+    documents(&root(), &mut files);
+    let mut followed = 0;
+    for file in files {
+        let name = file.display();
+        let text = fs::read_to_string(&file).expect("text");
+        for link in text.split("](").skip(1) {
+            let link = link.split(')').next().expect("an end");
+            if link.starts_with("https://") {
+                continue;
+            }
+            let (path, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => file.clone(),
+                _ => file.with_file_name(path),
+            };
+            assert!(target.exists(), "{name}: {link} leads nowhere");
+            if !heading.is_empty() {
+                let text = fs::read_to_string(&target).expect("text");
+                let found = text
+                    .lines()
+                    .any(|line| anchor(line).as_deref() == Some(heading));
+                assert!(found, "{name}: {link}: no such heading");
+            }
+            followed += 1;
+        }
+    }
+    assert!(followed > 15, "{followed} links found");
+}
+
+fn documents(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let entry = entry.expect("entry");
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().expect("a type").is_dir() {
+            if name != "target" && !name.starts_with('.') {
+                documents(&entry.path(), found);
+            }
+        } else if name.ends_with(".md") {
+            found.push(entry.path());
+        }
+    }
+}
+
+/// The anchor of a heading, as the repository's host makes it.
+fn anchor(line: &str) -> Option<String> {
+    let title = line.strip_prefix("## ").or(line.strip_prefix("### "))?;
+    let kept = title
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -".contains(*c));
+    Some(kept.collect::<String>().to_lowercase().replace(' ', "-"))
 }
 
 /// The names in the block of declarations.

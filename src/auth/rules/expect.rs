@@ -185,7 +185,7 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
             if reason != TOPIC && !DENIALS.iter().any(|d| d.reason == reason) {
                 section.problem(
                     "deny",
-                    "no refusal has this reason; see the table in the README",
+                    "no refusal has this reason; see the table in config/README.md",
                 );
             }
             Some(Want::Deny(reason))
