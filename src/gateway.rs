@@ -21,7 +21,7 @@ use crate::listener::{Listener, Shared};
 use crate::runtime::clock;
 use crate::runtime::phase::Phase;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Acceptor, HandshakeLimits, PskKeys, PskLookup, Thumbprints};
+use crate::tls::{Acceptor, HandshakeLimits, PskHash, PskKeys, PskLookup, Thumbprints};
 use arc_swap::ArcSwap;
 use reload::Reloader;
 use std::net::SocketAddr;
@@ -266,6 +266,10 @@ fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
         Some(PskKeys {
             key: Secret::new(entry.key.to_vec()),
             next_key: entry.next_key.map(|key| Secret::new(key.to_vec())),
+            hash: match entry.hash {
+                crate::auth::rules::PskHash::Sha256 => PskHash::Sha256,
+                crate::auth::rules::PskHash::Sha384 => PskHash::Sha384,
+            },
         })
     })
 }

@@ -6,7 +6,11 @@
 mod certificates;
 #[path = "tls/hostile.rs"]
 mod hostile;
+#[path = "tls/outside.rs"]
+mod outside;
 #[path = "tls/psk.rs"]
 mod psk;
+#[path = "tls/records.rs"]
+mod records;
 #[path = "tls/support.rs"]
 mod support;

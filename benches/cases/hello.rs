@@ -56,7 +56,7 @@ fn acceptor() -> Acceptor {
         client_ca: None,
         crl: None,
         mixed: Mixed::Psk,
-        dhe_psk: false,
+        ..TlsConfig::default()
     };
     let listener = ListenerConfig {
         name: "devices".into(),

@@ -23,6 +23,7 @@ mod reader;
 mod rule;
 mod template;
 
+pub use encoding::PskHash;
 pub use expect::Probe;
 pub use psk_store::{IDENTITY_BYTES_MAX, PskEntry};
 pub use reader::Resolvers;
@@ -120,10 +121,29 @@ pub struct RuleCounts {
     pub rules: usize,
     /// PSK identities, of devices and files.
     pub psk_identities: usize,
+    /// Those of them with a key of less than 16 bytes.
+    pub psk_short_keys: usize,
     /// Memory of the PSK identities, bytes.
     pub psk_bytes: usize,
     /// `[[expect]]`
     pub expectations: usize,
+}
+
+impl RuleCounts {
+    /// A warning about pre-shared keys that are soon guessed, if there are any.
+    #[must_use]
+    pub fn short_keys(&self) -> Option<String> {
+        let noun = match self.psk_short_keys {
+            0 => return None,
+            1 => "identity has a key",
+            _ => "identities have keys",
+        };
+        Some(format!(
+            "{} PSK {noun} of less than 16 bytes, taken by min_key_bytes: who hears one handshake \
+             can guess such a key; `psk lint` names them",
+            self.psk_short_keys
+        ))
+    }
 }
 
 /// Everything the rules files say, checked and indexed. Swapped whole on reload.
@@ -261,6 +281,7 @@ impl RuleSet {
             devices: self.devices.len(),
             rules: self.rules.len(),
             psk_identities: self.psk.len(),
+            psk_short_keys: self.psk.short(),
             psk_bytes: self.psk.memory_bytes(),
             expectations: self.expectations.len(),
         }

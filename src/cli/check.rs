@@ -111,6 +111,10 @@ pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Re
             let found = look::look(path, config, sound.then_some(&rules));
             report.problems.extend(found.problems);
             report.warnings.extend(found.warnings);
+            let short = rules.counts().short_keys();
+            let name = || crate::telemetry::log::capped(&path.display().to_string());
+            let short = short.map(|text| Problem::new(name(), "rules", text));
+            report.warnings.extend(short);
             report.rules = Some(rules);
         }
         Err(problems) => report.problems.extend(problems),

@@ -3,8 +3,8 @@
 
 use crate::auth::identity::DeviceId;
 use crate::auth::rules::encoding::{
-    KeyBytes, PSK_BYTES_MAX, PSK_BYTES_MIN, ambiguity, check_psk, decode_base64, decode_hex,
-    encode_hex,
+    KeyBytes, PSK_BYTES_FLOOR, PSK_BYTES_MAX, PSK_BYTES_MIN, SHORT_KEY, ambiguity, check_psk,
+    decode_base64, decode_hex, encode_hex,
 };
 use crate::auth::rules::psk_file::{lines, parse_line};
 use crate::telemetry::log::capped;
@@ -64,6 +64,9 @@ struct Import {
     /// What stands between identity and key.
     #[arg(long, default_value_t = ':')]
     separator: char,
+    /// Shortest key taken, bytes, 4 or more; set min_key_bytes of the [[psk_file]] to it, too.
+    #[arg(long, default_value_t = PSK_BYTES_MIN)]
+    min_key_bytes: usize,
 }
 
 /// Encoding of keys without a prefix.
@@ -229,7 +232,7 @@ type Keys = (KeyBytes, Option<KeyBytes>);
 
 fn import_line<'a>(args: &Import, line: &'a str) -> Result<(&'a str, Keys), &'static str> {
     if args.format == Format::Hex && args.separator == ':' {
-        let parsed = parse_line(line)?.ok_or("an empty line")?;
+        let parsed = parse_line(line, args.min_key_bytes)?.ok_or("an empty line")?;
         return Ok((parsed.identity, (parsed.key, parsed.next_key)));
     }
     let (identity, key) = line
@@ -245,7 +248,7 @@ fn import_line<'a>(args: &Import, line: &'a str) -> Result<(&'a str, Keys), &'st
         Format::Base64 => decode_base64(key).ok_or("the key is not padded base64")?,
         Format::Raw => Zeroizing::new(key.as_bytes().to_vec()),
     };
-    check_psk(&key)?;
+    check_psk(&key, args.min_key_bytes)?;
     Ok((identity, (key, None)))
 }
 
@@ -256,7 +259,7 @@ fn lint(file: &[u8]) -> Output {
     let mut keys: HashMap<[u8; 32], usize> = HashMap::new();
     for (number, line) in entries(file)? {
         let mut report = |problem: &str| problems.push(format!("line {number}: {problem}"));
-        let parsed = match parse_line(line) {
+        let parsed = match parse_line(line, PSK_BYTES_FLOOR) {
             Ok(Some(parsed)) => parsed,
             Ok(None) => continue,
             Err(error) => {
@@ -272,6 +275,9 @@ fn lint(file: &[u8]) -> Output {
             parsed.next_key.as_ref().zip(parsed.next_text),
         ];
         for (key, written) in both.into_iter().flatten() {
+            if key.len() < PSK_BYTES_MIN {
+                report(SHORT_KEY);
+            }
             if let Some(problem) = ambiguity(written) {
                 report(problem);
             }
@@ -326,6 +332,7 @@ mod tests {
             file: PathBuf::new(),
             format,
             separator,
+            min_key_bytes: PSK_BYTES_MIN,
         }
     }
 
@@ -396,9 +403,23 @@ mod tests {
     }
 
     #[test]
+    fn short_keys_of_mosquitto_are_imported_on_request_and_lint_still_names_them() {
+        let file = "a:0102030405\nb:00112233445566778899aabbccddeeff\n";
+        let mut args = import_args(Format::Hex, ':');
+        assert!(import(&args, file.as_bytes()).is_err());
+        args.min_key_bytes = 5;
+        assert_eq!(import(&args, file.as_bytes()).unwrap().as_str(), file);
+        let problems = lint(file.as_bytes()).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("line 1: the key is shorter than 16 bytes"));
+        args.min_key_bytes = 0;
+        assert!(import(&args, b"a:010203\n").is_err(), "never below 4");
+    }
+
+    #[test]
     fn lint_names_every_line_and_no_key() {
         let file = format!(
-            "a:{KEY}\na:hex:{}\nb:{KEY}\nc:0011\nd:base64:{KEY}\ne:{}\nno colon\n",
+            "a:{KEY}\na:hex:{}\nb:{KEY}\nc:001122334455\nd:base64:{KEY}\ne:{}\nno colon\n",
             KEY.replace("00", "ab"),
             "ab".repeat(16)
         );
@@ -415,6 +436,11 @@ mod tests {
             assert!(all.contains(expected), "{expected}\n{all}");
         }
         assert!(!all.contains("0011"), "{all}");
+        let tiny = lint(b"a:0011\n").unwrap_err();
+        assert!(
+            tiny[0].contains("than the 4 that min_key_bytes"),
+            "{tiny:?}"
+        );
         assert!(lint(b"# only\n").is_err());
         assert!(lint(b"a:\xff\n").is_err());
     }

@@ -130,7 +130,7 @@ pub struct ListenerConfig {
 }
 
 /// `tls = { … }` of a listener.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct TlsConfig {
     /// Server certificate chain, PEM. Absent: this listener serves PSK only.
     pub cert: Option<PathBuf>,
@@ -142,8 +142,22 @@ pub struct TlsConfig {
     pub crl: Option<PathBuf>,
     /// TLS 1.2 hellos that offer PSK and certificates: which one wins.
     pub mixed: Mixed,
-    /// DHE-PSK suites (27 times the cost of plain PSK).
-    pub dhe_psk: bool,
+    /// What is served to PSK clients beside the default.
+    pub psk: PskConfig,
+    /// Largest plaintext of a record that is sent, bytes; `None`: the protocol's 16 KiB.
+    pub record_bytes: Option<usize>,
+}
+
+/// `psk_…` of `tls = { … }`: what costs something or protects less. ECDHE-PSK, and in TLS 1.3
+/// `psk_dhe_ke`, are always served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PskConfig {
+    /// TLS 1.3 without an ephemeral exchange: no forward secrecy.
+    pub ke: bool,
+    /// TLS 1.2 suites with CBC and SHA-1.
+    pub cbc_sha1: bool,
+    /// TLS 1.2 DHE-PSK over a finite field: 27 times the cost of plain PSK.
+    pub ffdhe: bool,
 }
 
 /// Policy for TLS 1.2 hellos that offer both kinds.

@@ -69,6 +69,21 @@ const HUB: &[&str] = &[
     "connection_bytes_max",
 ];
 
+const TLS: &[&str] = &[
+    "cert",
+    "key",
+    "client_ca",
+    "crl",
+    "mixed",
+    "psk_ffdhe",
+    "psk_cbc_sha1",
+    "psk_ke",
+    "record_bytes",
+];
+
+/// Former names of keys: read as before, with a warning that says the name.
+const RENAMED: &[(Section, &str)] = &[(Section::Tls, "dhe_psk")];
+
 impl Section {
     /// The keys, in the order they are documented.
     pub(super) fn keys(self) -> Vec<&'static str> {
@@ -85,7 +100,7 @@ impl Section {
             ],
             Self::Hub => HUB.to_vec(),
             Self::Listener => vec!["name", "bind", "tls", "insecure", "accept", "mqtt_versions"],
-            Self::Tls => vec!["cert", "key", "client_ca", "crl", "mixed", "dhe_psk"],
+            Self::Tls => TLS.to_vec(),
             Self::Rules => vec!["files"],
             Self::Limits => {
                 let mut keys: Vec<_> = ROWS.iter().map(|row| row.key).collect();
@@ -100,7 +115,7 @@ impl Section {
 
     /// What `key` of this section holds, if there is such a key.
     pub(super) fn shape(self, key: &str) -> Option<Shape> {
-        if !self.keys().contains(&key) {
+        if !self.keys().contains(&key) && !RENAMED.contains(&(self, key)) {
             return None;
         }
         Some(match (self, key) {

@@ -333,7 +333,13 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
         let gauge = metrics.loaded_identities.with_label_values(&[credential]);
         gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
-    let count = rules.counts().rules;
+    let counts = rules.counts();
+    let short = &metrics.psk_short_keys;
+    short.set(i64::try_from(counts.psk_short_keys).unwrap_or(i64::MAX));
+    if let Some(warning) = counts.short_keys() {
+        tracing::warn!("{warning}");
+    }
+    let count = counts.rules;
     metrics
         .rules_loaded
         .set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -222,6 +222,8 @@ metrics! {
             "identities the rules in force know by name, by kind of credential";
         loaded_rules: IntGaugeVec = "loaded_rules" []
             "[[rule]]s in force";
+        short_psk_keys: IntGaugeVec = "psk_short_keys" []
+            "PSK identities in force with a key of less than 16 bytes";
         psk_key_used: IntCounterVec = "psk_key_used_total" ["slot" = ["key", "next_key"]]
             "PSK handshakes by the key that proved the identity";
         log_lines_dropped: IntCounterVec = "log_lines_dropped_total" []
@@ -246,6 +248,7 @@ metrics! {
         config_success_time: Gauge = config_success_times [] "When that was.";
         ready: IntGauge = ready_states [] "Brought up to date when rendered.";
         rules_loaded: IntGauge = loaded_rules [] "Rules in force.";
+        psk_short_keys: IntGauge = short_psk_keys [] "Identities with a short key.";
         uplink_inflight: IntGauge = inflight ["uplink"] "Messages not settled, uplink.";
         downlink_inflight: IntGauge = inflight ["downlink"] "Messages not settled, downlink.";
         hub_accepted: IntCounter = hub_deliveries ["accepted"] "Outcome `accepted`.";

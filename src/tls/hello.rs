@@ -55,6 +55,13 @@ pub struct Hello {
     pub certificate_suites: bool,
     /// The client can do PSK with (EC)DHE (`psk_dhe_ke`, RFC 8446 §4.2.9).
     pub psk_dhe_ke: bool,
+    /// The client can do PSK without (EC)DHE (`psk_ke`).
+    pub psk_ke: bool,
+    /// Largest plaintext of a record the client asks for, bytes: `max_fragment_length` (RFC 6066
+    /// §4) or `record_size_limit` (RFC 8449 §4).
+    pub record_bytes: Option<usize>,
+    suites: Range<usize>,
+    groups: Option<Range<usize>>,
     offers: Vec<Offer>,
     binders_start: usize,
     sni: Option<Range<usize>>,
@@ -73,6 +80,24 @@ impl Hello {
     #[must_use]
     pub fn has_offers(&self) -> bool {
         !self.offers.is_empty()
+    }
+
+    /// Every cipher suite, in order, signalling values included.
+    pub fn suites(&self) -> impl Iterator<Item = u16> {
+        self.numbers(&self.suites)
+    }
+
+    /// The groups for key exchange, in order; `None` when the client names none, which in TLS 1.2
+    /// means any (RFC 8422 §4).
+    #[must_use]
+    pub fn groups(&self) -> Option<impl Iterator<Item = u16>> {
+        self.groups.as_ref().map(|range| self.numbers(range))
+    }
+
+    fn numbers(&self, range: &Range<usize>) -> impl Iterator<Item = u16> {
+        let bytes = self.message.get(range.clone()).unwrap_or_default();
+        let pairs = bytes.chunks_exact(2);
+        pairs.map(|pair| u16::from_be_bytes([pair[0], pair[1]]))
     }
 
     /// The message up to the binders, as they authenticate it (RFC 8446 §4.2.11.2). Empty when
@@ -237,6 +262,7 @@ fn read_message(message: Vec<u8>) -> Result<Hello, &'static str> {
         return Err("session_id");
     }
     let suites = cursor.vector(2).ok_or("cipher_suites")?;
+    hello.suites = suites.range();
     let tls13_suites = read_suites(&mut hello, suites).ok_or("cipher_suites")?;
     let compression = cursor.vector(1).ok_or("compression_methods")?;
     if !message
@@ -295,7 +321,7 @@ fn read_extensions(
         }
         let kind = extensions.u16().ok_or("extension type")?;
         let body = extensions.vector(2).ok_or("extension length")?;
-        if !matches!(kind, SNI | SUPPORTED_VERSIONS | PSK_MODES | PRE_SHARED_KEY) {
+        if !LOOKED_AT.contains(&kind) {
             continue;
         }
         if seen.contains(&kind) {
@@ -305,7 +331,15 @@ fn read_extensions(
         match kind {
             SNI => hello.sni = read_sni(body).ok_or("server_name")?,
             SUPPORTED_VERSIONS => *versions = read_versions(body).ok_or("supported_versions")?,
-            PSK_MODES => hello.psk_dhe_ke = read_modes(body).ok_or("psk_key_exchange_modes")?,
+            PSK_MODES => {
+                (hello.psk_ke, hello.psk_dhe_ke) =
+                    read_modes(body).ok_or("psk_key_exchange_modes")?;
+            }
+            GROUPS => hello.groups = Some(read_groups(body).ok_or("supported_groups")?),
+            FRAGMENT_LENGTH | RECORD_SIZE_LIMIT => {
+                let asked = read_record_bytes(kind, body);
+                hello.record_bytes = asked.into_iter().chain(hello.record_bytes).min();
+            }
             _ => read_pre_shared_key(hello, body).ok_or("pre_shared_key")?,
         }
     }
@@ -313,9 +347,21 @@ fn read_extensions(
 }
 
 const SNI: u16 = 0;
+const FRAGMENT_LENGTH: u16 = 1;
+const GROUPS: u16 = 10;
+const RECORD_SIZE_LIMIT: u16 = 28;
 const PRE_SHARED_KEY: u16 = 41;
 const SUPPORTED_VERSIONS: u16 = 43;
 const PSK_MODES: u16 = 45;
+const LOOKED_AT: [u16; 7] = [
+    SNI,
+    FRAGMENT_LENGTH,
+    GROUPS,
+    RECORD_SIZE_LIMIT,
+    PRE_SHARED_KEY,
+    SUPPORTED_VERSIONS,
+    PSK_MODES,
+];
 
 fn read_sni(mut body: Cursor<'_>) -> Option<Option<Range<usize>>> {
     let mut list = body.vector(2)?;
@@ -341,16 +387,39 @@ fn read_versions(mut body: Cursor<'_>) -> Option<Versions> {
     Some(Versions::Listed { tls12, tls13 })
 }
 
-fn read_modes(mut body: Cursor<'_>) -> Option<bool> {
+/// Whether `psk_ke` and `psk_dhe_ke` are among the modes.
+fn read_modes(mut body: Cursor<'_>) -> Option<(bool, bool)> {
     let mut list = body.vector(1)?;
-    let mut dhe = false;
+    let (mut alone, mut dhe) = (false, false);
     if list.is_empty() || !body.is_empty() {
         return None;
     }
     while !list.is_empty() {
-        dhe |= list.u8()? == 1;
+        match list.u8()? {
+            0 => alone = true,
+            1 => dhe = true,
+            _ => {}
+        }
     }
-    Some(dhe)
+    Some((alone, dhe))
+}
+
+fn read_groups(mut body: Cursor<'_>) -> Option<Range<usize>> {
+    let list = body.vector(2)?.range();
+    (body.is_empty() && list.len().is_multiple_of(2)).then_some(list)
+}
+
+/// A wish that cannot be read is none; the library that serves the client judges it.
+fn read_record_bytes(kind: u16, mut body: Cursor<'_>) -> Option<usize> {
+    if kind == FRAGMENT_LENGTH {
+        return match body.u8()? {
+            code @ 1..=4 => Some(256 << code),
+            _ => None,
+        };
+    }
+    // One less: in TLS 1.3 the limit counts the byte that tells the content's type.
+    let limit = usize::from(body.u16()?);
+    (limit >= 64).then(|| limit - 1)
 }
 
 fn read_pre_shared_key(hello: &mut Hello, mut body: Cursor<'_>) -> Option<()> {
@@ -381,14 +450,24 @@ enum SuiteKind {
     Other,
 }
 
+/// Whether a number offers nothing: signalling values, and the reserved values of RFC 8701.
+#[must_use]
+pub fn is_signal(id: u16) -> bool {
+    matches!(id, 0x00ff | 0x5600) || (id & 0x0f0f == 0x0a0a && id >> 8 == id & 0xff)
+}
+
+/// Whether a TLS 1.2 suite is authenticated by a PSK.
+#[must_use]
+pub fn is_psk_suite(id: u16) -> bool {
+    matches!(suite_kind(id), SuiteKind::Psk)
+}
+
 /// Who authenticates a suite (IANA TLS Cipher Suites). RSA_PSK counts as neither: it needs both
 /// a certificate and a PSK and neither stack serves it.
 fn suite_kind(id: u16) -> SuiteKind {
     match id {
         0x1300..=0x13ff => SuiteKind::Tls13,
-        // Signalling values, and the reserved values of RFC 8701.
-        0x00ff | 0x5600 => SuiteKind::Other,
-        id if id & 0x0f0f == 0x0a0a && id >> 8 == id & 0xff => SuiteKind::Other,
+        id if is_signal(id) => SuiteKind::Other,
         // RSA_PSK
         0x002e | 0x0092..=0x0095 | 0x00ac | 0x00ad | 0x00b6..=0x00b9 | 0xc068 | 0xc069 => {
             SuiteKind::Other

@@ -11,11 +11,15 @@ mod attempts;
 mod binder;
 mod cke;
 mod der;
+mod first;
 mod hello;
 #[cfg(test)]
 mod hello_bytes;
 mod material;
+mod offer;
+mod peer;
 mod psk;
+mod record;
 mod refusal;
 mod replay;
 mod route;
@@ -23,14 +27,14 @@ mod voucher;
 mod x509;
 
 pub use attempts::PskAttempts;
+pub use peer::{Accepted, KeySlot, Peer, PskHash, PskKeys, Session};
 
-use crate::config::secret::Secret;
 use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::Unix;
 use arc_swap::ArcSwap;
 use attempts::Unthrottled;
-use hello::{Hello, MAX_HELLO_BYTES, Parsed};
+use hello::Hello;
 use psk::PskStack;
 use refusal::{Alert, Refusal, farewell};
 use replay::Replay;
@@ -41,7 +45,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use voucher::Voucher;
@@ -52,70 +56,6 @@ pub const MAX_IDENTITY_BYTES: usize = 128;
 /// A duplex byte stream, TLS or plain, boxed so that the connection task stays small.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// A finished transport.
-pub struct Accepted {
-    /// The plaintext side.
-    pub stream: Box<dyn Stream>,
-    /// What the handshake proved.
-    pub peer: Peer,
-}
-
-/// What the handshake proved.
-#[derive(Clone, Debug)]
-pub enum Peer {
-    /// No TLS.
-    Plain,
-    /// TLS with nothing proved by the client.
-    Tls(Session),
-    /// TLS-PSK: the client proved the key of `identity`.
-    Psk {
-        /// The identity as sent, valid UTF-8 without NUL, at most 128 bytes.
-        identity: String,
-        /// Which of the identity's keys proved it.
-        slot: KeySlot,
-        /// Version and suite.
-        session: Session,
-    },
-    /// A client certificate whose private key was proved; DER, end entity first. Whether the
-    /// chain leads to a configured CA is in `chain_trusted`; if not, only a registered
-    /// thumbprint may admit it.
-    Certificate {
-        /// The chain as sent, DER.
-        chain: Vec<Vec<u8>>,
-        /// The chain verified against the listener's `client_ca`.
-        chain_trusted: bool,
-        /// DER of the CA of `client_ca` the chain leads to; `None` when it is not trusted.
-        anchor: Option<Vec<u8>>,
-        /// Version and suite.
-        session: Session,
-    },
-}
-
-/// Version and suite of a TLS session, as shown in logs and metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session {
-    /// `1.2` or `1.3`.
-    pub version: &'static str,
-}
-
-/// Which key of an identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeySlot {
-    /// `key`
-    Current,
-    /// `next_key`
-    Next,
-}
-
-/// The keys of a PSK identity.
-#[derive(Clone)]
-pub struct PskKeys {
-    /// `key`
-    pub key: Secret,
-    /// `next_key`, during a rotation.
-    pub next_key: Option<Secret>,
-}
 
 /// Looks a PSK identity up in the current rules. Must not block.
 pub type PskLookup = Arc<dyn Fn(&[u8]) -> Option<PskKeys> + Send + Sync>;
@@ -220,7 +160,7 @@ impl Acceptor {
         let name = listener.name.clone();
         let provider = x509::provider();
         let loaded = load(&name, &config, thumbprints.clone(), &provider);
-        let psk = PskStack::new(psk, config.dhe_psk)
+        let psk = PskStack::new(psk, config.psk)
             .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
         match (loaded, psk) {
             (Ok(loaded), Ok(psk)) => {
@@ -326,7 +266,7 @@ impl Acceptor {
         tokio::pin!(total);
         let mut raw = Vec::with_capacity(2048);
         let read = within(total.as_mut(), async {
-            let read = read_hello(&mut tcp, &mut raw);
+            let read = first::read_hello(&mut tcp, &mut raw);
             tokio::time::timeout(self.limits.hello, read).await.ok()
         });
         let hello = match read.await.flatten() {
@@ -372,17 +312,34 @@ impl Tls {
         stream: Replay<TcpStream>,
         attempts: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
+        let record_bytes = record::bound(self.config.record_bytes, hello);
         let (reason, alert) = match (route, certificates) {
-            (Route::Psk13, _) => return self.psk.accept13(hello, stream, attempts).await,
-            (Route::Psk12, _) => return self.psk.accept12(stream, attempts).await,
-            (Route::Certificate, Some(config)) => return x509::accept(config, stream).await,
+            (Route::Psk13, _) => {
+                let (stream, peer) = self.psk.accept13(hello, stream, attempts).await?;
+                return Ok((record::bounded(stream, record_bytes), peer));
+            }
+            (Route::Psk12, _) => {
+                let (stream, peer) = self.psk.accept12(hello, stream, attempts).await?;
+                return Ok((record::bounded(stream, record_bytes), peer));
+            }
+            (Route::Certificate, Some(config)) => {
+                let config = record::configured(config, record_bytes);
+                let accepted = x509::accept(config, stream).await;
+                return accepted.map_err(|refusal| refusal.with_offer(hello));
+            }
             (Route::Certificate, None) => ("no_shared_suite", Alert::HandshakeFailure),
             (Route::Refuse(reason, alert), _) => (reason, alert),
         };
         farewell(stream, Some(alert)).await;
         let text = match reason {
-            "tls_version" => "the client offers no version this side serves: 1.2 and 1.3",
-            _ => "the client offers nothing this listener serves: check tls.cert, PSK and suites",
+            "tls_version" => {
+                "the client offers no version this side serves: 1.2 and 1.3".to_owned()
+            }
+            _ => format!(
+                "the client offers nothing this listener serves: check tls.cert, PSK and suites; \
+                 offered: {}",
+                offer::suites(hello, |_| true)
+            ),
         };
         let server = hello
             .sni()
@@ -392,6 +349,18 @@ impl Tls {
 }
 
 impl Refusal {
+    /// Names what was offered, where nothing of it is served.
+    fn with_offer(mut self, hello: &Hello) -> Self {
+        let offered = match self.reason {
+            "no_shared_suite" => offer::suites(hello, |id| !hello::is_psk_suite(id)),
+            "no_shared_group" => offer::groups(hello),
+            _ => return self,
+        };
+        self.text.push_str("; offered: ");
+        self.text.push_str(&offered);
+        self
+    }
+
     fn into_error(self, version: &'static str) -> HandshakeError {
         let version = if self.reason == "tls_version" {
             "none"
@@ -436,63 +405,5 @@ async fn within<F: Future>(deadline: Pin<&mut Sleep>, work: F) -> Option<F::Outp
         biased;
         output = work => Some(output),
         () = deadline => None,
-    }
-}
-
-/// Reads until a whole ClientHello is in `raw`, or nothing that can become one.
-async fn read_hello(
-    tcp: &mut TcpStream,
-    raw: &mut Vec<u8>,
-) -> Result<Hello, (Refusal, Option<Alert>)> {
-    let refuse = |reason, alert, text: &str| Err((Refusal::new(reason, "none", text), alert));
-    loop {
-        let mut room = (&mut *tcp).take((MAX_HELLO_BYTES - raw.len()) as u64);
-        match room.read_buf(raw).await {
-            Ok(0) => {
-                return refuse(
-                    "peer_closed",
-                    None,
-                    "the client closed before its ClientHello",
-                );
-            }
-            Ok(_) => {}
-            Err(error) => return Err((x509::explain_io(&error), None)),
-        }
-        if raw.first().is_some_and(|byte| *byte != 22) {
-            let (reason, text) = name_protocol(raw);
-            return refuse(reason, None, text);
-        }
-        match hello::parse(raw) {
-            Parsed::Partial => {}
-            Parsed::Complete(hello) => return Ok(hello),
-            Parsed::Malformed(field) => {
-                let text = format!("not a ClientHello: {field}");
-                return refuse("hello_malformed", Some(Alert::DecodeError), &text);
-            }
-            Parsed::TooLarge => {
-                let text = format!(
-                    "a ClientHello of more than {MAX_HELLO_BYTES} bytes or {} records",
-                    hello::MAX_HELLO_RECORDS
-                );
-                return refuse("hello_too_large", Some(Alert::DecodeError), &text);
-            }
-        }
-    }
-}
-
-/// Names what is not TLS, in words of ours: the peer's bytes do not reach the log.
-fn name_protocol(raw: &[u8]) -> (&'static str, &'static str) {
-    const HTTP: [&[u8]; 6] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"PRI "];
-    match raw {
-        [0x10, ..] => (
-            "plain_mqtt",
-            "MQTT without TLS on a TLS listener: turn TLS on in the device",
-        ),
-        raw if HTTP.iter().any(|verb| raw.starts_with(verb)) => {
-            ("not_tls", "an HTTP request on a TLS listener for MQTT")
-        }
-        raw if raw.starts_with(b"SSH-") => ("not_tls", "an SSH banner on a TLS listener"),
-        raw if raw.starts_with(b"AMQP") => ("not_tls", "AMQP without TLS on a TLS listener"),
-        _ => ("not_tls", "the first byte is not TLS"),
     }
 }

@@ -8,15 +8,17 @@
 //! TLS 1.2 the suite must be authenticated by PSK. The only files that name OpenSSL are these.
 
 pub mod keys;
+mod profile;
 mod rotation;
 mod select;
 
+use crate::config::PskConfig;
 use crate::tls::cke::Watch;
 use crate::tls::hello::Hello;
 use crate::tls::refusal::{Alert, Refusal, farewell, printable};
 use crate::tls::replay::Replay;
 use crate::tls::x509::explain_io;
-use crate::tls::{KeySlot, Peer, PskAttempts, PskLookup, Session, Stream};
+use crate::tls::{KeySlot, Peer, PskAttempts, PskHash, PskLookup, Session, Stream};
 use keys::{Keyring, Standing};
 use openssl::bn::BigNum;
 use openssl::dh::Dh;
@@ -32,22 +34,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::net::TcpStream;
 use tokio_openssl::SslStream;
 
-/// TLS 1.3 suites with SHA-256, the hash of external keys.
-pub const TLS13_SUITES: &str = "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256";
-
-/// TLS 1.2 suites (RFC 5487, 5489, 6655, 7905). The client's order decides: a small device knows
-/// what it can afford. No SHA-1, no NULL, no RSA-PSK; RFC 8442 (ECDHE-PSK with GCM) is not in
-/// OpenSSL.
-pub const TLS12_SUITES: &str = "ECDHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES128-CBC-SHA256:\
-    PSK-AES128-GCM-SHA256:PSK-AES256-GCM-SHA384:PSK-CHACHA20-POLY1305:\
-    PSK-AES128-CCM:PSK-AES256-CCM:PSK-AES128-CCM8:PSK-AES256-CCM8:PSK-AES128-CBC-SHA256";
-
-/// Added by `dhe_psk`: 27 times the cost of plain PSK.
-pub const DHE_SUITES: &str = "DHE-PSK-AES128-GCM-SHA256:DHE-PSK-AES256-GCM-SHA384:\
-    DHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES128-CCM:DHE-PSK-AES256-CCM";
-
-/// P-256 first: wolfSSL 5.5 fails TLS 1.2 ECDHE-PSK with X25519.
-const GROUPS: &str = "P-256:X25519";
+/// `SSL_OP_ALLOW_NO_DHE_KEX`, which the library's binding does not name.
+const ALLOW_NO_DHE_KEX: u64 = 1 << 10;
 
 /// One handshake's state, shared by the tap, the callback and the driver.
 struct Attempt {
@@ -89,7 +77,11 @@ type Shared = Arc<Mutex<Attempt>>;
 
 /// The stack of one listener.
 pub struct PskStack {
+    config: PskConfig,
     context: SslContext,
+    /// TLS 1.3 keys with SHA-384: the library drops a key whose hash does not fit the suite it
+    /// chose, so here it has one suite to choose.
+    sha384: SslContext,
     index: Index<Ssl, Shared>,
     keyring: Arc<Keyring>,
 }
@@ -99,21 +91,23 @@ impl PskStack {
     ///
     /// # Errors
     /// A sentence, when OpenSSL lacks a suite or the system has no randomness.
-    pub fn new(lookup: PskLookup, dhe_psk: bool) -> Result<Self, String> {
+    pub fn new(lookup: PskLookup, config: PskConfig) -> Result<Self, String> {
         let keyring = Keyring::new(lookup).map_err(|error| {
             format!("the system gives no randomness for PSK ({error}); check getrandom(2)")
         })?;
         let keyring = Arc::new(keyring);
         let setup = Ssl::new_ex_index().and_then(|index| {
-            let context = context(index, keyring.clone(), dhe_psk)?.build();
-            Ok((context, index))
+            let context = context(index, keyring.clone(), config)?.build();
+            Ok((context, context_sha384(index, config)?.build(), index))
         });
-        let (context, index) = setup.map_err(|error| {
+        let (context, sha384, index) = setup.map_err(|error| {
             let text = error.to_string().escape_debug().to_string();
             format!("OpenSSL cannot be set up for PSK ({text}); version 3.0 or later is needed")
         })?;
         Ok(Self {
+            config,
             context,
+            sha384,
             index,
             keyring,
         })
@@ -129,6 +123,10 @@ impl PskStack {
         stream: Replay<TcpStream>,
         throttle: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
+        if let Err(refusal) = profile::check13(self.config, hello) {
+            farewell(stream, Some(Alert::HandshakeFailure)).await;
+            return Err(refusal);
+        }
         match select::select(hello, &self.keyring, &*throttle) {
             Ok(proved) => {
                 let attempt = Attempt::new(throttle, Some(proved));
@@ -147,9 +145,14 @@ impl PskStack {
     /// Why not.
     pub async fn accept12(
         &self,
+        hello: &Hello,
         stream: Replay<TcpStream>,
         throttle: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
+        if let Err(refusal) = profile::check12(self.config, hello) {
+            farewell(stream, Some(Alert::HandshakeFailure)).await;
+            return Err(refusal);
+        }
         self.drive(Attempt::new(throttle, None), stream).await
     }
 
@@ -160,6 +163,10 @@ impl PskStack {
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
         let tls12 = attempt.proved.is_none();
         let throttle = attempt.throttle.clone();
+        let context = match &attempt.proved {
+            Some(proved) if proved.hash == PskHash::Sha384 => &self.sha384,
+            _ => &self.context,
+        };
         let shared: Shared = Arc::new(Mutex::new(attempt));
         if tls12 {
             let tap = shared.clone();
@@ -168,7 +175,7 @@ impl PskStack {
         let internal = |_: ErrorStack| {
             Refusal::new("internal", "psk", "OpenSSL has no memory for a connection")
         };
-        let mut ssl = Ssl::new(&self.context).map_err(internal)?;
+        let mut ssl = Ssl::new(context).map_err(internal)?;
         ssl.set_ex_data(self.index, shared.clone());
         let mut stream = SslStream::new(ssl, stream).map_err(internal)?;
         let result = Pin::new(&mut stream).accept().await;
@@ -266,8 +273,7 @@ impl PskStack {
                 refused(asked.standing, &asked.identity)
             }
             (101 | 118 | 193 | 295 | 410, None) => {
-                let text = "no PSK suite or group in common: TLS 1.3 needs a suite with SHA-256, \
-                            TLS 1.2 one of the PSK suites served";
+                let text = "no PSK suite or group in common";
                 Refusal::new("no_shared_suite", "psk", text)
             }
             (258 | 267 | 396, None) => Refusal::new(
@@ -289,10 +295,16 @@ fn refused(standing: Standing, identity: &[u8]) -> Refusal {
     match standing {
         Standing::Known => {
             let text = format!(
-                "the client does not hold the key of PSK identity {name}: compare both keys; \
-                 TLS 1.3 keys are used with SHA-256"
+                "the client does not hold the key of PSK identity {name}: compare both keys"
             );
             Refusal::new("psk_wrong_key", "psk", text)
+        }
+        Standing::OtherHash => {
+            let text = format!(
+                "the client holds the key of PSK identity {name}, but uses it with another hash: \
+                 say which by hash = \"sha256\" or \"sha384\" of its psk entry or [[psk_file]]"
+            );
+            Refusal::new("psk_wrong_hash", "psk", text)
         }
         Standing::Unknown => {
             let text = format!("PSK identity {name} is not in the rules: add it or fix the device");
@@ -332,14 +344,63 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Attempt> {
 fn context(
     index: Index<Ssl, Shared>,
     keyring: Arc<Keyring>,
-    dhe_psk: bool,
+    config: PskConfig,
 ) -> Result<SslContextBuilder, ErrorStack> {
+    let mut builder = bare_context(config)?;
+    builder.set_ciphersuites(&profile::tls13_list(PskHash::Sha256))?;
+    builder.set_cipher_list(&profile::tls12_list(config))?;
+    if config.ffdhe {
+        let dh = Dh::from_pqg(
+            BigNum::get_rfc3526_prime_2048()?,
+            None,
+            BigNum::from_u32(2)?,
+        )?;
+        builder.set_tmp_dh(&dh)?;
+    }
+    builder.set_psk_server_callback(move |ssl, identity, out| {
+        Ok(answer(
+            ssl,
+            index,
+            &keyring,
+            identity.unwrap_or_default(),
+            out,
+        ))
+    });
+    Ok(builder)
+}
+
+/// The context of TLS 1.3 keys with SHA-384.
+fn context_sha384(
+    index: Index<Ssl, Shared>,
+    config: PskConfig,
+) -> Result<SslContextBuilder, ErrorStack> {
+    let mut builder = bare_context(config)?;
+    builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
+    builder.set_ciphersuites(&profile::tls13_list(PskHash::Sha384))?;
+    openssl_psk_session::set_find_session(&mut builder, move |ssl, identity| {
+        let attempt = &mut *lock(ssl.ex_data(index)?);
+        let proved = attempt.proved.as_ref()?;
+        if proved.identity.as_bytes() != identity {
+            return None;
+        }
+        let session = openssl_psk_session::sha384_session(proved.key.expose()).ok()?;
+        attempt.given = true;
+        Some(session)
+    })?;
+    Ok(builder)
+}
+
+/// What both contexts have, and have not.
+fn bare_context(config: PskConfig) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_options(
         SslOptions::NO_TICKET | SslOptions::NO_COMPRESSION | SslOptions::NO_RENEGOTIATION,
     );
+    if config.ke {
+        builder.set_options(SslOptions::from_bits_retain(ALLOW_NO_DHE_KEX));
+    }
     builder.set_session_cache_mode(SslSessionCacheMode::OFF);
     builder.set_num_tickets(0)?;
     builder.set_mode(
@@ -353,28 +414,7 @@ fn context(
     // Later versions rate CCM-8 (RFC 7925's suite) below every level but 0. Nothing is left to
     // the level here: suites, groups and the DH group are all named.
     builder.set_security_level(0);
-    builder.set_groups_list(GROUPS)?;
-    builder.set_ciphersuites(TLS13_SUITES)?;
-    if dhe_psk {
-        let dh = Dh::from_pqg(
-            BigNum::get_rfc3526_prime_2048()?,
-            None,
-            BigNum::from_u32(2)?,
-        )?;
-        builder.set_tmp_dh(&dh)?;
-        builder.set_cipher_list(&format!("{TLS12_SUITES}:{DHE_SUITES}"))?;
-    } else {
-        builder.set_cipher_list(TLS12_SUITES)?;
-    }
-    builder.set_psk_server_callback(move |ssl, identity, out| {
-        Ok(answer(
-            ssl,
-            index,
-            &keyring,
-            identity.unwrap_or_default(),
-            out,
-        ))
-    });
+    builder.set_groups_list(profile::GROUPS)?;
     Ok(builder)
 }
 

@@ -35,12 +35,7 @@ pub fn route(hello: &Hello, mixed: Mixed, has_certificate: bool) -> Route {
         return Route::Refuse("tls_version", Alert::ProtocolVersion);
     }
     if hello.tls13 && hello.has_offers() {
-        // Without (EC)DHE there is no forward secrecy; said before any identity is looked up.
-        return if hello.psk_dhe_ke {
-            Route::Psk13
-        } else {
-            NO_SHARED
-        };
+        return Route::Psk13;
     }
     if hello.tls13 {
         return if has_certificate {
@@ -111,12 +106,6 @@ mod tests {
             assert_eq!(route(&without, mixed, true), Route::Certificate);
             assert_eq!(route(&without, mixed, false), NO_SHARED);
         }
-    }
-
-    #[test]
-    fn psk_without_dhe_is_refused_before_the_identity_matters() {
-        let bare = hello(Builder::tls13(&[0x1301]).modes(&[0]).psk(&[b"dev"], 32));
-        assert_eq!(route(&bare, Mixed::Psk, true), NO_SHARED);
     }
 
     #[test]

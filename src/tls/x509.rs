@@ -168,10 +168,13 @@ fn explain(error: &io::Error, judgement: Option<&Judgement>) -> Refusal {
             "none",
             "no TLS version in common; 1.2 and 1.3 are served",
         ),
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => {
+            let text = "no key exchange group in common";
+            Refusal::new("no_shared_group", "none", text)
+        }
         Error::PeerIncompatible(what) => {
             let text = match what {
                 PeerIncompatible::NoCipherSuitesInCommon => "no cipher suite in common",
-                PeerIncompatible::NoKxGroupsInCommon => "no key exchange group in common",
                 PeerIncompatible::NoSignatureSchemesInCommon
                 | PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon => {
                     "no signature scheme in common"

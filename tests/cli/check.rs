@@ -248,6 +248,28 @@ fn a_server_certificate_past_or_near_its_end_is_a_warning_as_it_is_in_run() {
 }
 
 #[test]
+fn short_pre_shared_keys_are_counted_in_a_warning() {
+    let folder = Folder::new();
+    let entry = "[[device]]\nid = \"old-1\"\npsk = { key = \"hex:0102030405060708\"";
+    folder.write("rules.toml", &format!("{RULES}\n{entry} }}\n"));
+    let done = folder.check("");
+    assert_eq!(done.code, 64);
+    assert!(
+        done.err.contains("or take it over by min_key_bytes"),
+        "{}",
+        done.err
+    );
+    folder.write(
+        "rules.toml",
+        &format!("{RULES}\n{entry}, min_key_bytes = 8 }}\n"),
+    );
+    let done = folder.check("");
+    assert_eq!(done.code, 0, "{}", done.err);
+    let warning = "rules: 1 PSK identity has a key of less than 16 bytes";
+    assert!(done.err.contains(warning), "{}", done.err);
+}
+
+#[test]
 fn rules_no_listener_can_serve_are_warned_about() {
     let folder = Folder::new();
     folder.authority("plant-b");

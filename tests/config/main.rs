@@ -88,6 +88,27 @@ fn the_pool_follows_the_number_of_devices_but_is_never_one() {
 }
 
 #[test]
+fn the_former_name_of_a_key_is_taken_with_a_warning_that_says_the_new_one() {
+    let name = "name = \"devices\"";
+    let text = |tls: &str| GOOD.replace(name, &format!("{name}\n{tls}\naccept = [\"psk\"]"));
+    let folder = Folder::new();
+    for (written, ffdhe, warned) in [
+        ("tls = { dhe_psk = true }", true, true),
+        ("tls = { dhe_psk = false }", false, true),
+        ("tls = { psk_ffdhe = true }", true, false),
+    ] {
+        let loaded = loaded(&folder.gateway(&text(written)), &[]);
+        let tls = loaded.config.listeners[0].tls.as_ref().expect("TLS");
+        assert_eq!(tls.psk.ffdhe, ffdhe, "{written}");
+        let warning = loaded.warnings.iter().find(|w| w.key.ends_with("dhe_psk"));
+        assert_eq!(warning.is_some(), warned, "{written}");
+        if let Some(warning) = warning {
+            assert!(warning.message.contains("psk_ffdhe"), "{warning}");
+        }
+    }
+}
+
+#[test]
 fn five_mistakes_are_reported_in_one_run_with_file_line_key_and_fix() {
     let text = r#"
 [hub]
@@ -435,10 +456,11 @@ fn the_complete_file_has_every_key_at_its_default() {
     let minimal = loaded(&folder.path("config/minimal.toml"), &[]).settings;
     for setting in &full {
         if setting.origin == Origin::Default {
-            let other = setting.key.replace("listener[0]", "listener[1]");
+            let (_, rest) = setting.key.split_once(']').unwrap_or(("", &setting.key));
+            let others = [0, 1].map(|index| format!("listener[{index}]{rest}"));
             let shown = full
                 .iter()
-                .any(|s| s.key == other && s.origin != Origin::Default);
+                .any(|s| others.contains(&s.key) && s.origin != Origin::Default);
             assert!(shown, "config/gateway.toml does not show {}", setting.key);
         }
         let least = minimal.iter().find(|s| s.key == setting.key);

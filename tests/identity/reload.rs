@@ -88,6 +88,29 @@ async fn a_line_deleted_from_a_hundred_thousand_closes_its_device_and_no_other()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_broker_s_file_with_short_keys_is_taken_over_with_a_warning_at_each_load() {
+    let bench = start("short-keys", Options::default()).await;
+    assert_eq!(bench.metric("psk_short_keys", &[]).await, 0.0);
+    secret(&bench.dir.join("broker.psk"), "old-1:0102030405060708\n");
+    let rules = bench.dir.join("rules.toml");
+    let before = fs::read_to_string(&rules).expect("rules");
+    let file = "\n[[psk_file]]\npath = \"broker.psk\"\n";
+    replace(&rules, &format!("{before}{file}"));
+    reloaded(&bench, "failed", 1.0).await;
+    replace(&rules, &format!("{before}{file}min_key_bytes = 8\n"));
+    reloaded(&bench, "ok", 1.0).await;
+    assert_eq!(bench.metric("psk_short_keys", &[]).await, 1.0);
+    assert!(logged(&[
+        "WARN",
+        "1 PSK identity has a key of less than 16 bytes"
+    ]));
+    for tls13 in [true, false] {
+        let transport = psk("old-1", &[1, 2, 3, 4, 5, 6, 7, 8], tls13);
+        Device::connect(bench.mqtt(), &transport, &Who::id("old-1")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_cut_off_or_broken_changes_nothing() {
     let options = Options {
         fleet: 2,

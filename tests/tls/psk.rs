@@ -1,7 +1,8 @@
 //! Pre-shared keys over TLS 1.2 and 1.3.
 
-use crate::support::{KEY, NEXT, Outcome, Psk, Site, attempt};
-use iothub_gateway::tls::{Acceptor, HandshakeError, KeySlot, Peer};
+use crate::outside::outside;
+use crate::support::{KEY, LONG_KEY, NEXT, Outcome, Psk, Site, attempt};
+use iothub_gateway::tls::{Acceptor, HandshakeError, KeySlot, Peer, PskHash};
 use std::sync::Arc;
 
 const GCM: &str = "PSK-AES128-GCM-SHA256";
@@ -85,13 +86,147 @@ async fn suites_without_encryption_with_sha1_or_rsa_are_not_served() {
 }
 
 #[tokio::test]
-async fn dhe_psk_is_served_only_where_it_was_asked_for() {
+async fn dhe_over_a_finite_field_is_served_only_where_it_was_asked_for() {
     let mut site = Site::new();
-    site.tls().dhe_psk = true;
+    site.tls().psk.ffdhe = true;
     let psk = Psk::tls12("DHE-PSK-AES128-GCM-SHA256", b"dev-1", KEY);
     let (server, client) = connect(&site.acceptor(), &psk).await;
     assert!(client.is_ok());
     assert_eq!(proved(server).0, "dev-1");
+}
+
+#[tokio::test]
+async fn cbc_with_sha1_is_served_only_where_it_was_asked_for() {
+    let mut site = Site::new();
+    site.tls().psk.cbc_sha1 = true;
+    let acceptor = site.acceptor();
+    for suite in ["PSK-AES128-CBC-SHA", "ECDHE-PSK-AES128-CBC-SHA"] {
+        let (server, client) = connect(&acceptor, &Psk::tls12(suite, b"dev-1", KEY)).await;
+        assert_eq!(client, Ok(suite.to_owned()));
+        assert_eq!(
+            proved(server),
+            ("dev-1".to_owned(), KeySlot::Current, "1.2")
+        );
+        let (server, client) = connect(&acceptor, &Psk::tls12(suite, b"dev-2", KEY)).await;
+        assert_eq!(server.unwrap_err().reason, "psk_unknown_identity");
+        assert_eq!(client, Err(20), "bad_record_mac");
+    }
+}
+
+#[tokio::test]
+async fn the_suites_of_the_iot_profiles_are_served_in_tls_1_3() {
+    let acceptor = Site::new().acceptor();
+    for suite in ["TLS_AES_128_CCM_SHA256", "TLS_AES_128_CCM_8_SHA256"] {
+        for (key, proven) in [(KEY, true), (&b"wrong key wrong!"[..], false)] {
+            let mut psk = Psk::tls13(b"dev-1", key);
+            psk.suites = suite;
+            let (server, client) = connect(&acceptor, &psk).await;
+            if proven {
+                assert_eq!(client, Ok(suite.to_owned()));
+                assert_eq!(proved(server).2, "1.3");
+            } else {
+                assert_eq!(client, Err(47));
+                assert_eq!(server.unwrap_err().reason, "psk_wrong_key");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn psk_ke_is_served_only_where_it_was_asked_for() {
+    let mut site = Site::new();
+    let mut psk = Psk::tls13(b"dev-1", KEY);
+    // No group in common, so that nothing else is left.
+    (psk.groups, psk.ke) = ("P-384", true);
+    let (server, client) = connect(&site.acceptor(), &psk).await;
+    let error = server.unwrap_err();
+    assert_eq!((error.reason, client), ("no_shared_group", Err(40)));
+    assert!(error.text.contains("offered: secp384r1"), "{}", error.text);
+    site.tls().psk.ke = true;
+    let acceptor = site.acceptor();
+    let (server, client) = connect(&acceptor, &psk).await;
+    assert!(client.is_ok());
+    assert_eq!(
+        proved(server),
+        ("dev-1".to_owned(), KeySlot::Current, "1.3")
+    );
+    psk.key = b"wrong key wrong!".to_vec();
+    let (server, client) = connect(&acceptor, &psk).await;
+    assert_eq!(server.unwrap_err().reason, "psk_wrong_key");
+    assert_eq!(client, Err(47));
+}
+
+/// A session file for `s_client`, whose suite says that the key is used with SHA-384.
+fn session_file(site: &Site, key: &[u8]) -> std::path::PathBuf {
+    use base64::Engine as _;
+    let der = openssl_psk_session::sha384_session(key).unwrap();
+    let der = der.to_der().unwrap();
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<_> = text
+        .as_bytes()
+        .chunks(64)
+        .map(String::from_utf8_lossy)
+        .collect();
+    let marks = "SSL SESSION PARAMETERS-----";
+    let pem = format!(
+        "-----BEGIN {marks}\n{}\n-----END {marks}\n",
+        lines.join("\n")
+    );
+    site.write("session.pem", &pem)
+}
+
+#[tokio::test]
+async fn a_key_registered_for_sha_384_is_used_with_it_and_with_nothing_else() {
+    let site = Site::new();
+    for (identity, key, psk_only, reason) in [
+        ("sha384", LONG_KEY, false, Ok("sha384")),
+        ("sha384", LONG_KEY, true, Ok("sha384")),
+        ("sha384", NEXT, false, Err("psk_wrong_key")),
+        ("dev-1", KEY, false, Err("psk_wrong_hash")),
+        ("dev-2", KEY, false, Err("psk_unknown_identity")),
+    ] {
+        let session = session_file(&site, key);
+        let acceptor = if psk_only {
+            Site::psk_only().acceptor()
+        } else {
+            site.acceptor()
+        };
+        let (server, output) = outside(&acceptor, "openssl", |address| {
+            let mut words = vec![
+                "s_client",
+                "-tls1_3",
+                "-ciphersuites",
+                "TLS_AES_256_GCM_SHA384",
+            ];
+            words.extend([
+                "-connect",
+                address,
+                "-psk_identity",
+                identity,
+                "-psk_session",
+            ]);
+            let mut words: Vec<_> = words.into_iter().map(str::to_owned).collect();
+            words.push(session.display().to_string());
+            words
+        })
+        .await;
+        match reason {
+            Ok(name) => assert_eq!(proved(server), (name.to_owned(), KeySlot::Current, "1.3")),
+            Err(reason) => {
+                assert_eq!(server.expect_err(&output).reason, reason);
+                assert!(output.contains("alert number 47"), "{reason}: {output}");
+            }
+        }
+    }
+    // With SHA-256, by a client that would take either.
+    let (server, client) = connect(&site.acceptor(), &Psk::tls13(b"sha384", LONG_KEY)).await;
+    let error = server.unwrap_err();
+    assert_eq!((error.reason, client), ("psk_wrong_hash", Err(47)));
+    assert!(error.text.contains("hash = \"sha256\""), "{}", error.text);
+    // In TLS 1.2 the suite says the hash.
+    let (server, client) = connect(&site.acceptor(), &Psk::tls12(GCM, b"sha384", LONG_KEY)).await;
+    assert_eq!(client, Ok(GCM.to_owned()));
+    assert_eq!(proved(server).0, "sha384");
 }
 
 #[tokio::test]
@@ -144,7 +279,7 @@ async fn a_psk_whose_hash_does_not_fit_never_becomes_a_certificate_handshake() {
     for acceptor in [Site::new().acceptor(), Site::psk_only().acceptor()] {
         for (key, alert, reason) in [
             (KEY, 40, "no_shared_suite"),
-            (&b"wrong key wrong!"[..], 47, "psk_wrong_key"),
+            (&b"wrong key wrong!"[..], 40, "no_shared_suite"),
         ] {
             let mut psk = Psk::tls13(b"dev-1", key);
             psk.suites = "TLS_AES_256_GCM_SHA384";
@@ -170,6 +305,7 @@ async fn identities_up_to_128_bytes_of_utf8_are_taken_as_sent() {
                 iothub_gateway::tls::PskKeys {
                     key,
                     next_key: None,
+                    hash: PskHash::Sha256,
                 }
             })
     });

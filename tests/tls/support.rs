@@ -3,7 +3,7 @@
 use iothub_gateway::config::secret::Secret;
 use iothub_gateway::config::{ListenerConfig, Mixed, TlsConfig};
 use iothub_gateway::tls::{
-    Acceptor, HandshakeError, HandshakeLimits, Peer, PskKeys, PskLookup, Thumbprints,
+    Acceptor, HandshakeError, HandshakeLimits, Peer, PskHash, PskKeys, PskLookup, Thumbprints,
 };
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslVersion};
 use rcgen::{
@@ -23,9 +23,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 pub const KEY: &[u8] = b"0123456789abcdef";
 pub const NEXT: &[u8] = b"fedcba9876543210";
+pub const LONG_KEY: &[u8] = b"0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// Far above what anything here needs; a test that reaches it fails.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 // ---------------------------------------------------------------------------- certificates
 
@@ -138,7 +139,7 @@ impl Site {
             client_ca: Some(folder.join("ca.pem")),
             crl: None,
             mixed: Mixed::Psk,
-            dhe_psk: false,
+            ..TlsConfig::default()
         };
         let listener = ListenerConfig {
             name: "devices".into(),
@@ -206,10 +207,17 @@ fn keys() -> PskLookup {
             b"dev-1" | b"dev" => Some(PskKeys {
                 key: key(),
                 next_key: None,
+                hash: PskHash::Sha256,
             }),
             b"two" => Some(PskKeys {
                 key: key(),
                 next_key: Some(Secret::new(NEXT.to_vec())),
+                hash: PskHash::Sha256,
+            }),
+            b"sha384" => Some(PskKeys {
+                key: Secret::new(LONG_KEY.to_vec()),
+                next_key: None,
+                hash: PskHash::Sha384,
             }),
             _ => None,
         }
@@ -326,6 +334,8 @@ pub struct Psk {
     pub suites: &'static str,
     /// The first one gets the key share.
     pub groups: &'static str,
+    /// Offers `psk_ke`, too.
+    pub ke: bool,
     pub identity: Vec<u8>,
     pub key: Vec<u8>,
 }
@@ -338,6 +348,7 @@ impl Psk {
             version: SslVersion::TLS1_3,
             suites,
             groups: "X25519:P-256",
+            ke: false,
             identity,
             key,
         }
@@ -349,6 +360,7 @@ impl Psk {
             version: SslVersion::TLS1_2,
             suites,
             groups: "X25519:P-256",
+            ke: false,
             identity,
             key,
         }
@@ -358,6 +370,10 @@ impl Psk {
         let mut builder = SslContext::builder(SslMethod::tls_client()).unwrap();
         builder.set_security_level(0);
         builder.set_groups_list(self.groups).unwrap();
+        if self.ke {
+            // SSL_OP_ALLOW_NO_DHE_KEX
+            builder.set_options(openssl::ssl::SslOptions::from_bits_retain(1 << 10));
+        }
         builder.set_min_proto_version(Some(self.version)).unwrap();
         builder.set_max_proto_version(Some(self.version)).unwrap();
         if self.version == SslVersion::TLS1_3 {

@@ -1,8 +1,10 @@
 //! `[[device]]`: one device (or module) with its registered credentials, and `[[psk_file]]`.
 
-use super::encoding::{KeyBytes, parse_psk, parse_sas_key};
+use super::encoding::{
+    KeyBytes, PSK_BYTES_FLOOR, PSK_BYTES_MAX, PSK_BYTES_MIN, PskHash, parse_psk, parse_sas_key,
+};
 use super::psk_file::{self, PskLine};
-use super::psk_store::{IDENTITY_BYTES_MAX, InsertError, Owner};
+use super::psk_store::{IDENTITY_BYTES_MAX, InsertError, Owner, PskEntry};
 use super::reader::Section;
 use super::rule::{Terms, parse_allow, parse_limits, parse_terms};
 use super::{DeviceLimits, RuleSet};
@@ -143,14 +145,46 @@ fn read_sas(mut section: Section<'_, '_>) -> Option<(Secret, Option<Secret>)> {
     primary.map(|primary| (primary, secondary))
 }
 
+/// How the keys of an entry or a file are taken.
+#[derive(Clone, Copy)]
+struct PskTerms {
+    min_key_bytes: usize,
+    hash: PskHash,
+}
+
+/// `min_key_bytes = 8` and `hash = "sha384"`.
+fn read_psk_terms(section: &mut Section<'_, '_>) -> PskTerms {
+    let min = section.number("min_key_bytes");
+    let range = PSK_BYTES_FLOOR..=PSK_BYTES_MAX;
+    if min.is_some_and(|min| !range.contains(&min)) {
+        section.problem(
+            "min_key_bytes",
+            format!("must be {PSK_BYTES_FLOOR} to {PSK_BYTES_MAX}; a shorter key is soon guessed"),
+        );
+    }
+    let hash = |text: &str| match text {
+        "sha256" => Ok(PskHash::Sha256),
+        "sha384" => Ok(PskHash::Sha384),
+        _ => Err("must be \"sha256\" or \"sha384\""),
+    };
+    PskTerms {
+        min_key_bytes: min.unwrap_or(PSK_BYTES_MIN),
+        hash: section.parsed("hash", hash).unwrap_or_default(),
+    }
+}
+
 fn read_psk(mut section: Section<'_, '_>, client_id: &str, index: u32, set: &mut RuleSet) {
     let identity = section.text("identity");
     let identity = identity.unwrap_or_else(|| client_id.to_owned());
     if identity.is_empty() || identity.len() > IDENTITY_BYTES_MAX || identity.contains('\0') {
         section.problem("identity", "must have 1 to 128 bytes and no NUL");
     }
-    let key = section.parsed("key", parse_psk);
-    let next = section.parsed("next_key", parse_psk);
+    let PskTerms {
+        min_key_bytes,
+        hash,
+    } = read_psk_terms(&mut section);
+    let key = section.parsed("key", |text| parse_psk(text, min_key_bytes));
+    let next = section.parsed("next_key", |text| parse_psk(text, min_key_bytes));
     if !section.has("key") {
         section.problem("", "needs key = \"hex:…\", 16 bytes or more");
     }
@@ -158,10 +192,14 @@ fn read_psk(mut section: Section<'_, '_>, client_id: &str, index: u32, set: &mut
         if next.as_ref() == Some(&key) {
             section.problem("next_key", "is the same as key; a rotation needs a new one");
         }
-        let next = next.as_ref().map(|next| next.as_slice());
+        let entry = PskEntry {
+            key: &key,
+            next_key: next.as_ref().map(|next| next.as_slice()),
+            hash,
+        };
         let inserted = set
             .psk
-            .insert(identity.as_bytes(), &key, next, Owner::Device(index));
+            .insert(identity.as_bytes(), entry, Owner::Device(index));
         if let Err(error) = inserted {
             let text = match error {
                 InsertError::Duplicate(Owner::Fleet(first)) => {
@@ -249,6 +287,7 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
     let permissions = parse_allow(&mut section);
     let limits = parse_limits(&mut section);
     let terms = parse_terms(&mut section);
+    let psk = read_psk_terms(&mut section);
     if let Some(written) = &written {
         let fleet = u32::try_from(set.fleets.len()).unwrap_or(u32::MAX >> 1);
         set.fleets.push(Fleet {
@@ -264,6 +303,7 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
             Err(error) => section.problem("path", error),
             Ok(file) => {
                 let file = Zeroizing::new(file);
+                let fleet = (fleet, psk);
                 read_lines(&section, &path.display().to_string(), &file, fleet, set);
             }
         }
@@ -271,7 +311,13 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
     section.finish();
 }
 
-fn read_lines(section: &Section<'_, '_>, name: &str, file: &[u8], fleet: u32, set: &mut RuleSet) {
+fn read_lines(
+    section: &Section<'_, '_>,
+    name: &str,
+    file: &[u8],
+    (fleet, psk): (u32, PskTerms),
+    set: &mut RuleSet,
+) {
     let problems = section.doc.problems;
     let lines = match psk_file::lines(file) {
         Ok(lines) => lines,
@@ -287,10 +333,10 @@ fn read_lines(section: &Section<'_, '_>, name: &str, file: &[u8], fleet: u32, se
     let mut repeated = Repeated::default();
     for (number, line) in lines {
         let place = || format!("{name}:{number}");
-        match psk_file::parse_line(line) {
+        match psk_file::parse_line(line, psk.min_key_bytes) {
             Err(error) => problems.add(&place(), "", error),
             Ok(None) => {}
-            Ok(Some(line)) => match insert_line(set, &line, fleet) {
+            Ok(Some(line)) => match insert_line(set, &line, (fleet, psk.hash)) {
                 Err(InsertError::Duplicate(Owner::Fleet(first))) if !problems.is_full() => {
                     let first = repeated.place(section, set, first, (fleet, file), line.identity);
                     let text = format!("{} is there twice; first in {first}", line.identity);
@@ -345,19 +391,23 @@ impl Repeated {
 fn index(file: &[u8]) -> HashMap<Box<str>, usize> {
     let mut index = HashMap::new();
     for (number, line) in psk_file::lines(file).into_iter().flatten() {
-        if let Ok(Some(line)) = psk_file::parse_line(line) {
+        if let Ok(Some(line)) = psk_file::parse_line(line, PSK_BYTES_FLOOR) {
             index.entry(line.identity.into()).or_insert(number);
         }
     }
     index
 }
 
-fn insert_line(set: &mut RuleSet, line: &PskLine<'_>, fleet: u32) -> Result<(), InsertError> {
-    let next = line.next_key.as_ref().map(|next| next.as_slice());
-    set.psk.insert(
-        line.identity.as_bytes(),
-        &line.key,
-        next,
-        Owner::Fleet(fleet),
-    )
+fn insert_line(
+    set: &mut RuleSet,
+    line: &PskLine<'_>,
+    (fleet, hash): (u32, PskHash),
+) -> Result<(), InsertError> {
+    let entry = PskEntry {
+        key: &line.key,
+        next_key: line.next_key.as_ref().map(|next| next.as_slice()),
+        hash,
+    };
+    let identity = line.identity.as_bytes();
+    set.psk.insert(identity, entry, Owner::Fleet(fleet))
 }

@@ -4,8 +4,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-/// Shortest pre-shared key taken, bytes (RFC 9257 §4.1 asks for 128 bits of entropy).
+/// Shortest pre-shared key taken, bytes, where `min_key_bytes` does not say less (RFC 9257 §4.1
+/// asks for 128 bits of entropy).
 pub const PSK_BYTES_MIN: usize = 16;
+/// Least `min_key_bytes`: a shorter key is guessed in one evening.
+pub const PSK_BYTES_FLOOR: usize = 4;
 /// Longest pre-shared key taken, bytes: OpenSSL's `PSK_MAX_PSK_LEN`.
 pub const PSK_BYTES_MAX: usize = 256;
 /// Shortest and longest SAS key of a device, bytes: the identity registry's bounds.
@@ -54,11 +57,21 @@ pub fn decode_base64(text: &str) -> Option<KeyBytes> {
     STANDARD.decode(text).ok().map(Zeroizing::new)
 }
 
-/// Parses a pre-shared key and refuses weak ones.
+/// The hash a pre-shared key is used with in TLS 1.3 (RFC 8446 §4.2.11).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PskHash {
+    /// SHA-256, unless said otherwise.
+    #[default]
+    Sha256,
+    /// SHA-384.
+    Sha384,
+}
+
+/// Parses a pre-shared key and refuses weak ones: those of less than `min` bytes.
 ///
 /// # Errors
 /// What is wrong and how to write it, without the key.
-pub fn parse_psk(text: &str) -> Result<KeyBytes, &'static str> {
+pub fn parse_psk(text: &str, min: usize) -> Result<KeyBytes, &'static str> {
     let key = if let Some(hex) = text.strip_prefix("hex:") {
         decode_hex(hex.as_bytes()).ok_or("the key after `hex:` is not pairs of hex digits")?
     } else if let Some(base64) = text.strip_prefix("base64:") {
@@ -69,17 +82,28 @@ pub fn parse_psk(text: &str) -> Result<KeyBytes, &'static str> {
         decode_hex(text.as_bytes())
             .ok_or("the key is not hex; write hex:…, base64:… or raw:… to say what it is")?
     };
-    check_psk(&key)?;
+    check_psk(&key, min)?;
     Ok(key)
 }
 
-/// Refuses keys no attacker would miss.
+/// What is said of a key shorter than [`PSK_BYTES_MIN`].
+pub const SHORT_KEY: &str = "the key is shorter than 16 bytes; make one with `psk generate`, or \
+                             take it over by min_key_bytes";
+
+/// Refuses keys no attacker would miss: shorter than `min` bytes, or all zeros.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn check_psk(key: &[u8]) -> Result<(), &'static str> {
-    if key.len() < PSK_BYTES_MIN {
-        return Err("the key is shorter than 16 bytes; make one with `psk generate`");
+pub fn check_psk(key: &[u8], min: usize) -> Result<(), &'static str> {
+    if key.len() < min.max(PSK_BYTES_FLOOR) {
+        return Err(match min {
+            PSK_BYTES_MIN => SHORT_KEY,
+            min if min > PSK_BYTES_FLOOR => "the key is shorter than min_key_bytes says",
+            _ => {
+                "the key is shorter than 16 bytes, and than the 4 that min_key_bytes can take; \
+                 make one with `psk generate`"
+            }
+        });
     }
     if key.len() > PSK_BYTES_MAX {
         return Err("the key is longer than 256 bytes");
@@ -131,7 +155,7 @@ mod tests {
 
     #[test]
     fn leading_zeros_of_a_key_are_kept() {
-        let key = parse_psk("00000000000000000000000000000001").unwrap();
+        let key = parse_psk("00000000000000000000000000000001", 16).unwrap();
         assert_eq!(key.len(), 16);
         assert_eq!(key[15], 1);
         assert_eq!(*encode_hex(&key), "00000000000000000000000000000001");
@@ -141,9 +165,19 @@ mod tests {
     fn keys_of_every_length_are_taken_from_16_bytes_on() {
         for length in 0..=64usize {
             let text = format!("hex:{}", "a5".repeat(length));
-            assert_eq!(parse_psk(&text).is_ok(), length >= 16, "{length}");
+            assert_eq!(parse_psk(&text, 16).is_ok(), length >= 16, "{length}");
         }
-        assert!(parse_psk(&"a5".repeat(257)).is_err());
+        assert!(parse_psk(&"a5".repeat(257), 16).is_err());
+    }
+
+    #[test]
+    fn short_keys_are_taken_where_that_was_asked_for_from_4_bytes_on() {
+        for length in 0..=20usize {
+            let text = format!("hex:{}", "a5".repeat(length));
+            assert_eq!(parse_psk(&text, 6).is_ok(), length >= 6, "{length}");
+            assert_eq!(parse_psk(&text, 0).is_ok(), length >= 4, "{length}");
+        }
+        assert!(parse_psk("hex:00000000", 4).is_err(), "all zeros");
     }
 
     #[test]
@@ -160,15 +194,15 @@ mod tests {
             "raw:short",
             "0x00112233445566778899aabbccddeeff",
         ] {
-            assert!(parse_psk(bad).is_err(), "{bad}");
+            assert!(parse_psk(bad, 16).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn one_key_reads_the_same_in_three_encodings() {
-        let raw = parse_psk("raw:sixteen-byte-key").unwrap();
-        let hex = parse_psk("hex:7369787465656e2d627974652d6b6579").unwrap();
-        let base64 = parse_psk("base64:c2l4dGVlbi1ieXRlLWtleQ==").unwrap();
+        let raw = parse_psk("raw:sixteen-byte-key", 16).unwrap();
+        let hex = parse_psk("hex:7369787465656e2d627974652d6b6579", 16).unwrap();
+        let base64 = parse_psk("base64:c2l4dGVlbi1ieXRlLWtleQ==", 16).unwrap();
         assert!(raw == hex && hex == base64);
     }
 

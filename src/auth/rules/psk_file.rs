@@ -29,11 +29,12 @@ pub struct PskLine<'a> {
     pub next_text: Option<&'a str>,
 }
 
-/// Parses one line; `None` for blank lines and comments. Blanks at both ends do not count.
+/// Parses one line; `None` for blank lines and comments. Blanks at both ends do not count. Keys
+/// have `min` bytes at least.
 ///
 /// # Errors
 /// What is wrong and how to write it; never the line itself.
-pub fn parse_line(line: &str) -> Result<Option<PskLine<'_>>, &'static str> {
+pub fn parse_line(line: &str, min: usize) -> Result<Option<PskLine<'_>>, &'static str> {
     let line = line.trim();
     if line.is_empty() || line.starts_with('#') {
         return Ok(None);
@@ -57,8 +58,8 @@ pub fn parse_line(line: &str) -> Result<Option<PskLine<'_>>, &'static str> {
     if words.next().is_some() {
         return Err("too many words; a line reads identity:KEY [next=KEY]");
     }
-    let key = parse_psk(key_text)?;
-    let next_key = next_text.map(parse_psk).transpose()?;
+    let key = parse_psk(key_text, min)?;
+    let next_key = next_text.map(|text| parse_psk(text, min)).transpose()?;
     if next_key.as_ref() == Some(&key) {
         return Err("key and next key are the same; a rotation needs a new one");
     }
@@ -104,7 +105,7 @@ mod tests {
     const KEY: &str = "00112233445566778899aabbccddeeff";
 
     fn refused(line: &str) -> bool {
-        parse_line(line).is_err()
+        parse_line(line, 16).is_err()
     }
 
     #[test]
@@ -115,19 +116,19 @@ mod tests {
             format!("thermo-1:hex:{KEY}"),
             "thermo-1:base64:ABEiM0RVZneImaq7zN3u/w==".to_owned(),
         ] {
-            let parsed = parse_line(&line).ok().flatten().unwrap();
+            let parsed = parse_line(&line, 16).ok().flatten().unwrap();
             assert_eq!(parsed.identity, "thermo-1");
             assert_eq!(parsed.key.as_slice()[..3], [0x00, 0x11, 0x22]);
             assert!(parsed.next_key.is_none());
         }
-        assert!(parse_line("").is_ok_and(|l| l.is_none()));
-        assert!(parse_line("  # thermo-1:00").is_ok_and(|l| l.is_none()));
+        assert!(parse_line("", 16).is_ok_and(|l| l.is_none()));
+        assert!(parse_line("  # thermo-1:00", 16).is_ok_and(|l| l.is_none()));
     }
 
     #[test]
     fn a_second_key_follows_after_a_blank() {
         let line = format!("t:{KEY}  next=raw:sixteen-byte-key");
-        let parsed = parse_line(&line).ok().flatten().unwrap();
+        let parsed = parse_line(&line, 16).ok().flatten().unwrap();
         assert_eq!(parsed.next_key.unwrap().as_slice(), b"sixteen-byte-key");
         assert!(refused(&format!("t:{KEY} next={KEY}")), "no rotation");
         assert!(refused(&format!("t:{KEY} {KEY}")));

@@ -4,6 +4,7 @@
 //! finds them. 100,000 identities with 32-byte keys take about 6 MiB, where a map of strings and
 //! vectors would take five times that. Every buffer that ever held a key is wiped.
 
+use super::encoding::{PSK_BYTES_MIN, PskHash};
 use std::hash::{BuildHasher, RandomState};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -12,6 +13,9 @@ pub const IDENTITY_BYTES_MAX: usize = 128;
 
 /// Bytes before an identity: owner 4, identity length 1, key lengths 2 and 2.
 const HEADER: usize = 9;
+
+/// In the first key's length: both are used with SHA-384. Keys are far shorter.
+const SHA384_BIT: u16 = 1 << 15;
 
 /// Who a key belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub struct PskEntry<'a> {
     pub key: &'a [u8],
     /// `next_key`, during a rotation.
     pub next_key: Option<&'a [u8]>,
+    /// What both are used with in TLS 1.3.
+    pub hash: PskHash,
 }
 
 /// Why a key was not taken.
@@ -47,6 +53,7 @@ pub(crate) struct PskStore {
     /// Offsets into `arena` plus one; zero is free. The length is zero or a power of two.
     table: Vec<u32>,
     len: usize,
+    short: usize,
     hasher: RandomState,
 }
 
@@ -60,6 +67,11 @@ impl PskStore {
     /// Identities held.
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Identities with a key of less than [`PSK_BYTES_MIN`] bytes.
+    pub(crate) fn short(&self) -> usize {
+        self.short
     }
 
     /// Memory held, bytes.
@@ -77,10 +89,14 @@ impl PskStore {
     pub(crate) fn insert(
         &mut self,
         identity: &[u8],
-        key: &[u8],
-        next_key: Option<&[u8]>,
+        entry: PskEntry<'_>,
         owner: Owner,
     ) -> Result<(), InsertError> {
+        let PskEntry {
+            key,
+            next_key,
+            hash,
+        } = entry;
         let next = next_key.unwrap_or_default();
         let lengths = (
             u8::try_from(identity.len()),
@@ -89,6 +105,13 @@ impl PskStore {
         );
         let (Ok(identity_len), Ok(key_len), Ok(next_len)) = lengths else {
             return Err(InsertError::Full);
+        };
+        if (key_len | next_len) & SHA384_BIT != 0 {
+            return Err(InsertError::Full);
+        }
+        let key_len = match hash {
+            PskHash::Sha256 => key_len,
+            PskHash::Sha384 => key_len | SHA384_BIT,
         };
         self.grow_table(self.len + 1);
         let slot = match self.find_slot(identity) {
@@ -110,6 +133,8 @@ impl PskStore {
         self.arena.extend_from_slice(next);
         self.table[slot] = offset;
         self.len += 1;
+        let short = |key: &[u8]| key.len() < PSK_BYTES_MIN;
+        self.short += usize::from(short(key) || next_key.is_some_and(short));
         Ok(())
     }
 
@@ -146,7 +171,7 @@ impl PskStore {
         let key_len = u16::from_le_bytes([header[5], header[6]]);
         let next_len = u16::from_le_bytes([header[7], header[8]]);
         let (identity, rest) = rest.split_at(usize::from(header[4]));
-        let (key, rest) = rest.split_at(usize::from(key_len));
+        let (key, rest) = rest.split_at(usize::from(key_len & !SHA384_BIT));
         let next = &rest[..usize::from(next_len)];
         Record {
             owner: match owner & FLEET_BIT {
@@ -157,6 +182,10 @@ impl PskStore {
             entry: PskEntry {
                 key,
                 next_key: (!next.is_empty()).then_some(next),
+                hash: match key_len & SHA384_BIT {
+                    0 => PskHash::Sha256,
+                    _ => PskHash::Sha384,
+                },
             },
         }
     }
@@ -196,6 +225,16 @@ mod tests {
         i.to_le_bytes().repeat(8)
     }
 
+    fn entry<'a>(key: &'a [u8], next_key: Option<&'a [u8]>, hash: PskHash) -> PskEntry<'a> {
+        PskEntry {
+            key,
+            next_key,
+            hash,
+        }
+    }
+
+    const SHA256: PskHash = PskHash::Sha256;
+
     #[test]
     fn what_goes_in_comes_out_and_nothing_else() {
         let mut store = PskStore::default();
@@ -207,13 +246,17 @@ mod tests {
             } else {
                 Owner::Fleet(i)
             };
+            let hash = if i % 5 == 0 { PskHash::Sha384 } else { SHA256 };
             let id = format!("device-{i}");
-            assert_eq!(store.insert(id.as_bytes(), &key(i), next, owner), Ok(()));
+            let key = key(i);
+            let entry = entry(&key, next, hash);
+            assert_eq!(store.insert(id.as_bytes(), entry, owner), Ok(()));
         }
         assert_eq!(store.len(), 5_000);
         for i in 0..5_000u32 {
             let (owner, entry) = store.get(format!("device-{i}").as_bytes()).unwrap();
             assert_eq!(entry.key, key(i));
+            assert_eq!(entry.hash == PskHash::Sha384, i % 5 == 0);
             assert_eq!(entry.next_key.is_some(), i % 3 == 0);
             assert_eq!(matches!(owner, Owner::Device(_)), i % 2 == 0);
         }
@@ -223,11 +266,29 @@ mod tests {
     }
 
     #[test]
+    fn identities_with_a_short_key_are_counted() {
+        let mut store = PskStore::default();
+        for (id, key, next) in [
+            (b"a", &[1; 15][..], None),
+            (b"b", &[1; 16][..], Some(&[2; 4][..])),
+            (b"c", &[1; 4][..], Some(&[2; 4][..])),
+            (b"d", &[1; 16][..], Some(&[2; 16][..])),
+        ] {
+            let inserted = store.insert(id, entry(key, next, SHA256), Owner::Fleet(0));
+            assert_eq!(inserted, Ok(()));
+        }
+        assert_eq!(store.short(), 3);
+    }
+
+    #[test]
     fn an_identity_is_taken_once() {
         let mut store = PskStore::default();
         assert!(store.get(b"a").is_none());
-        assert_eq!(store.insert(b"a", &key(1), None, Owner::Fleet(7)), Ok(()));
-        let again = store.insert(b"a", &key(2), None, Owner::Device(0));
+        assert_eq!(
+            store.insert(b"a", entry(&key(1), None, SHA256), Owner::Fleet(7)),
+            Ok(())
+        );
+        let again = store.insert(b"a", entry(&key(2), None, SHA256), Owner::Device(0));
         assert_eq!(again, Err(InsertError::Duplicate(Owner::Fleet(7))));
         assert_eq!(store.get(b"a").map(|(_, e)| e.key.to_vec()), Some(key(1)));
     }
@@ -238,7 +299,7 @@ mod tests {
         for i in 0..100_000u32 {
             let id = format!("plant-a-line-{i:08}");
             store
-                .insert(id.as_bytes(), &key(i), None, Owner::Fleet(0))
+                .insert(id.as_bytes(), entry(&key(i), None, SHA256), Owner::Fleet(0))
                 .unwrap();
         }
         assert!(store.memory_bytes() < 20 << 20, "{}", store.memory_bytes());

@@ -245,6 +245,17 @@ impl<'s, 'i> Section<'s, 'i> {
         value.as_bool()
     }
 
+    /// A whole number, not negative.
+    pub(super) fn number(&mut self, key: &'static str) -> Option<usize> {
+        let value = self.ask(key)?;
+        let integer = value.as_integer();
+        let number = integer.and_then(|i| usize::from_str_radix(i.as_str(), i.radix()).ok());
+        if number.is_none() {
+            self.problem(key, "must be a whole number");
+        }
+        number
+    }
+
     /// A value parsed from text; a problem when it does not parse.
     pub(super) fn parsed<T, E: Into<String>>(
         &mut self,

@@ -3,6 +3,8 @@
 use super::*;
 use std::path::Path;
 
+mod psk_files;
+
 const KEY: &str = "hex:00112233445566778899aabbccddeeff";
 const OTHER: &str = "hex:ffeeddccbbaa99887766554433221100";
 const CA: &[u8] = include_bytes!("../../../config/plant-a.pem");
@@ -18,6 +20,12 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         Some("etc/empty.psk") => Ok(b"# nothing yet\n\n".to_vec()),
         Some("etc/bad.psk") => Ok(b"load-1:00\nno colon\nload-2:raw:sixteen-byte-key\n".to_vec()),
         Some("etc/cut.psk") => Ok(b"load-1:00112233445566778899aabbccddeeff\nload-2\xff".to_vec()),
+        Some("etc/short.psk") => Ok(format!(
+            "load-1:0102030405060708\nload-2:{}\nload-3:{} next=raw:abcd5678\n",
+            &KEY[4..],
+            &OTHER[4..]
+        )
+        .into_bytes()),
         Some("etc/ca.pem") => Ok(CA.to_vec()),
         _ => Err(format!("{}: no such file", path.display())),
     }
@@ -286,38 +294,6 @@ fn rules_that_would_let_devices_pick_their_name_are_refused() {
         "means nothing in a rule with deny",
     );
     refused("[[rule]]\nname = \"x\"\n", "needs device_id");
-}
-
-#[test]
-fn psk_files_report_every_line_and_refuse_emptiness() {
-    let file = |name: &str| format!("[[psk_file]]\npath = \"{name}\"\n");
-    let found = problems(&file("bad.psk"));
-    assert!(
-        found.contains("etc/bad.psk:1: the key is shorter"),
-        "{found}"
-    );
-    assert!(found.contains("etc/bad.psk:2: no colon"), "{found}");
-    refused(&file("empty.psk"), "names no identity");
-    refused(&file("cut.psk"), "etc/cut.psk:2: is not UTF-8");
-    refused(
-        &file("gone.psk"),
-        "etc/rules.toml:2: psk_file[0].path: etc/gone.psk: no such file",
-    );
-    refused(
-        &format!("{}{}", file("fleet.psk"), file("fleet.psk")),
-        "etc/fleet.psk:1: load-1 is there twice; first in etc/fleet.psk:1",
-    );
-    refused(
-        &format!("{}{}", file("fleet.psk"), file("twice.psk")),
-        "etc/twice.psk:4: load-1 is there twice; first in etc/fleet.psk:1",
-    );
-    refused(
-        &file("twice.psk"),
-        "etc/twice.psk:5: load-2 is there twice; first in etc/twice.psk:3",
-    );
-    let set = parse(&file("fleet.psk")).unwrap();
-    assert_eq!(set.counts().psk_identities, 1);
-    assert_eq!(set.psk(b"load-1").unwrap().key[..2], [0x00, 0x11]);
 }
 
 #[test]

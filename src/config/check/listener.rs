@@ -5,12 +5,14 @@ use super::sections::socket_address;
 use crate::auth::CredentialKind;
 use crate::config::file::{Entry, Node};
 use crate::config::reader::{Reader, complain, text_of};
-use crate::config::{ListenerConfig, Mixed, TlsConfig};
+use crate::config::{ListenerConfig, Mixed, PskConfig, TlsConfig};
 use crate::mqtt::packet::{Protocol, Versions};
 use std::net::SocketAddr;
 
 const LISTENERS_MAX: usize = 64;
 const NAME_BYTES_MAX: usize = 64;
+/// Plaintext of a record: the smallest of RFC 6066 §4 halved, and the protocol's largest.
+const RECORD_BYTES: (usize, usize) = (256, 16 * 1024);
 const KINDS: [CredentialKind; 4] = [
     CredentialKind::Psk,
     CredentialKind::X509,
@@ -279,10 +281,40 @@ fn tls(reader: &Reader<'_>, insecure_permissions: bool) -> TlsConfig {
         client_ca: reader.path("client_ca"),
         crl: reader.path("crl"),
         mixed: reader.or_default("mixed", Mixed::default(), read, show),
-        dhe_psk: reader.boolean("dhe_psk", false),
+        psk: psk(reader),
+        record_bytes: record_bytes(reader),
     };
     tls_files(reader, &tls, insecure_permissions);
     tls
+}
+
+/// What is served to PSK clients beside the default, each with its price.
+fn psk(reader: &Reader<'_>) -> PskConfig {
+    let ffdhe = reader.boolean("psk_ffdhe", false);
+    let former = reader.has("dhe_psk") && reader.boolean("dhe_psk", false);
+    if reader.has("dhe_psk") {
+        let text = "is called psk_ffdhe now, because ECDHE-PSK is served without it; rename it";
+        reader.warning("dhe_psk", text);
+    }
+    let psk = PskConfig {
+        ffdhe: ffdhe || former,
+        cbc_sha1: reader.boolean("psk_cbc_sha1", false),
+        ke: reader.boolean("psk_ke", false),
+    };
+    if psk.ke {
+        reader.warning(
+            "psk_ke",
+            "such a session has no forward secrecy: whoever learns a key later reads what was \
+             recorded; keep it to a listener for the devices that need it",
+        );
+    }
+    psk
+}
+
+/// Largest record sent; the protocol's own bound is no bound.
+fn record_bytes(reader: &Reader<'_>) -> Option<usize> {
+    let bytes = reader.size("record_bytes", RECORD_BYTES.1, RECORD_BYTES);
+    Some(bytes).filter(|bytes| *bytes < RECORD_BYTES.1)
 }
 
 fn tls_files(reader: &Reader<'_>, tls: &TlsConfig, insecure_permissions: bool) {

@@ -200,3 +200,21 @@ proptest! {
         let _ = parse(&framed);
     }
 }
+
+#[test]
+fn a_wish_for_small_records_is_read_and_the_smaller_one_counts() {
+    let asked = |extensions: &[(u16, &[u8])]| {
+        let start = Builder::tls12(&[0xc02b]);
+        let add = |builder: Builder, (kind, body): &(u16, &[u8])| builder.extension(*kind, body);
+        complete(&extensions.iter().fold(start, add).raw()).record_bytes
+    };
+    assert_eq!(asked(&[]), None);
+    assert_eq!(asked(&[(1, &[1])]), Some(512));
+    assert_eq!(asked(&[(1, &[4])]), Some(4096));
+    assert_eq!(asked(&[(28, &[4, 1])]), Some(1024));
+    assert_eq!(asked(&[(28, &[0x40, 1]), (1, &[2])]), Some(1024));
+    for nothing in [&[(1, &[0][..])], &[(1, &[5][..])], &[(28, &[0, 63][..])]] {
+        assert_eq!(asked(nothing), None);
+    }
+    assert_eq!(asked(&[(1, &[]), (28, &[1])]), None);
+}

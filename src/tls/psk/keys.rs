@@ -7,7 +7,7 @@
 use crate::config::secret::Secret;
 use crate::tls::binder::hmac;
 use crate::tls::psk::rotation::Preference;
-use crate::tls::{KeySlot, MAX_IDENTITY_BYTES, PskKeys, PskLookup};
+use crate::tls::{KeySlot, MAX_IDENTITY_BYTES, PskHash, PskKeys, PskLookup};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub enum Standing {
     /// In the rules.
     Known,
+    /// In the rules, its key proved with another hash than it is registered for.
+    OtherHash,
     /// Well-formed, but not in the rules.
     Unknown,
     /// Not looked at: it failed too often from its source.
@@ -34,6 +36,8 @@ pub struct Candidates {
     pub next: Secret,
     /// Whether `next` is real.
     pub has_next: bool,
+    /// What both are used with in TLS 1.3.
+    pub hash: PskHash,
 }
 
 /// The keys of all identities.
@@ -78,7 +82,11 @@ impl Keyring {
             if valid { (self.lookup)(identity) } else { None }
         }));
         match found {
-            Ok(Some(PskKeys { key, next_key })) if !key.is_empty() => {
+            Ok(Some(PskKeys {
+                key,
+                next_key,
+                hash,
+            })) if !key.is_empty() => {
                 let next_key = next_key.filter(|key| !key.is_empty());
                 let has_next = next_key.is_some();
                 let next = next_key.unwrap_or(next);
@@ -87,6 +95,7 @@ impl Keyring {
                     current: key,
                     next,
                     has_next,
+                    hash,
                 }
             }
             Err(_) | Ok(_) => {
@@ -100,6 +109,7 @@ impl Keyring {
                     current,
                     next,
                     has_next: false,
+                    hash: PskHash::default(),
                 }
             }
         }
@@ -143,7 +153,7 @@ impl Keyring {
 mod tests {
     use super::{Keyring, Standing};
     use crate::config::secret::Secret;
-    use crate::tls::{KeySlot, PskKeys};
+    use crate::tls::{KeySlot, PskHash, PskKeys};
     use std::sync::Arc;
 
     fn ring() -> Keyring {
@@ -153,11 +163,13 @@ mod tests {
                 Some(PskKeys {
                     key: Secret::from("key"),
                     next_key,
+                    hash: PskHash::Sha256,
                 })
             }
             b"empty" => Some(PskKeys {
                 key: Secret::default(),
                 next_key: None,
+                hash: PskHash::Sha256,
             }),
             b"panic" => panic!("a look-up that panics"),
             _ => None,

@@ -9,7 +9,7 @@ use crate::tls::hello::Hello;
 use crate::tls::psk::keys::{Keyring, Standing};
 use crate::tls::psk::refused;
 use crate::tls::refusal::Refusal;
-use crate::tls::{KeySlot, PskAttempts};
+use crate::tls::{KeySlot, PskAttempts, PskHash};
 
 /// An identity whose key was proved.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct Proved {
     pub key: Secret,
     /// Which one it is.
     pub slot: KeySlot,
+    /// What the key is used with.
+    pub hash: PskHash,
 }
 
 /// Takes the first offer that verifies.
@@ -31,7 +33,8 @@ pub fn select(
     keyring: &Keyring,
     throttle: &dyn PskAttempts,
 ) -> Result<Proved, Refusal> {
-    let transcript = Transcript::of(hello.truncated());
+    let transcript = |hash| Transcript::of(hash, hello.truncated());
+    let (mut sha256, mut sha384) = (None, None);
     let mut failed: Option<(Standing, &[u8])> = None;
     for (identity, binder) in hello.offers() {
         // Asked before the look-up, so that the answer is the same whether it exists.
@@ -42,29 +45,40 @@ pub fn select(
             continue;
         }
         let keys = keyring.candidates(identity);
+        let mut standing = keys.standing;
+        // The binder's length says the client's hash, for identities that exist and others alike.
+        let hash = PskHash::of(binder).unwrap_or_default();
+        let transcript = match hash {
+            PskHash::Sha256 => sha256.get_or_insert_with(|| transcript(hash)),
+            PskHash::Sha384 => sha384.get_or_insert_with(|| transcript(hash)),
+        };
         // Both are always computed: the number of keys must not show in the time.
         let current = transcript.proves(keys.current.expose(), binder);
         let next = transcript.proves(keys.next.expose(), binder);
-        if let (Standing::Known, Some(name)) = (keys.standing, Keyring::valid(identity)) {
-            let identity = name.to_owned();
-            if current {
-                return Ok(Proved {
-                    identity,
-                    key: keys.current,
-                    slot: KeySlot::Current,
-                });
-            }
-            if next && keys.has_next {
-                return Ok(Proved {
-                    identity,
-                    key: keys.next,
-                    slot: KeySlot::Next,
-                });
+        if let (Standing::Known, Some(name)) = (standing, Keyring::valid(identity)) {
+            let found = match (current, next && keys.has_next) {
+                (true, _) => Some((keys.current, KeySlot::Current)),
+                (false, true) => Some((keys.next, KeySlot::Next)),
+                (false, false) => None,
+            };
+            match found {
+                Some((key, slot)) if hash == keys.hash => {
+                    let identity = name.to_owned();
+                    return Ok(Proved {
+                        identity,
+                        key,
+                        slot,
+                        hash,
+                    });
+                }
+                // A key has one hash (RFC 8446 §4.2.11). Only its holder gets to hear of it.
+                Some(_) => standing = Standing::OtherHash,
+                None => {}
             }
         }
         throttle.failed(identity);
-        if failed.is_none_or(|(standing, _)| rank(keys.standing) > rank(standing)) {
-            failed = Some((keys.standing, identity));
+        if failed.is_none_or(|(other, _)| rank(standing) > rank(other)) {
+            failed = Some((standing, identity));
         }
     }
     let (standing, identity) = failed.unwrap_or((Standing::Invalid, &[]));
@@ -77,5 +91,6 @@ const fn rank(standing: Standing) -> u8 {
         Standing::HeldBack => 1,
         Standing::Unknown => 2,
         Standing::Known => 3,
+        Standing::OtherHash => 4,
     }
 }

@@ -1,17 +1,17 @@
 //! Real hellos of OpenSSL: the parser reads them, the binder verifies them.
 
-use super::PskStack;
 use super::keys::Keyring;
 use super::select::select;
-use crate::config::Mixed;
+use super::{Attempt, PskStack};
 use crate::config::secret::Secret;
+use crate::config::{Mixed, PskConfig};
 use crate::tls::attempts::Unthrottled;
 use crate::tls::binder::Transcript;
 use crate::tls::hello::{Hello, Parsed, parse};
 use crate::tls::hello_bytes::assert_every_prefix_is_partial;
 use crate::tls::replay::Replay;
 use crate::tls::route::{Route, route};
-use crate::tls::{KeySlot, PskAttempts, PskKeys};
+use crate::tls::{KeySlot, PskAttempts, PskHash, PskKeys};
 use openssl::pkey::PKey;
 use openssl::ssl::{Ssl, SslContext, SslContextBuilder, SslMethod, SslStream, SslVersion};
 use openssl::x509::X509;
@@ -78,6 +78,7 @@ fn ring() -> Keyring {
         (identity == b"dev-1").then(|| PskKeys {
             key: Secret::new(KEY.to_vec()),
             next_key,
+            hash: PskHash::Sha256,
         })
     }))
     .unwrap()
@@ -106,12 +107,12 @@ fn openssl_hellos_are_read_and_every_prefix_of_them_is_partial() {
 #[test]
 fn the_binder_of_a_real_hello_verifies_with_its_key_and_no_other() {
     let hello = complete(&hello_of(client(SslVersion::TLS1_3, b"dev-1", KEY)));
-    let transcript = Transcript::of(hello.truncated());
+    let transcript = Transcript::of(PskHash::Sha256, hello.truncated());
     let (identity, binder) = hello.offers().next().unwrap();
     assert_eq!(identity, b"dev-1");
     assert!(transcript.proves(KEY, binder));
     assert!(!transcript.proves(b"0123456789abcdeF", binder));
-    assert!(!Transcript::of(&hello.truncated()[1..]).proves(KEY, binder));
+    assert!(!Transcript::of(PskHash::Sha256, &hello.truncated()[1..]).proves(KEY, binder));
 }
 
 #[test]
@@ -171,28 +172,19 @@ fn an_unproved_identity_is_refused_by_cause() {
 }
 
 #[test]
-fn the_suites_served_are_the_committed_ones() {
-    let names = |list: &str| list.split(':').map(str::to_owned).collect::<Vec<_>>();
-    let all = [names(super::TLS12_SUITES), names(super::DHE_SUITES)].concat();
-    assert_eq!(all.len(), 15);
-    for name in all {
-        assert!(
-            name.contains("PSK") && !name.contains("RSA") && !name.contains("NULL"),
-            "{name}"
-        );
-        assert!(!name.ends_with("-SHA"), "{name}: no SHA-1");
-        // Each is known to the library: an unknown name would be skipped in silence.
-        let mut builder = SslContext::builder(SslMethod::tls_server()).unwrap();
-        builder.set_cipher_list(&name).unwrap();
-    }
-}
-
-#[test]
 fn the_context_never_holds_a_certificate_nor_allows_renegotiation_tickets_or_compression() {
     use openssl::ssl::SslOptions;
-    for dhe_psk in [false, true] {
-        let index = Ssl::new_ex_index().unwrap();
-        let builder = super::context(index, Arc::new(ring()), dhe_psk).unwrap();
+    let all = PskConfig {
+        ke: true,
+        cbc_sha1: true,
+        ffdhe: true,
+    };
+    let index = Ssl::new_ex_index().unwrap();
+    for builder in [
+        super::context(index, Arc::new(ring()), PskConfig::default()).unwrap(),
+        super::context(index, Arc::new(ring()), all).unwrap(),
+        super::context_sha384(index, all).unwrap(),
+    ] {
         let closed =
             SslOptions::NO_RENEGOTIATION | SslOptions::NO_TICKET | SslOptions::NO_COMPRESSION;
         assert!(builder.options().contains(closed));
@@ -218,14 +210,17 @@ async fn a_certificate_handshake_is_never_reported_as_the_identity_the_callback_
         .unwrap();
     let key = PKey::private_key_from_der(&key.serialize_der()).unwrap();
     let (index, keyring) = (Ssl::new_ex_index().unwrap(), Arc::new(ring()));
-    let mut builder = super::context(index, keyring.clone(), false).unwrap();
+    let mut builder = super::context(index, keyring.clone(), PskConfig::default()).unwrap();
     builder
         .set_certificate(&X509::from_der(cert.der()).unwrap())
         .unwrap();
     builder.set_private_key(&key).unwrap();
     builder.set_ciphersuites("TLS_AES_256_GCM_SHA384").unwrap();
+    let context = builder.build();
     let stack = PskStack {
-        context: builder.build(),
+        config: PskConfig::default(),
+        sha384: context.clone(),
+        context,
         index,
         keyring,
     };
@@ -246,8 +241,10 @@ async fn a_certificate_handshake_is_never_reported_as_the_identity_the_callback_
     raw.resize(5 + usize::from(u16::from_be_bytes([raw[3], raw[4]])), 0);
     tcp.read_exact(&mut raw[5..]).await.unwrap();
     let hello = complete(&raw);
+    let proved = select(&hello, &stack.keyring, &Unthrottled).unwrap();
+    let attempt = Attempt::new(Arc::new(Unthrottled), Some(proved));
     let refusal = stack
-        .accept13(&hello, Replay::new(raw, tcp), Arc::new(Unthrottled))
+        .drive(attempt, Replay::new(raw, tcp))
         .await
         .err()
         .unwrap();
