@@ -1,6 +1,8 @@
 //! `emulator`: the hub emulator alone, until SIGINT or SIGTERM.
 
-use crate::emulator::{Emulator, EmulatorConfig};
+use crate::config::secret::Secret;
+use crate::emulator::{Emulator, EmulatorConfig, TlsMaterial};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,6 +18,15 @@ pub struct Args {
         default_value = "config/emulator.toml"
     )]
     pub config: PathBuf,
+    /// Serve AMQP over TLS with this certificate chain, PEM, instead of the file's.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Its private key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Address of AMQP over TLS, instead of the file's; 127.0.0.1:5671 when neither names one.
+    #[arg(long, value_name = "ADDRESS:PORT", requires = "cert")]
+    pub tls_bind: Option<SocketAddr>,
     /// Read the configuration, print every problem, and leave.
     #[arg(long)]
     pub check: bool,
@@ -25,11 +36,15 @@ pub struct Args {
 /// not start.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let config = match read(&args.config) {
+    let config = read(&args.config).map_err(|problems| {
+        let named = |problem| format!("{}: {problem}", args.config.display());
+        problems.into_iter().map(named).collect::<Vec<_>>()
+    });
+    let config = match config.and_then(|config| with_tls(args, config)) {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {
-                eprintln!("{}: {problem}", args.config.display());
+                eprintln!("{problem}");
             }
             return ExitCode::from(super::USAGE);
         }
@@ -57,6 +72,24 @@ fn read(path: &Path) -> Result<EmulatorConfig, Vec<String>> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| vec![format!("cannot be read: {error}; name it with -c FILE")])?;
     EmulatorConfig::from_toml(&text, path.parent().unwrap_or(Path::new(".")))
+}
+
+/// What the arguments say of TLS goes before what the file says.
+fn with_tls(args: &Args, mut config: EmulatorConfig) -> Result<EmulatorConfig, Vec<String>> {
+    let (Some(cert), Some(key)) = (&args.cert, &args.key) else {
+        return Ok(config);
+    };
+    let read = |path: &Path| {
+        std::fs::read(path)
+            .map_err(|error| vec![format!("{}: cannot be read: {error}", path.display())])
+    };
+    config.amqp.tls = Some(TlsMaterial {
+        cert_pem: read(cert)?,
+        key_pem: Secret::new(read(key)?),
+    });
+    let bind = args.tls_bind.or(config.amqp.bind);
+    config.amqp.bind = Some(bind.unwrap_or((Ipv4Addr::LOCALHOST, 5671).into()));
+    Ok(config)
 }
 
 async fn serve(config: EmulatorConfig) -> Result<(), Box<dyn std::error::Error>> {

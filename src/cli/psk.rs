@@ -46,7 +46,7 @@ struct Generate {
     /// How many identities.
     #[arg(long, default_value_t = 1)]
     count: u32,
-    /// Begin of each identity; a number follows.
+    /// Begin of each identity; a number follows, from 0 on, as in `load` and the emulator's ranges.
     #[arg(long, default_value = "device-")]
     prefix: String,
     /// Length of the keys, bytes.
@@ -156,13 +156,12 @@ fn generate(args: &Generate, random: impl Fn(&mut [u8]) -> Result<(), String>) -
 fn names(args: &Generate) -> Result<Vec<String>, Vec<String>> {
     let fits = |name: &str| !name.contains(':') && DeviceId::parse(name).is_ok();
     if args.identities.is_empty() {
-        let width = args.count.to_string().len();
-        let numbered = |number: u32| format!("{}{number:0width$}", args.prefix);
-        if !fits(&numbered(args.count)) {
+        let numbered = |number: u32| format!("{}{number}", args.prefix);
+        if !fits(&numbered(args.count - 1)) {
             let text = "--prefix must make valid device ids, without a colon";
             return Err(vec![text.to_owned()]);
         }
-        return Ok((1..=args.count).map(numbered).collect());
+        return Ok((0..args.count).map(numbered).collect());
     }
     let mut problems = Vec::new();
     let mut seen = HashSet::new();
@@ -346,7 +345,8 @@ mod tests {
         };
         let file = generate(&args, counting()).unwrap();
         assert_eq!(file.lines().count(), 12);
-        assert!(file.starts_with("line-01:"));
+        let names: Vec<_> = file.lines().map(|l| l.split(':').next().unwrap()).collect();
+        assert_eq!((names[0], names[11]), ("line-0", "line-11"));
         assert!(lint(file.as_bytes()).is_ok());
         let imported = import(&import_args(Format::Hex, ':'), file.as_bytes()).unwrap();
         assert_eq!(imported, file);

@@ -40,7 +40,7 @@ mod telemetry;
 mod throttle;
 mod tokens;
 
-pub use config::EmulatorConfig;
+pub use config::{EmulatorConfig, TlsMaterial};
 pub use faults::{Fault, FaultError, FaultKind, FaultScope};
 pub use ledger::{Content, Entry, Ledger};
 pub use policies::KeySlot;

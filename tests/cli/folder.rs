@@ -3,7 +3,7 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a command did.
@@ -67,18 +67,22 @@ device_id = "{cn}"
 impl Folder {
     /// With a configuration, certificates and keys, and `RULES`.
     pub fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("cli-{}-{number}", std::process::id());
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-        std::fs::create_dir_all(&path).expect("folder");
-        let folder = Self(path);
+        let folder = Self::empty();
         folder.write("gateway.toml", GATEWAY);
         folder.write("rules.toml", RULES);
         folder.write("hub.key", "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
         folder.authority("plant-a");
         folder.server(2100);
         folder
+    }
+
+    pub fn empty() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("cli-{}-{number}", std::process::id());
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::create_dir_all(&path).expect("folder");
+        Self(path)
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -125,18 +129,30 @@ impl Folder {
         self.write("server.key", &key.serialize_pem());
     }
 
-    /// Runs a line of shell in the folder; `iothub-gateway` is the binary under test.
-    pub fn sh(&self, line: &str) -> Done {
+    /// A line of shell in the folder; `iothub-gateway` is the binary under test.
+    pub fn command(&self, line: &str) -> Command {
         let binary = Path::new(env!("CARGO_BIN_EXE_iothub-gateway"));
         let bin = binary.parent().expect("a folder").display().to_string();
         let path = std::env::var("PATH").unwrap_or_default();
-        let output = Command::new("timeout")
-            .args(["60", "sh", "-c", line])
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", line])
             .current_dir(&self.0)
             .env("PATH", format!("{bin}:{path}"))
-            .stdin(Stdio::null())
-            .output()
-            .expect("sh runs");
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a line of shell to its end.
+    pub fn sh(&self, line: &str) -> Done {
+        let limited = self
+            .command("exec timeout 60 sh -c \"$LINE\"")
+            .env("LINE", line)
+            .output();
+        self.done(limited.expect("sh runs"))
+    }
+
+    pub fn done(&self, output: Output) -> Done {
         Done {
             code: output.status.code().expect("an exit code"),
             out: String::from_utf8(output.stdout).expect("UTF-8"),

@@ -2,6 +2,10 @@
 //! config/README.md is run as printed, and what `check`, `psk`, `password` and `token` say of bad input.
 
 mod check;
+mod examples;
 mod folder;
 mod readme;
 mod tools;
+
+#[path = "../support/process.rs"]
+mod process;

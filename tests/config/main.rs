@@ -428,6 +428,8 @@ fn shipped() -> Folder {
         folder.write(&format!("config/{name}"), &text, 0o644);
     }
     folder.write("config/rules.toml", "", 0o600);
+    folder.write("config/minimal-rules.toml", "", 0o600);
+    folder.write("certs/dev/rules.toml", "", 0o600);
     folder.certificates("certs/dev");
     folder.write("certs/dev/hub.key", KEY, 0o600);
     folder.write("certs/dev/hub-2.key", KEY_2, 0o600);
