@@ -17,7 +17,7 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::sync::OnceLock;
 use std::time::Duration;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -135,11 +135,12 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     }
 }
 
-/// Parses a filter in `tracing` syntax. A plain level (`info`) keeps libraries at `warn`.
+/// Parses a filter: levels by target, as in `tracing`. A plain level (`info`) keeps libraries at
+/// `warn`; targets no directive names are at `error`.
 ///
 /// # Errors
 /// A sentence that says how a filter is written.
-pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+pub fn parse_filter(text: &str) -> Result<Targets, String> {
     let text = text.trim();
     if text.is_empty() {
         return Err("is empty; write a level, as in \"info\"".to_owned());
@@ -161,7 +162,8 @@ pub fn parse_filter(text: &str) -> Result<EnvFilter, String> {
     if !quiet && !text.contains(WATCHER) {
         let _ = write!(directives, ",{WATCHER}=warn");
     }
-    EnvFilter::builder().parse(directives).map_err(|_| {
+    // What comes later overrides what came before.
+    format!("error,{directives}").parse().map_err(|_| {
         "is no filter; write a level (\"info\") or directives \
          (\"info,iothub_gateway::hub=debug\")"
             .to_owned()

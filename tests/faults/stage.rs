@@ -10,6 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{sleep, timeout};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{fmt, registry};
 
 /// Timings of the gateway under test: seconds instead of the defaults' minutes. Half the idle
 /// time-out is announced, and the hub takes nothing below 5 s.
@@ -60,10 +64,9 @@ impl Stage {
             ..options
         };
         if let Ok(filter) = std::env::var("FAULT_LOG") {
-            let log = tracing_subscriber::fmt()
-                .with_env_filter(filter)
-                .with_ansi(false);
-            let _ = log.with_writer(std::io::stderr).try_init();
+            let filter: Targets = filter.parse().expect("FAULT_LOG is a filter");
+            let lines = fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+            let _ = registry().with(filter).with(lines).try_init();
         }
         let bench = Bench::start(name, options).await;
         let crew = Crew::connect(bench.mqtt(), devices).await;

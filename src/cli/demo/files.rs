@@ -36,7 +36,7 @@ pub struct Layout {
 
 /// Secrets of the sample devices, made once and kept in `devices.toml` of the folder. They are
 /// development material: the demo prints them in the commands it offers.
-#[derive(serde::Serialize, serde::Deserialize)]
+#[derive(serde::Deserialize)]
 pub struct Samples {
     /// Hex PSK of `thermo-1`.
     pub psk_hex: String,
@@ -52,6 +52,25 @@ pub struct Samples {
     pub policy_key: String,
     /// Base64 secondary key of the hub policy.
     pub policy_secondary: String,
+}
+
+impl Samples {
+    /// Hex, base64 and hashes need no escapes.
+    fn toml(&self) -> String {
+        let mut text = String::new();
+        for (key, value) in [
+            ("psk_hex", &self.psk_hex),
+            ("sas_key", &self.sas_key),
+            ("password", &self.password),
+            ("password_hash", &self.password_hash),
+            ("simulated_key", &self.simulated_key),
+            ("policy_key", &self.policy_key),
+            ("policy_secondary", &self.policy_secondary),
+        ] {
+            let _ = writeln!(text, "{key} = \"{value}\"");
+        }
+        text
+    }
 }
 
 impl Layout {
@@ -106,8 +125,7 @@ impl Layout {
             policy_key: BASE64.encode(random::<32>()?),
             policy_secondary: BASE64.encode(random::<32>()?),
         };
-        let text = toml::to_string(&samples).map_err(io::Error::other)?;
-        write(&path, &text, true)?;
+        write(&path, &samples.toml(), true)?;
         Ok(samples)
     }
 
