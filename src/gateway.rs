@@ -18,6 +18,7 @@ use crate::config::secret::Secret;
 use crate::config::{Config, ShutdownConfig};
 use crate::hub::Hub;
 use crate::listener::{Listener, Shared};
+use crate::router::refused::Folder;
 use crate::runtime::clock;
 use crate::runtime::phase::Phase;
 use crate::telemetry::metrics::Metrics;
@@ -49,6 +50,14 @@ pub enum StartError {
     /// TLS files of a listener.
     #[error("{}", .0.join("\n"))]
     Tls(Vec<String>),
+    /// The folder of refused messages.
+    #[error("rules.refused_folder {path} cannot be used ({error}); make it the gateway's own")]
+    Folder {
+        /// The folder.
+        path: String,
+        /// The system's word.
+        error: std::io::Error,
+    },
     /// The admin thread.
     #[error("cannot start the admin server: {0}")]
     Admin(std::io::Error),
@@ -89,6 +98,7 @@ impl Gateway {
             config.hub.host.clone(),
             config.limits.clone(),
             metrics.clone(),
+            refused_folder(&config)?,
         );
         let reloader = Arc::new(Reloader {
             config: config.clone(),
@@ -226,6 +236,19 @@ impl Gateway {
         tracing::info!(phase = phase.name(), "stopping");
         self.phase.send_replace(phase);
     }
+}
+
+/// The folder of refused messages, where one is configured.
+fn refused_folder(config: &Config) -> Result<Option<Arc<Folder>>, StartError> {
+    let Some(path) = &config.refused_folder else {
+        return Ok(None);
+    };
+    let opened = Folder::open(path, config.limits.refused_folder_bytes);
+    let opened = opened.map_err(|error| StartError::Folder {
+        path: path.display().to_string(),
+        error,
+    })?;
+    Ok(Some(Arc::new(opened)))
 }
 
 /// One acceptor for each listener, all problems at once.

@@ -13,11 +13,12 @@
 use super::authorize::{Facts, Granted, Proof, authorize, check_client_id, combine};
 use super::denial::{self, Denial};
 use super::explain::Trace;
+use super::identity::{IdError, parse_client_id};
 use super::rules::RuleSet;
 use super::x509::{Certificate, fingerprint};
 use super::{
-    Admission, AuthenticatedDevice, Claim, CredentialKind, Decision, PasswordCheck, Transport, sas,
-    username,
+    Admission, AuthenticatedDevice, Claim, CredentialKind, Decision, PasswordCheck, Permissions,
+    Transport, sas, username,
 };
 use crate::runtime::clock::Unix;
 use std::sync::Arc;
@@ -49,6 +50,34 @@ pub fn recheck(
     }
     let granted = granted.ok_or(denial::NO_CREDENTIALS)?;
     Ok(admission(granted, facts.clone()))
+}
+
+/// The device that had proved itself when a message of it was put on record, for the operator who
+/// sends it again: with no right but to send, and no proof that would keep a session.
+///
+/// # Errors
+/// When no device can have this client id.
+pub fn on_record(client_id: &str) -> Result<AuthenticatedDevice, IdError> {
+    let (device, module) = parse_client_id(client_id)?;
+    Ok(AuthenticatedDevice {
+        device,
+        module,
+        credential: CredentialKind::Psk,
+        permissions: Permissions {
+            telemetry: true,
+            commands: false,
+        },
+        rule: "on record".into(),
+        facts: Arc::new(Facts {
+            proofs: Vec::new(),
+            listener: "".into(),
+            source: std::net::Ipv4Addr::UNSPECIFIED.into(),
+            username: None,
+            client_id: client_id.into(),
+            client_id_sent: true,
+            expires: None,
+        }),
+    })
 }
 
 /// Checks everything presented but a password, which the driver checks at the end.
@@ -178,7 +207,7 @@ fn grant(rules: &RuleSet, claim: &Claim<'_>, facts: Facts, trace: &mut Trace) ->
     }
 }
 
-/// The one place where an [`AuthenticatedDevice`] is made.
+/// The one place where the [`AuthenticatedDevice`] of a connection is made.
 fn admission(granted: Granted, facts: Arc<Facts>) -> Admission {
     Admission {
         expires: facts.expires,

@@ -15,7 +15,7 @@ pub mod throttle;
 pub mod username;
 pub mod x509;
 
-pub use decide::recheck;
+pub use decide::{on_record, recheck};
 pub use denial::{ALL as DENIALS, BUSY, Denial, DenialKind};
 pub use explain::{Explanation, Outcome, Step, explain};
 

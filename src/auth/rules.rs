@@ -353,6 +353,21 @@ impl RuleSet {
         StoredHash::dummy(self.dummy_cost.unwrap_or(DEFAULT_COST))
     }
 
+    /// Where a rule or entry says `on_refused = "file"`: what needs a folder.
+    #[must_use]
+    pub fn keeps_refused(&self) -> Option<&str> {
+        let keeps = |limits: &DeviceLimits| limits.on_refused == OnRefused::File;
+        let devices = self.devices.iter().map(|d| (&d.place, &d.limits));
+        let fleets = self.fleets.iter().map(|f| (&f.place, &f.limits));
+        let rules = self.rules.iter().filter_map(|rule| match &rule.action {
+            Action::Admit { limits, .. } => Some((&rule.place, limits)),
+            Action::Deny => None,
+        });
+        let mut all = devices.chain(fleets).chain(rules);
+        all.find(|(_, limits)| keeps(limits))
+            .map(|(place, _)| &**place)
+    }
+
     /// What each rule expects of the configuration around it, for `check`.
     pub fn needs(&self) -> impl Iterator<Item = Needs<'_>> {
         self.rules.iter().map(Rule::needs)

@@ -83,9 +83,8 @@ pub enum Name<'a> {
 /// The tables of failures, and of those who had none.
 pub struct Throttle {
     burst: u32,
-    identity_burst: u32,
     sources: Recent<IpAddr, Bucket>,
-    identities: Recent<u64, Penalty>,
+    identities: Penalties,
     /// When an identity of a source, or anyone of the source, last proved itself.
     proved: Recent<u64, Mono>,
     hasher: RandomState,
@@ -117,9 +116,8 @@ impl Throttle {
         let burst = |value| u32::try_from(value).unwrap_or(u32::MAX).max(1);
         Self {
             burst: burst(per_source),
-            identity_burst: burst(per_identity),
             sources: Recent::new(SOURCES_MAX),
-            identities: Recent::new(IDENTITIES_MAX),
+            identities: Penalties::new(IDENTITIES_MAX, burst(per_identity)),
             // An entry for the identity and one for its source, in each generation.
             proved: Recent::new(devices.saturating_mul(4).max(SOURCES_MAX)),
             hasher: RandomState::new(),
@@ -148,9 +146,7 @@ impl Throttle {
         now: Mono,
     ) -> Result<(), Throttled> {
         let key = self.key(source, Some(identity));
-        let burst = self.identity_burst;
-        let penalty = self.identities.get(&key);
-        let waits = penalty.is_some_and(|p| now.since(p.last) < p.wait(burst));
+        let waits = self.identities.waits(key, now);
         (!waits).then_some(()).ok_or(Throttled::Identity)
     }
 
@@ -178,20 +174,13 @@ impl Throttle {
         if !self.is_proved(key, now) {
             self.take_room(source, now);
         }
-        let recent = |p: &&Penalty| now.since(p.last) < FORGET;
-        let known = self.identities.get(&key).filter(recent);
-        let failures = known.map_or(0, |p| p.failures);
-        let penalty = Penalty {
-            failures: failures.saturating_add(1),
-            last: now,
-        };
-        self.identities.put(key, penalty);
+        self.identities.add(key, now);
     }
 
     /// `source` proved `identity`.
     pub fn succeeded(&mut self, source: IpAddr, identity: Name<'_>, now: Mono) {
         let key = self.key(source, Some(identity));
-        self.identities.remove(&key);
+        self.identities.entries.remove(&key);
         for key in [key, self.key(source, None)] {
             self.proved.put(key, now);
         }
@@ -238,6 +227,40 @@ impl Bucket {
             left: self.left.saturating_add(gained).min(full),
             at: now,
         }
+    }
+}
+
+/// Who failed how often lately, and therefore waits.
+pub struct Penalties {
+    burst: u32,
+    entries: Recent<u64, Penalty>,
+}
+
+impl Penalties {
+    /// For the `max` latest that fail; each may fail `burst` times before it has to wait.
+    #[must_use]
+    pub fn new(max: usize, burst: u32) -> Self {
+        Self {
+            burst,
+            entries: Recent::new(max),
+        }
+    }
+
+    /// Whether `key` has to wait.
+    #[must_use]
+    pub fn waits(&self, key: u64, now: Mono) -> bool {
+        let penalty = self.entries.get(&key);
+        penalty.is_some_and(|p| now.since(p.last) < p.wait(self.burst))
+    }
+
+    /// `key` failed; how often it has lately.
+    pub fn add(&mut self, key: u64, now: Mono) -> u32 {
+        let recent = |p: &&Penalty| now.since(p.last) < FORGET;
+        let known = self.entries.get(&key).filter(recent);
+        let failures = known.map_or(0, |p| p.failures).saturating_add(1);
+        let last = now;
+        self.entries.put(key, Penalty { failures, last });
+        failures
     }
 }
 

@@ -12,6 +12,7 @@ mod emulator;
 mod load;
 mod password;
 mod psk;
+mod refused;
 mod run;
 mod token;
 
@@ -54,6 +55,8 @@ enum Command {
     Token(token::Args),
     /// Generate, import or check pre-shared keys.
     Psk(psk::Args),
+    /// Show, send again or drop messages that were kept because the hub will not take them.
+    Refused(refused::Args),
     /// Hash a password for a rules file; read from standard input.
     Password(password::Args),
 }
@@ -105,6 +108,7 @@ pub fn main() -> ExitCode {
         Command::Load(args) => load::run(&args),
         Command::Token(args) => token::run(&args),
         Command::Psk(args) => psk::run(&args),
+        Command::Refused(args) => refused::run(&args),
         Command::Password(args) => password::run(&args),
     };
     crate::telemetry::log::flush();

@@ -161,8 +161,10 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
     let hub = hub::hub(&hub_reader, &limits, path, insecure_permissions);
     let admin = sections::admin(&Reader::new(cx, root.table("admin"), "admin"));
     let listeners = listener::listeners(&root, admin.bind, insecure_permissions);
+    let rules_reader = Reader::new(cx, root.table("rules"), "rules");
     let config = Config {
-        rules_files: sections::rules_files(&Reader::new(cx, root.table("rules"), "rules")),
+        rules_files: sections::rules_files(&rules_reader),
+        refused_folder: rules_reader.path("refused_folder"),
         log: sections::log(&Reader::new(cx, root.table("log"), "log")),
         shutdown: sections::shutdown(&Reader::new(cx, root.table("shutdown"), "shutdown")),
         hub,

@@ -205,6 +205,14 @@ limits! {
     failures_per_identity: count = 5, 1 => 1_000_000,
         "under 3MiB for the 65,536 latest identities; other sources and other identities are not \
          held back";
+    /// Closes of one device for a message that is refused, within ten minutes, before it waits, 5 s
+    /// and then up to 60 s, to be let in again.
+    failures_per_device: count = 5, 1 => 1_000_000,
+        "under 1MiB for the 10,000 latest devices; on_refused in a rule ends the loop";
+    /// Bytes of the messages in rules.refused_folder; at this number they are refused as without
+    /// it.
+    refused_folder_bytes: bytes = 64 * MIB, 64 * KIB => 1024 * 1024 * MIB,
+        "none, the disk holds them; on_refused = \"file\" in a rule fills it";
     /// Pause forced on a device whose holders take it over again and again; doubles up to 60 s.
     takeover_damping: time = secs(1), ms(0) => secs(60),
         "none; 0s turns it off";

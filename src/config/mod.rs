@@ -42,6 +42,8 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     /// Rules files, in order.
     pub rules_files: Vec<PathBuf>,
+    /// Where messages are kept that rules say to keep.
+    pub refused_folder: Option<PathBuf>,
     /// Every bound.
     pub limits: Limits,
     /// The operators' port.

@@ -101,7 +101,7 @@ impl Section {
             Self::Hub => HUB.to_vec(),
             Self::Listener => vec!["name", "bind", "tls", "insecure", "accept", "mqtt_versions"],
             Self::Tls => TLS.to_vec(),
-            Self::Rules => vec!["files"],
+            Self::Rules => vec!["files", "refused_folder"],
             Self::Limits => {
                 let mut keys: Vec<_> = ROWS.iter().map(|row| row.key).collect();
                 keys.push("commands_on_disconnect");

@@ -149,7 +149,15 @@ pub(super) fn load_rules_noting(
         .map(|(name, text)| RulesText { name, text })
         .collect();
     match RuleSet::parse(&texts, &resolvers) {
-        Ok(rules) if problems.is_empty() => Ok(rules),
+        Ok(rules) if problems.is_empty() => match rules.keeps_refused() {
+            Some(place) if config.refused_folder.is_none() => Err(vec![Problem::new(
+                place,
+                "on_refused",
+                "\"file\" needs a folder to keep messages in; add refused_folder = \"refused\" to \
+                 [rules] of the configuration",
+            )]),
+            _ => Ok(rules),
+        },
         Ok(_) => Err(problems),
         Err(found) => {
             let found = found

@@ -14,6 +14,7 @@ mod events;
 mod finish;
 mod io;
 mod rate;
+mod refused;
 mod reserved;
 mod subscriptions;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use ears::Ears;
 pub(super) use finish::shut;
 use io::Outbox;
 use rate::Rate;
+use refused::{Filed, Filing};
 use reserved::Said;
 use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
@@ -100,6 +102,8 @@ pub(super) struct Conn<U> {
     alarm: Alarm,
     uplink: Uplink,
     rate: Rate,
+    /// Refused messages that are being kept.
+    filing: Option<Box<Filing>>,
     bounds: Bounds,
     subscriptions: Subscriptions,
     /// Whether the command link is kept only for commands the device has still to acknowledge.
@@ -127,6 +131,7 @@ enum Wake {
     Order(Order),
     Hub(HubEvent),
     Read(std::io::Result<usize>),
+    Filed(Option<Filed>),
     Alarm,
 }
 
@@ -153,6 +158,7 @@ impl<U: Upstream> Conn<U> {
             out: Outbox::new(opened.out),
             uplink: Uplink::default(),
             rate: Rate::new(opened.bounds.limits.messages_per_s),
+            filing: None,
             bounds: opened.bounds,
             subscriptions: Subscriptions::default(),
             unsubscribing: false,
@@ -201,6 +207,7 @@ impl<U: Upstream> Conn<U> {
                 self.hub_event(event)?;
                 self.absorb().await?;
             }
+            Wake::Filed(filed) => self.filed(filed)?,
             Wake::Read(Ok(0)) => return Err(Close::peer_closed()),
             Wake::Read(Ok(_)) => {}
             Wake::Read(Err(error)) => return Err(Close::socket(&error)),
@@ -259,6 +266,7 @@ impl<U: Upstream> Conn<U> {
     /// itself.
     fn may_take(&self, now: Mono) -> bool {
         self.drain.is_none()
+            && self.filing.is_none()
             && self.rate.blocked_until(now).is_none()
             && self.out.bytes.len() <= OUT_BYTES_MAX
     }
@@ -266,6 +274,8 @@ impl<U: Upstream> Conn<U> {
     fn pause(&self, now: Mono) -> Option<Pause> {
         if self.session.paused() {
             Some(Pause::Window)
+        } else if self.filing.is_some() {
+            Some(Pause::Filing)
         } else if self.rate.blocked_until(now).is_some() {
             Some(Pause::Rate)
         } else if self.out.bytes.len() > OUT_BYTES_MAX {
@@ -295,6 +305,7 @@ impl<U: Upstream> Conn<U> {
             input,
             out,
             alarm,
+            filing,
             ..
         } = self;
         let mut event = pin!(links.next());
@@ -307,6 +318,12 @@ impl<U: Upstream> Conn<U> {
             }
             if rung && let Poll::Ready(order) = bell.with(cx, |cx| claim.poll_order(cx)) {
                 return Poll::Ready(Wake::Order(order));
+            }
+            if rung
+                && let Some(filing) = filing.as_deref_mut()
+                && let Poll::Ready(filed) = bell.with(cx, |cx| filing.poll(cx))
+            {
+                return Poll::Ready(Wake::Filed(filed));
             }
             if let Poll::Ready(event) = hub.if_heard(cx, |cx| event.as_mut().poll(cx)) {
                 return Poll::Ready(Wake::Hub(event));
@@ -394,6 +411,7 @@ impl<U: Upstream> Conn<U> {
         };
         let settled =
             self.links.outstanding() == 0 && self.uplink.is_settled() && self.out.is_idle();
+        let settled = settled && self.filing.is_none();
         if now >= settle_until || (now >= close_at && settled) {
             return Err(Close::drained());
         }

@@ -10,7 +10,7 @@ use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
 use super::setup::Counted;
-use super::{Site, log_text};
+use super::{Site, log_text, poison};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, Admission, Decision, Denial, DenialKind, Transport};
 use crate::hub::message::DeviceAddress;
@@ -272,6 +272,9 @@ async fn admit(
     attempts.decided(source.ip(), connect, refused);
     let mut admission = decided?;
     let device = &admission.device;
+    if site.shared.setup.loops.waits(&SessionKey::of(device)) {
+        return Err(Refusal::unavailable(poison::REASON, poison::TEXT));
+    }
     if let Some(will) = &connect.will {
         let properties = site.shared.setup.limits.properties;
         let manner = admission.limits.properties;

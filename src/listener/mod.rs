@@ -10,6 +10,7 @@ mod conn;
 mod ending;
 mod handshake;
 mod password;
+mod poison;
 mod quota;
 mod series;
 mod setup;
@@ -22,6 +23,7 @@ use crate::config::ListenerConfig;
 use crate::config::limits::Limits;
 use crate::hub::Hub;
 use crate::mqtt::packet::Versions;
+use crate::router::refused::Folder;
 use crate::router::registry::Registry;
 use crate::runtime::clock;
 use crate::telemetry::log::REFUSAL;
@@ -70,7 +72,8 @@ pub struct Shared {
 
 impl Shared {
     /// `hub_host` is `[hub] host`, as SAS scopes and user names carry it. The rules may be
-    /// swapped at any time; live sessions are ended through [`Shared::registry`].
+    /// swapped at any time; live sessions are ended through [`Shared::registry`]. `refused` is
+    /// where messages are kept that rules say to keep.
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<RuleSet>>,
@@ -78,6 +81,7 @@ impl Shared {
         hub_host: String,
         limits: Limits,
         metrics: Arc<Metrics>,
+        refused: Option<Arc<Folder>>,
     ) -> Arc<Self> {
         series::exist(&metrics);
         Arc::new(Self {
@@ -88,7 +92,7 @@ impl Shared {
             gate: Gate::new(&limits),
             attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
-            setup: Setup::new(limits, metrics),
+            setup: Setup::new(limits, metrics, refused),
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
@@ -98,6 +102,10 @@ impl Shared {
     pub fn show_limits(&self, metrics: &Metrics) {
         for (limit, in_use, bound) in self.gate.uses() {
             metrics.show_limit(limit, in_use, bound);
+        }
+        if let Some(folder) = &self.setup.refused {
+            let (in_use, bound) = folder.uses();
+            metrics.show_limit("refused_folder_bytes", in_use as usize, bound as usize);
         }
         let (in_use, bound) = self.hub.devices();
         metrics.show_limit("hub_devices", in_use, bound);

@@ -1,7 +1,10 @@
 //! What every connection shares and none changes: the bounds and the meters.
 
+use super::poison::Loops;
+use super::quota::Quota;
 use crate::config::limits::Limits;
 use crate::mqtt::session::SessionLimits;
+use crate::router::refused::Folder;
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
 use std::sync::Arc;
@@ -10,7 +13,13 @@ use std::sync::Arc;
 pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
-    paused: [IntGauge; 3],
+    /// Where refused messages are kept, when a folder is configured.
+    pub(super) refused: Option<Arc<Folder>>,
+    /// Devices that come back with the message they were closed for.
+    pub(super) loops: Loops,
+    /// Log lines about refused messages.
+    pub(super) quota: Quota,
+    paused: [IntGauge; 4],
 }
 
 /// Why a connection's socket is not read.
@@ -22,6 +31,8 @@ pub(super) enum Pause {
     Rate,
     /// The device does not take its answers.
     Write,
+    /// A refused message is being kept.
+    Filing,
 }
 
 impl Pause {
@@ -30,20 +41,29 @@ impl Pause {
             Self::Window => "uplink_window",
             Self::Rate => "rate",
             Self::Write => "write",
+            Self::Filing => "filing",
         }
     }
 }
 
 impl Setup {
-    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>) -> Arc<Self> {
-        let paused = [Pause::Window, Pause::Rate, Pause::Write].map(|cause| {
+    pub(super) fn new(
+        limits: Limits,
+        metrics: Arc<Metrics>,
+        refused: Option<Arc<Folder>>,
+    ) -> Arc<Self> {
+        let causes = [Pause::Window, Pause::Rate, Pause::Write, Pause::Filing];
+        let paused = causes.map(|cause| {
             metrics
                 .paused_connections
                 .with_label_values(&[cause.label()])
         });
         Arc::new(Self {
+            loops: Loops::new(&limits),
             limits,
             metrics,
+            refused,
+            quota: Quota::default(),
             paused,
         })
     }
@@ -78,12 +98,13 @@ impl Paused {
     /// Shows `cause`, or that the socket is read.
     pub(super) fn show(&mut self, cause: Option<Pause>, setup: &Setup) {
         if self.0.as_ref().map(|(shown, _)| *shown) != cause {
-            let [window, rate, write] = &setup.paused;
+            let [window, rate, write, filing] = &setup.paused;
             self.0 = cause.map(|cause| {
                 let gauge = match cause {
                     Pause::Window => window,
                     Pause::Rate => rate,
                     Pause::Write => write,
+                    Pause::Filing => filing,
                 };
                 (cause, Counted::new(gauge.clone()))
             });
@@ -101,7 +122,7 @@ mod tests {
     #[test]
     fn a_connection_is_paused_for_one_cause_at_a_time() {
         let metrics = Arc::new(Metrics::new());
-        let setup = Setup::new(Limits::default(), metrics.clone());
+        let setup = Setup::new(Limits::default(), metrics.clone(), None);
         let shown = |cause: Pause| {
             let gauge = &metrics.paused_connections;
             gauge.with_label_values(&[cause.label()]).get()

@@ -38,6 +38,22 @@ macro_rules! violations {
     };
 }
 
+impl Violation {
+    /// Whether it is the fault of a message, which the device may send again for ever.
+    #[must_use]
+    pub const fn is_of_a_publish(self) -> bool {
+        matches!(
+            self,
+            Self::PacketTooLarge
+                | Self::Qos2Publish
+                | Self::TopicEmpty
+                | Self::TopicWildcard
+                | Self::TopicTooLong
+                | Self::TopicTooDeep
+        )
+    }
+}
+
 violations! {
     // The fixed header.
     RemainingLength, 0x81, "malformed_length", "MQTT-2.2.3",

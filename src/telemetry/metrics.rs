@@ -170,6 +170,9 @@ metrics! {
             "ended device connections by reason; every accepted socket ends in exactly one";
         messages: IntCounterVec = "messages_total" ["direction", "qos", "result"]
             "messages by direction, QoS and what became of them";
+        refused_messages: IntCounterVec = "refused_messages_total"
+            ["action" = ["closed", "told", "dropped", "discarded", "filed", "not_filed"]]
+            "messages that will never be accepted, by what was done about each";
         properties_mended: IntCounterVec = "properties_mended_total"
             ["how" = ["escape_kept", "repeated", "nameless"]]
             "message properties that could not be sent as they came, by what was done";

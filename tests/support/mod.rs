@@ -45,6 +45,8 @@ pub struct Options {
     pub emulator: String,
     /// Lines for `rules.toml`.
     pub rules: String,
+    /// `rules.refused_folder` is `refused`.
+    pub refused_folder: bool,
     /// Devices `load-0 …` with PSK `fleet_key`.
     pub fleet: usize,
 }
@@ -59,6 +61,7 @@ impl Default for Options {
             gateway: String::new(),
             emulator: String::new(),
             rules: String::new(),
+            refused_folder: false,
             fleet: 0,
         }
     }
@@ -240,8 +243,16 @@ pub fn gateway_toml(options: &Options, amqp: u16, mqtt: u16, plain: u16, admin: 
          accept = [\"psk\", \"x509\", \"sas\", \"password\"]\n{}\
          [[listener]]\nname = \"plain\"\nbind = \"127.0.0.1:{plain}\"\n\
          accept = [\"sas\", \"password\"]\n\
-         [rules]\nfiles = [\"rules.toml\"]\n[admin]\nbind = \"127.0.0.1:{admin}\"\n{}\n",
-        options.token_ttl, options.hub, options.listener, options.gateway,
+         [rules]\nfiles = [\"rules.toml\"]\n{}[admin]\nbind = \"127.0.0.1:{admin}\"\n{}\n",
+        options.token_ttl,
+        options.hub,
+        options.listener,
+        if options.refused_folder {
+            "refused_folder = \"refused\"\n"
+        } else {
+            ""
+        },
+        options.gateway,
     )
 }
 

@@ -306,11 +306,12 @@ pub fn single_makers(path: &str, text: &str) -> Vec<String> {
         &["AuthenticatedDevice {", "AuthenticatedDevice::new("],
         &["src/auth/"],
     );
-    only(
-        "construct HubAccepted",
-        &["HubAccepted(("],
-        &["src/hub/outcome.rs"],
-    );
+    for (made, home) in [
+        ("HubAccepted((", "src/hub/outcome.rs"),
+        ("RefusedByRule((", "src/router/refused.rs"),
+    ] {
+        only("construct it", &[made], &[home]);
+    }
     only(
         "implement Receipt",
         &["Receipt for "],

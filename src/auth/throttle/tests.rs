@@ -211,7 +211,7 @@ fn a_success_clears_the_identity() {
     throttle.succeeded(BAD, Connect("dev"), at(6.0));
     assert_eq!(throttle.identity(BAD, Connect("dev"), at(6.0)), Ok(()));
     let key = throttle.key(BAD, Some(Connect("dev")));
-    assert!(throttle.identities.get(&key).is_none());
+    assert!(throttle.identities.entries.get(&key).is_none());
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_proved_psk_does_not_buy_guesses_at_the_password_of_the_same_name() {
 fn sizes(throttle: &Throttle) -> [usize; 3] {
     [
         throttle.sources.young.len() + throttle.sources.old.len(),
-        throttle.identities.young.len() + throttle.identities.old.len(),
+        throttle.identities.entries.young.len() + throttle.identities.entries.old.len(),
         throttle.proved.young.len() + throttle.proved.old.len(),
     ]
 }

@@ -34,6 +34,8 @@ pub(super) struct Close {
     pub(super) grace: Duration,
     /// Whether the hub still takes the device's word about commands.
     pub(super) settles: bool,
+    /// Whether the device will come back with the message it is closed for.
+    pub(super) poison: bool,
 }
 
 impl Close {
@@ -47,6 +49,7 @@ impl Close {
             will: true,
             grace: GRACE,
             settles: true,
+            poison: false,
         }
     }
 
@@ -91,7 +94,10 @@ impl Close {
 
     /// The device broke the protocol; the session has written what the device is told.
     pub(super) fn violation(violation: Violation) -> Self {
-        Self::new(violation.label(), violation.to_string())
+        Self {
+            poison: violation.is_of_a_publish(),
+            ..Self::new(violation.label(), violation.to_string())
+        }
     }
 
     /// The device was silent for too long.
@@ -140,7 +146,10 @@ impl Close {
 
     /// A message that cannot be answered otherwise before MQTT 5.
     pub(super) fn refused_publish(reason: &'static str, text: &str) -> Self {
-        Self::new(reason, text.to_owned())
+        Self {
+            poison: true,
+            ..Self::new(reason, text.to_owned())
+        }
     }
 
     /// The hub ended the device.

@@ -1,6 +1,7 @@
 //! What a packet or a hub event asks of a connection.
 
 use super::close::Close;
+use super::refused::Refused;
 use super::{Conn, Upstream};
 use crate::hub::HubEvent;
 use crate::hub::message::Settlement;
@@ -13,15 +14,6 @@ use crate::runtime::clock::{self, Mono};
 
 /// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
 const PAYLOAD_TOO_LARGE: u8 = 0x97;
-
-/// A message that will never be accepted.
-struct Refused<'a> {
-    /// Metric label and log word.
-    label: &'static str,
-    /// MQTT 5 PUBACK reason code (OASIS MQTT 5.0 §3.4.2.1).
-    code: u8,
-    text: &'a str,
-}
 
 pub(super) const fn qos_label(qos: QoS) -> &'static str {
     match qos {
@@ -54,6 +46,7 @@ impl<U: Upstream> Conn<U> {
             self.reserved(ticket, qos, &reserved);
             return Ok(());
         }
+        let copy = self.copy(&publish);
         let max = self.bounds.limits.payload_bytes;
         if max.is_some_and(|max| bytes > max) {
             let text = "the payload is larger than the device's rule allows";
@@ -62,14 +55,14 @@ impl<U: Upstream> Conn<U> {
                 code: PAYLOAD_TOO_LARGE,
                 text,
             };
-            return self.refuse_publish(ticket, qos, no);
+            return self.refuse_publish(ticket, qos, &no, copy);
         }
         let properties = self.setup.limits.properties;
         let manner = self.bounds.limits.properties;
         match topic_map::uplink(&self.device, publish, properties, manner) {
             Ok(Mapped { telemetry, mended }) => {
                 self.count_mended(mended);
-                self.uplink.push(ticket.0, qos, now);
+                self.uplink.push(ticket.0, qos, now, copy);
                 self.setup.metrics.uplink_inflight.inc();
                 self.upstream().send(ticket.0, telemetry);
                 Ok(())
@@ -80,18 +73,8 @@ impl<U: Upstream> Conn<U> {
                     code: error.mqtt5_reason(),
                     text: &error.to_string(),
                 };
-                self.refuse_publish(ticket, qos, no)
+                self.refuse_publish(ticket, qos, &no, copy)
             }
-        }
-    }
-
-    /// Answers a message that will never be accepted: MQTT 5 in a PUBACK, before 5 by closing.
-    fn refuse_publish(&mut self, ticket: Ticket, qos: QoS, no: Refused<'_>) -> Result<(), Close> {
-        self.count("uplink", qos, no.label);
-        let out = &mut self.out.bytes;
-        match self.session.refuse_publish(ticket, no.code, no.text, out) {
-            true => Ok(()),
-            false => Err(Close::refused_publish(no.label, no.text)),
         }
     }
 
@@ -126,6 +109,7 @@ impl<U: Upstream> Conn<U> {
     }
 
     fn refused(&mut self, ticket: u64, refusal: &Refusal) -> Result<(), Close> {
+        let copy = self.uplink.take_copy(ticket);
         let Some(qos) = self.decided(ticket) else {
             return Ok(());
         };
@@ -134,7 +118,7 @@ impl<U: Upstream> Conn<U> {
             code: refusal.mqtt5_reason(),
             text: &refusal.text,
         };
-        self.refuse_publish(Ticket(ticket), qos, no)
+        self.refuse_publish(Ticket(ticket), qos, &no, copy)
     }
 
     /// Takes a message out of those in flight.

@@ -9,12 +9,12 @@ use super::{Conn, Upstream, io};
 use crate::hub::HubEvent;
 use crate::hub::message::Settlement;
 use crate::hub::outcome::{HubAccepted, Refusal};
-use crate::listener::log_text;
+use crate::listener::{log_text, poison};
 use crate::mqtt::packet::QoS;
 use crate::mqtt::session::Event;
 use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
-use crate::telemetry::log::CONNECT;
+use crate::telemetry::log::{CONNECT, REFUSAL};
 use crate::tls::Stream;
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
@@ -99,6 +99,9 @@ pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
     conn.live = None;
     conn.paused.show(None, &conn.setup);
     conn.log_end(&close);
+    if close.poison && conn.setup.loops.closed(conn.claim.key()) {
+        conn.log_loop(&close);
+    }
     conn.settle_upstream(&close).await;
 }
 
@@ -150,6 +153,22 @@ impl<U: Upstream> Conn<U> {
             seconds = clock::mono().since(self.since).as_secs(),
             "device disconnected"
         );
+    }
+
+    /// Names a device that is closed for a message again and again.
+    fn log_loop(&self, close: &Close) {
+        if self.setup.quota.allows(clock::mono()) {
+            tracing::warn!(
+                target: REFUSAL,
+                client_id = %self.claim.key(),
+                source = %self.source,
+                rule = %self.device.rule(),
+                reason = poison::REASON,
+                cause = %close.reason,
+                text = poison::TEXT,
+                "device in a loop"
+            );
+        }
     }
 
     /// Sends the will, waits for what is in flight within the close's grace, ends the links.

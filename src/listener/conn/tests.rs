@@ -4,6 +4,7 @@ mod bench;
 mod downlink;
 mod end;
 mod receipt;
+mod refused;
 mod reserved;
 mod uplink;
 

@@ -1,6 +1,6 @@
 //! Messages on their way up: which are undecided, and how long each took; pure.
 
-use crate::mqtt::packet::QoS;
+use crate::mqtt::packet::{Publish, QoS};
 use crate::runtime::clock::Mono;
 use std::collections::VecDeque;
 
@@ -12,6 +12,8 @@ struct Sent {
     read_at: Mono,
     qos: QoS,
     decided: bool,
+    /// The message, where it is kept should the hub refuse it.
+    copy: Option<Box<Publish>>,
 }
 
 /// The messages of one connection the hub has not decided about, in the device's order. The
@@ -25,12 +27,13 @@ pub(super) struct Uplink {
 
 impl Uplink {
     /// Notes a message read at `now` and handed to the hub.
-    pub(super) fn push(&mut self, ticket: u64, qos: QoS, now: Mono) {
+    pub(super) fn push(&mut self, ticket: u64, qos: QoS, now: Mono, copy: Option<Box<Publish>>) {
         self.sent.push_back(Sent {
             ticket,
             read_at: now,
             qos,
             decided: false,
+            copy,
         });
     }
 
@@ -39,12 +42,19 @@ impl Uplink {
         let index = self.sent.binary_search_by_key(&ticket, |s| s.ticket).ok()?;
         let sent = self.sent.get_mut(index).filter(|s| !s.decided)?;
         sent.decided = true;
+        sent.copy = None;
         let qos = sent.qos;
         // PUBACKs leave in order, so a message is answered when all before it are decided.
         while self.sent.get(self.answered).is_some_and(|s| s.decided) {
             self.answered += 1;
         }
         Some(qos)
+    }
+
+    /// Takes the copy of an undecided message, if there is one.
+    pub(super) fn take_copy(&mut self, ticket: u64) -> Option<Box<Publish>> {
+        let index = self.sent.binary_search_by_key(&ticket, |s| s.ticket).ok()?;
+        self.sent.get_mut(index)?.copy.take()
     }
 
     /// Whether PUBACKs wait for the socket.
@@ -98,7 +108,7 @@ mod tests {
     fn a_message_is_answered_only_after_all_before_it() {
         let mut uplink = Uplink::default();
         for ticket in 1..=3 {
-            uplink.push(ticket, QoS::AtLeastOnce, at(ticket));
+            uplink.push(ticket, QoS::AtLeastOnce, at(ticket), None);
         }
         assert!(uplink.decide(3).is_some());
         assert!(uplink.decide(2).is_some());
@@ -112,8 +122,8 @@ mod tests {
     #[test]
     fn qos_0_is_counted_but_has_no_answer_to_time() {
         let mut uplink = Uplink::default();
-        uplink.push(4, QoS::AtMostOnce, at(1));
-        uplink.push(9, QoS::AtLeastOnce, at(2));
+        uplink.push(4, QoS::AtMostOnce, at(1), None);
+        uplink.push(9, QoS::AtLeastOnce, at(2), None);
         assert_eq!(uplink.decide(4), Some(QoS::AtMostOnce));
         assert_eq!(uplink.decide(9), Some(QoS::AtLeastOnce));
         assert_eq!(written(&mut uplink), [at(2)]);
@@ -122,8 +132,8 @@ mod tests {
     #[test]
     fn a_ticket_counts_once_and_strangers_not_at_all() {
         let mut uplink = Uplink::default();
-        uplink.push(1, QoS::AtLeastOnce, at(1));
-        uplink.push(5, QoS::AtLeastOnce, at(1));
+        uplink.push(1, QoS::AtLeastOnce, at(1), None);
+        uplink.push(5, QoS::AtLeastOnce, at(1), None);
         assert_eq!(uplink.decide(3), None);
         assert!(uplink.decide(5).is_some());
         assert_eq!(uplink.decide(5), None);
@@ -135,7 +145,7 @@ mod tests {
     fn an_empty_queue_holds_no_large_memory() {
         let mut uplink = Uplink::default();
         for ticket in 0..1000 {
-            uplink.push(ticket, QoS::AtLeastOnce, at(1));
+            uplink.push(ticket, QoS::AtLeastOnce, at(1), None);
         }
         for ticket in 0..1000 {
             uplink.decide(ticket);

@@ -89,7 +89,14 @@ fn open(limits: Limits) -> Port {
         hello: limits.hello_timeout,
         total: limits.tls_timeout,
     };
-    let shared = Shared::new(rules, hub, "hub.example".into(), limits, metrics.clone());
+    let shared = Shared::new(
+        rules,
+        hub,
+        "hub.example".into(),
+        limits,
+        metrics.clone(),
+        None,
+    );
     let config = ListenerConfig {
         name: "plain".to_owned(),
         bind: ([127, 0, 0, 1], 0).into(),

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 use std::time::Duration;
 
-/// The proof that the hub accepted a message. `hub::outcome::HubAccepted` is the only
-/// implementor; `tests/tidy.rs` asserts it.
+/// The proof that a message may be acknowledged: the hub accepted it (`hub::outcome::HubAccepted`),
+/// or the device's rule gave up or kept what the hub refused (`router::refused::RefusedByRule`).
+/// There is no third implementor; `tests/tidy` asserts it.
 pub trait Receipt {}
 
 /// Numbers the messages of one connection, in the order the device sent them. QoS 0 included.

@@ -12,6 +12,7 @@ use crate::listener::conn::{Bounds, Conn, Opened, Upstream, serve};
 use crate::listener::ending::Ending;
 use crate::listener::setup::{Counted, Setup};
 use crate::mqtt::session::{Event, Session};
+use crate::router::refused::Folder;
 use crate::router::registry::{Registry, SessionKey};
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::metrics::Metrics;
@@ -95,6 +96,7 @@ pub(super) struct Plan {
     pub(super) limits: Limits,
     pub(super) expires: Option<Mono>,
     pub(super) rule: DeviceLimits,
+    pub(super) folder: Option<Arc<Folder>>,
     pub(super) will: Option<v4::LastWill>,
     pub(super) socket_bytes: usize,
     /// Speaks MQTT 5; answers are read by [`Bench::read_raw`].
@@ -109,6 +111,7 @@ impl Default for Plan {
             limits: Limits::default(),
             expires: None,
             rule: DeviceLimits::default(),
+            folder: None,
             will: None,
             socket_bytes: 64 * 1024,
             v5: false,
@@ -164,7 +167,7 @@ impl Bench {
     /// An admitted device whose CONNACK was read.
     pub(super) async fn open(plan: Plan) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let setup = Setup::new(plan.limits.clone(), metrics.clone());
+        let setup = Setup::new(plan.limits.clone(), metrics.clone(), plan.folder.clone());
         let admission = admission();
         let registry: Arc<Registry> = Registry::new(Duration::ZERO);
         let device = admission.device.clone();
@@ -376,7 +379,7 @@ impl Bench {
         );
         let live = self.metrics.connections.with_label_values(&["test", "psk"]);
         assert_eq!(live.get(), 0);
-        for cause in ["uplink_window", "rate", "write"] {
+        for cause in ["uplink_window", "rate", "write", "filing"] {
             let gauge = &self.metrics.paused_connections;
             assert_eq!(gauge.with_label_values(&[cause]).get(), 0, "{cause}");
         }

@@ -1,0 +1,222 @@
+//! What becomes of a message that will never be accepted: told, discarded or kept, as the device's
+//! rule says; else the device is closed.
+//!
+//! A message is kept by a thread that may block. The device's socket is not read meanwhile, so one
+//! device has one file under way, and its messages stay in their order.
+
+use super::close::Close;
+use super::events::qos_label;
+use super::{Conn, Upstream};
+use crate::auth::rules::OnRefused;
+use crate::mqtt::packet::{Publish, QoS};
+use crate::mqtt::session::Ticket;
+use crate::router::refused::{self, KeepError, Record, RefusedByRule};
+use crate::runtime::clock;
+use crate::telemetry::log::REFUSAL;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::task::JoinHandle;
+
+/// A message that will never be accepted.
+pub(super) struct Refused<'a> {
+    /// Metric label and log word.
+    pub(super) label: &'static str,
+    /// MQTT 5 PUBACK reason code (OASIS MQTT 5.0 §3.4.2.1).
+    pub(super) code: u8,
+    pub(super) text: &'a str,
+}
+
+/// A message on its way to the folder.
+struct Job {
+    ticket: Ticket,
+    qos: QoS,
+    label: &'static str,
+    code: u8,
+    record: Record,
+}
+
+/// A message that was kept, or not.
+pub(super) struct Filed {
+    job: Job,
+    result: Result<(RefusedByRule, String), KeepError>,
+}
+
+/// The messages of one connection that are being kept, in their order; the session's window bounds
+/// them.
+#[derive(Default)]
+pub(super) struct Filing {
+    waiting: VecDeque<Job>,
+    running: Option<JoinHandle<Filed>>,
+}
+
+impl Filing {
+    /// The one under way, when it is done.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Filed>> {
+        let Some(running) = &mut self.running else {
+            return Poll::Pending;
+        };
+        let filed = ready!(Pin::new(running).poll(cx));
+        self.running = None;
+        // Lost in a panic, which is counted elsewhere; its PUBLISH is not acknowledged.
+        Poll::Ready(filed.ok())
+    }
+}
+
+impl<U: Upstream> Conn<U> {
+    /// A copy of a message for the case that it is refused, where the rule needs one.
+    pub(super) fn copy(&self, publish: &Publish) -> Option<Box<Publish>> {
+        let close = self.bounds.limits.on_refused == OnRefused::Close;
+        (!close).then(|| Box::new(publish.clone()))
+    }
+
+    /// Ends a message that will never be accepted.
+    pub(super) fn refuse_publish(
+        &mut self,
+        ticket: Ticket,
+        qos: QoS,
+        no: &Refused<'_>,
+        copy: Option<Box<Publish>>,
+    ) -> Result<(), Close> {
+        self.count("uplink", qos, no.label);
+        let rule = self.bounds.limits.on_refused;
+        let Some(copy) = copy else {
+            return self.tell_or_close(ticket, qos, no);
+        };
+        if rule == OnRefused::File && self.setup.refused.is_some() {
+            let job = Job {
+                ticket,
+                qos,
+                label: no.label,
+                code: no.code,
+                record: self.record(no, *copy),
+            };
+            let filing = self.filing.get_or_insert_default();
+            filing.waiting.push_back(job);
+            self.file_next();
+            return Ok(());
+        }
+        let Some(leave) = refused::discarded(rule) else {
+            return self.tell_or_close(ticket, qos, no);
+        };
+        if self.told(ticket, qos, no) {
+            return Ok(());
+        }
+        self.session.acknowledge(ticket, leave, &mut self.out.bytes);
+        self.show_refused("discarded");
+        self.log_refused(no.label, no.text, &copy, "discarded", "");
+        Ok(())
+    }
+
+    /// MQTT 5 is told in a PUBACK, and nobody waits for an answer at QoS 0; whether that was it.
+    fn told(&mut self, ticket: Ticket, qos: QoS, no: &Refused<'_>) -> bool {
+        let out = &mut self.out.bytes;
+        let told = self.session.refuse_publish(ticket, no.code, no.text, out);
+        if told {
+            let action = match qos {
+                QoS::AtMostOnce => "dropped",
+                _ => "told",
+            };
+            self.show_refused(action);
+        }
+        told
+    }
+
+    fn tell_or_close(&mut self, ticket: Ticket, qos: QoS, no: &Refused<'_>) -> Result<(), Close> {
+        if self.told(ticket, qos, no) {
+            return Ok(());
+        }
+        self.show_refused("closed");
+        Err(Close::refused_publish(no.label, no.text))
+    }
+
+    fn record(&self, no: &Refused<'_>, publish: Publish) -> Record {
+        Record {
+            client_id: self.claim.key().to_string(),
+            rule: self.device.rule().to_string(),
+            reason: no.label.to_owned(),
+            text: no.text.to_owned(),
+            received: clock::unix(),
+            publish,
+        }
+    }
+
+    /// Begins to keep the next message, if none is under way.
+    fn file_next(&mut self) {
+        let (Some(filing), Some(folder)) = (&mut self.filing, &self.setup.refused) else {
+            return;
+        };
+        if filing.running.is_some() {
+            return;
+        }
+        let Some(job) = filing.waiting.pop_front() else {
+            self.filing = None;
+            return;
+        };
+        let folder = folder.clone();
+        filing.running = Some(tokio::task::spawn_blocking(move || {
+            let result = folder.keep(&job.record);
+            Filed { job, result }
+        }));
+        self.ears.bell.hear();
+    }
+
+    /// A message is kept, and acknowledged for it; or it could not be, and is refused as without a
+    /// rule.
+    pub(super) fn filed(&mut self, filed: Option<Filed>) -> Result<(), Close> {
+        let Some(Filed { job, result }) = filed else {
+            return Err(Close::refused_publish(
+                "task_panic",
+                "the message was not kept",
+            ));
+        };
+        let publish = &job.record.publish;
+        match result {
+            Ok((leave, id)) => {
+                let out = &mut self.out.bytes;
+                self.session.acknowledge(job.ticket, leave, out);
+                self.show_refused("filed");
+                self.log_refused(job.label, &job.record.text, publish, "filed", &id);
+            }
+            Err(error) => {
+                self.show_refused("not_filed");
+                let text = error.to_string();
+                self.log_refused(job.label, &text, publish, "not_filed", "");
+                let no = Refused {
+                    label: job.label,
+                    code: job.code,
+                    text: &job.record.text,
+                };
+                self.tell_or_close(job.ticket, job.qos, &no)?;
+            }
+        }
+        self.file_next();
+        Ok(())
+    }
+
+    fn show_refused(&self, action: &str) {
+        let metric = &self.setup.metrics.refused_messages;
+        metric.with_label_values(&[action]).inc();
+    }
+
+    fn log_refused(&self, reason: &str, text: &str, publish: &Publish, action: &str, id: &str) {
+        if !self.setup.quota.allows(clock::mono()) {
+            return;
+        }
+        tracing::info!(
+            target: REFUSAL,
+            client_id = %self.claim.key(),
+            source = %self.source,
+            rule = %self.device.rule(),
+            reason,
+            text = crate::listener::log_text(text),
+            action,
+            id,
+            qos = qos_label(publish.qos),
+            bytes = publish.payload.len(),
+            sha256 = refused::digest(&publish.payload),
+            "message refused"
+        );
+    }
+}
