@@ -22,7 +22,9 @@ use crate::router::refused::Folder;
 use crate::runtime::clock;
 use crate::runtime::phase::Phase;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Acceptor, HandshakeLimits, PskHash, PskKeys, PskLookup, Thumbprints};
+use crate::tls::{
+    Acceptor, CertificateRules, HandshakeLimits, OldCertificate, PskHash, PskKeys, PskLookup,
+};
 use arc_swap::ArcSwap;
 use reload::Reloader;
 use std::net::SocketAddr;
@@ -264,8 +266,8 @@ fn acceptors(
     let mut made = Vec::new();
     let mut problems = Vec::new();
     for listener in &config.listeners {
-        let (psk, thumbprints) = (psk_lookup(rules), thumbprints(rules));
-        match Acceptor::with_thumbprints(listener, psk, thumbprints, limits) {
+        let (psk, certificates) = (psk_lookup(rules), certificate_rules(rules));
+        match Acceptor::with_rules(listener, psk, certificates, limits) {
             Ok(acceptor) => {
                 reload::show_expiries(&acceptor, metrics);
                 made.push(Arc::new(acceptor));
@@ -297,10 +299,19 @@ fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
     })
 }
 
-/// Whether a self-signed certificate is registered, by the rules of the moment.
-fn thumbprints(rules: &Arc<ArcSwap<RuleSet>>) -> Thumbprints {
-    let rules = rules.clone();
-    Arc::new(move |der| rules.load().registers_certificate(der))
+/// Which certificates the rules of the moment know, and which old ones they admit.
+fn certificate_rules(rules: &Arc<ArcSwap<RuleSet>>) -> CertificateRules {
+    let (known, old) = (rules.clone(), rules.clone());
+    CertificateRules {
+        registered: Arc::new(move |der| known.load().registers_certificate(der)),
+        admits: Arc::new(move |kind| {
+            let allowed = old.load().allow_x509();
+            match kind {
+                OldCertificate::V1 => allowed.v1,
+                OldCertificate::AnyEku => allowed.any_eku,
+            }
+        }),
+    }
 }
 
 /// Waits for the hub, then accepts on every listener.

@@ -6,6 +6,8 @@
 mod certificates;
 #[path = "tls/hostile.rs"]
 mod hostile;
+#[path = "tls/old_certificates.rs"]
+mod old_certificates;
 #[path = "tls/outside.rs"]
 mod outside;
 #[path = "tls/psk.rs"]

@@ -113,6 +113,15 @@ pub(crate) fn authorize(
             return Err(denial::SAS_LIFE_TOO_LONG);
         }
     }
+    if let Proof::X509 { certificate, .. } = proof {
+        let (is, may) = (certificate.old, granted.terms.allow_x509);
+        if is.v1 && !may.v1 {
+            return Err(denial::X509_V1);
+        }
+        if is.any_eku && !may.any_eku {
+            return Err(denial::X509_ANY_EKU);
+        }
+    }
     guard(rules, registered, &granted, trace)?;
     Ok(granted)
 }

@@ -112,9 +112,8 @@ fn prove(rules: &RuleSet, claim: &Claim<'_>) -> Result<Facts, Denial> {
             anchors,
         } => {
             accepts(CredentialKind::X509)?;
-            let leaf = chain.first().ok_or(denial::X509_MALFORMED)?;
             facts.proofs.push(Proof::X509 {
-                certificate: Box::new(Certificate::parse(leaf)?),
+                certificate: Box::new(Certificate::of_chain(chain)?),
                 trusted,
                 anchors: anchors.iter().map(|der| fingerprint(der)).collect(),
             });

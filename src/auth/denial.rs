@@ -191,6 +191,24 @@ pub(crate) const X509_USAGE: Denial = row(
     "the certificate is not for clients; extended key usage must include clientAuth",
     "",
 );
+pub(crate) const X509_KEY_USAGE: Denial = row(
+    BAD,
+    "x509_key_usage",
+    "the certificate's key may not sign; key usage must include digitalSignature",
+    "",
+);
+pub(crate) const X509_V1: Denial = row(
+    NO,
+    "x509_v1",
+    "the certificate is of X.509 version 1 or 2; use one of version 3",
+    "`allow_x509 = [\"v1\"]` in the [[rule]] or [[device]] admits it",
+);
+pub(crate) const X509_ANY_EKU: Denial = row(
+    NO,
+    "x509_any_eku",
+    "the certificate is for any use; extended key usage must include clientAuth",
+    "`allow_x509 = [\"any_eku\"]` in the [[rule]] or [[device]] admits it",
+);
 pub(crate) const X509_THUMBPRINT: Denial = row(
     BAD,
     "x509_thumbprint",
@@ -270,6 +288,9 @@ pub const ALL: &[Denial] = &[
     X509_EXPIRED,
     X509_NOT_YET_VALID,
     X509_USAGE,
+    X509_KEY_USAGE,
+    X509_V1,
+    X509_ANY_EKU,
     X509_THUMBPRINT,
     X509_UNKNOWN,
     RULE_DENIED,

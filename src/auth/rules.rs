@@ -36,7 +36,7 @@ pub(crate) use template::Name;
 
 use super::password::{DEFAULT_COST, StoredHash};
 use super::sas::SasSettings;
-use super::x509::{Certificate, Fingerprint};
+use super::x509::{Certificate, Fingerprint, Old};
 use psk_store::PskStore;
 use reader::{Document, Problems, Section};
 use std::collections::HashMap;
@@ -160,6 +160,8 @@ pub struct RuleSet {
     expectations: Vec<expect::Expectation>,
     /// Cost of the check an unknown user causes: the most frequent among the real ones.
     dummy_cost: Option<(u32, u32, u32)>,
+    /// Old certificates any rule or device admits.
+    allow_x509: Old,
     /// How SAS tokens are taken.
     pub sas: SasSettings,
 }
@@ -185,6 +187,9 @@ impl RuleSet {
             set.read_file(*file, resolvers, &problems);
         }
         set.check_fleets(&problems);
+        let rules = set.rules.iter().map(Rule::allow_x509);
+        let devices = set.devices.iter().map(|device| device.terms.allow_x509);
+        set.allow_x509 = rules.chain(devices).fold(Old::default(), Old::or);
         set.dummy_cost = set.most_frequent_cost();
         let problems = problems.into_vec();
         if problems.is_empty() {
@@ -346,6 +351,13 @@ impl RuleSet {
     pub fn registers_certificate(&self, der: &[u8]) -> bool {
         let parsed = Certificate::parse(der);
         parsed.is_ok_and(|certificate| self.device_by_certificate(&certificate).is_some())
+    }
+
+    /// Old certificates that any rule or device admits, for the handshake; the one that decides has
+    /// the last word.
+    #[must_use]
+    pub const fn allow_x509(&self) -> Old {
+        self.allow_x509
     }
 
     /// The hash an unknown user is checked against.

@@ -10,7 +10,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::pem::Pem;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 /// SHA-256 of a certificate's DER.
 pub type Fingerprint = [u8; 32];
@@ -42,6 +42,30 @@ pub struct Certificate {
     pub issuer: Fingerprint,
     /// Extended key usage is absent, or has clientAuth or anyExtendedKeyUsage.
     pub for_clients: bool,
+    /// Key usage is absent, or has digitalSignature.
+    pub signs: bool,
+    /// What of it a rule has to admit.
+    pub old: Old,
+}
+
+/// Old kinds of certificate: found in one, or admitted by a rule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Old {
+    /// X.509 version 1 or 2.
+    pub v1: bool,
+    /// anyExtendedKeyUsage without clientAuth.
+    pub any_eku: bool,
+}
+
+impl Old {
+    /// What either has.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self {
+            v1: self.v1 || other.v1,
+            any_eku: self.any_eku || other.any_eku,
+        }
+    }
 }
 
 impl Certificate {
@@ -59,6 +83,7 @@ impl Certificate {
             return Err(MALFORMED);
         }
         let usage = parsed.extended_key_usage().map_err(|_| MALFORMED)?;
+        let key_usage = parsed.key_usage().map_err(|_| MALFORMED)?;
         let common_names = parsed.subject().iter_common_name();
         let common_names: Vec<Box<str>> = common_names
             .take(NAMES_MAX)
@@ -74,7 +99,24 @@ impl Certificate {
             serial: parsed.raw_serial().into(),
             issuer: fingerprint(parsed.issuer().as_raw()),
             for_clients: usage.is_none_or(|u| u.value.any || u.value.client_auth),
+            signs: key_usage.is_none_or(|usage| usage.value.digital_signature()),
+            old: old(&parsed),
         })
+    }
+
+    /// Parses the first of a chain. What is old about one above it is old about the chain.
+    ///
+    /// # Errors
+    /// `x509_malformed`.
+    pub fn of_chain(chain: &[Vec<u8>]) -> Result<Self, Denial> {
+        let (leaf, above) = chain.split_first().ok_or(denial::X509_MALFORMED)?;
+        let mut certificate = Self::parse(leaf)?;
+        for der in above {
+            if let Ok((_, parsed)) = X509Certificate::from_der(der) {
+                certificate.old.any_eku |= old(&parsed).any_eku;
+            }
+        }
+        Ok(certificate)
     }
 
     /// The common name, when there is exactly one.
@@ -92,7 +134,7 @@ impl Certificate {
     /// Whether it is in its time and for clients.
     ///
     /// # Errors
-    /// `x509_expired`, `x509_not_yet_valid`, `x509_usage`.
+    /// `x509_expired`, `x509_not_yet_valid`, `x509_usage`, `x509_key_usage`.
     pub fn check(&self, now: Unix) -> Result<(), Denial> {
         if now.as_secs() > self.not_after.as_secs() {
             return Err(denial::X509_EXPIRED);
@@ -103,7 +145,18 @@ impl Certificate {
         if !self.for_clients {
             return Err(denial::X509_USAGE);
         }
+        if !self.signs {
+            return Err(denial::X509_KEY_USAGE);
+        }
         Ok(())
+    }
+}
+
+fn old(parsed: &X509Certificate<'_>) -> Old {
+    let usage = parsed.extended_key_usage().ok().flatten();
+    Old {
+        v1: parsed.version() != X509Version::V3,
+        any_eku: usage.is_some_and(|u| u.value.any && !u.value.client_auth),
     }
 }
 

@@ -20,6 +20,7 @@ pub struct Certificate<'a> {
 }
 
 const INTEGER: u8 = 0x02;
+const BIT_STRING: u8 = 0x03;
 const SEQUENCE: u8 = 0x30;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
@@ -48,6 +49,47 @@ pub fn certificate(der: &[u8]) -> Option<Certificate<'_>> {
     })
 }
 
+/// A certificate or a list with the signature over it (RFC 5280 §4.1.1, §5.1.1).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Signed<'a> {
+    /// What was signed, whole.
+    pub body: &'a [u8],
+    /// Content of the algorithm's identifier.
+    pub algorithm: &'a [u8],
+    /// The signature.
+    pub signature: &'a [u8],
+}
+
+/// Takes a certificate or a list apart; `None` also when it names two algorithms, or has bytes
+/// after its end.
+#[must_use]
+pub fn signed(der: &[u8]) -> Option<Signed<'_>> {
+    let mut whole = Reader(der);
+    let outer = whole.expect(SEQUENCE)?;
+    let mut parts = Reader(outer);
+    let mut body = Reader(parts.expect(SEQUENCE)?);
+    let length = outer.len() - parts.0.len();
+    let algorithm = parts.expect(SEQUENCE)?;
+    let (0, signature) = parts
+        .expect(BIT_STRING)?
+        .split_first()
+        .map(|(a, b)| (*a, b))?
+    else {
+        return None;
+    };
+    // Version and serial number come first, where there are any.
+    while matches!(body.peek(), Some(EXPLICIT_VERSION | INTEGER)) {
+        body.next()?;
+    }
+    let ends = whole.0.is_empty() && parts.0.is_empty();
+    (ends && body.expect(SEQUENCE)? == algorithm).then_some(())?;
+    Some(Signed {
+        body: outer.get(..length)?,
+        algorithm,
+        signature,
+    })
+}
+
 /// When a CRL is due to be replaced (RFC 5280 §5.1.2.5); `Some(None)` when it does not say.
 #[must_use]
 pub fn crl_next_update(der: &[u8]) -> Option<Option<Unix>> {
@@ -63,6 +105,18 @@ pub fn crl_next_update(der: &[u8]) -> Option<Option<Unix>> {
         Some(UTC_TIME | GENERALIZED_TIME) => Some(Some(body.time()?)),
         _ => Some(None),
     }
+}
+
+/// Content of the name of a CRL's issuer.
+#[must_use]
+pub fn issuer_of_crl(der: &[u8]) -> Option<&[u8]> {
+    let mut outer = Reader(Reader(der).expect(SEQUENCE)?);
+    let mut body = Reader(outer.expect(SEQUENCE)?);
+    if body.peek() == Some(INTEGER) {
+        body.next()?;
+    }
+    body.expect(SEQUENCE)?; // signature algorithm
+    body.expect(SEQUENCE)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -138,7 +192,7 @@ fn number(digits: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{certificate, crl_next_update};
+    use super::{certificate, crl_next_update, signed};
     use crate::runtime::clock::Unix;
     use proptest::prelude::*;
     use rcgen::{CertificateParams, DnType, KeyPair, date_time_ymd};
@@ -172,8 +226,11 @@ mod tests {
     #[test]
     fn a_cut_certificate_is_no_certificate() {
         let der = sample(2030);
+        assert!(signed(&der).is_some_and(|parts| parts.body[0] == 0x30));
+        assert_eq!(signed(&[&der[..], &[0]].concat()), None);
         for end in 0..der.len() {
             assert_eq!(certificate(&der[..end]), None);
+            assert_eq!(signed(&der[..end]), None);
         }
     }
 
@@ -185,6 +242,7 @@ mod tests {
             der[at] = byte;
             let _ = certificate(&der);
             let _ = crl_next_update(&der);
+            let _ = signed(&der);
         }
     }
 }

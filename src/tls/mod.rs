@@ -63,6 +63,24 @@ pub type PskLookup = Arc<dyn Fn(&[u8]) -> Option<PskKeys> + Send + Sync>;
 /// Whether a certificate, given as DER, is registered by thumbprint. Must not block.
 pub type Thumbprints = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
+/// A kind of certificate that is refused unless a rule admits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OldCertificate {
+    /// X.509 version 1 or 2.
+    V1,
+    /// `anyExtendedKeyUsage` instead of `clientAuth`.
+    AnyEku,
+}
+
+/// What the rules say of certificates.
+#[derive(Clone)]
+pub struct CertificateRules {
+    /// Registered ones.
+    pub registered: Thumbprints,
+    /// Whether any rule admits this kind; which one does is decided at CONNECT. Must not block.
+    pub admits: Arc<dyn Fn(OldCertificate) -> bool + Send + Sync>,
+}
+
 /// When a file stops being good.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Expiry {
@@ -81,7 +99,7 @@ pub struct Acceptor {
 struct Tls {
     listener: String,
     config: TlsConfig,
-    thumbprints: Option<Thumbprints>,
+    rules: Option<CertificateRules>,
     provider: Arc<rustls::crypto::CryptoProvider>,
     psk: PskStack,
     loaded: ArcSwap<Loaded>,
@@ -145,13 +163,30 @@ impl Acceptor {
         thumbprints: Thumbprints,
         limits: HandshakeLimits,
     ) -> Result<Self, Vec<String>> {
-        Self::build(listener, psk, Some(thumbprints), limits)
+        let rules = CertificateRules {
+            registered: thumbprints,
+            admits: Arc::new(|_| false),
+        };
+        Self::with_rules(listener, psk, rules, limits)
+    }
+
+    /// As [`Self::with_thumbprints`]; old certificates `rules` admit are let through, too.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn with_rules(
+        listener: &ListenerConfig,
+        psk: PskLookup,
+        rules: CertificateRules,
+        limits: HandshakeLimits,
+    ) -> Result<Self, Vec<String>> {
+        Self::build(listener, psk, Some(rules), limits)
     }
 
     fn build(
         listener: &ListenerConfig,
         psk: PskLookup,
-        thumbprints: Option<Thumbprints>,
+        rules: Option<CertificateRules>,
         limits: HandshakeLimits,
     ) -> Result<Self, Vec<String>> {
         let Some(config) = listener.tls.clone() else {
@@ -159,7 +194,7 @@ impl Acceptor {
         };
         let name = listener.name.clone();
         let provider = x509::provider();
-        let loaded = load(&name, &config, thumbprints.clone(), &provider);
+        let loaded = load(&name, &config, rules.clone(), &provider);
         let psk = PskStack::new(psk, config.psk)
             .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
         match (loaded, psk) {
@@ -168,7 +203,7 @@ impl Acceptor {
                 let tls = Tls {
                     listener: name,
                     config,
-                    thumbprints,
+                    rules,
                     provider,
                     psk,
                     loaded,
@@ -191,10 +226,7 @@ impl Acceptor {
     /// # Errors
     /// Every problem found.
     pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
-        let read = |tls: &Tls| {
-            let thumbprints = tls.thumbprints.clone();
-            load(&tls.listener, &tls.config, thumbprints, &tls.provider)
-        };
+        let read = |tls: &Tls| load(&tls.listener, &tls.config, tls.rules.clone(), &tls.provider);
         self.tls.as_ref().map(read).transpose().map(Prepared)
     }
 
@@ -384,13 +416,13 @@ impl Refusal {
 fn load(
     listener: &str,
     config: &TlsConfig,
-    thumbprints: Option<Thumbprints>,
+    rules: Option<CertificateRules>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<Loaded>, Vec<String>> {
     let mut material = material::load(listener, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
     let voucher = Voucher::of(&material);
-    let certificates = x509::configure(material, thumbprints, provider)
+    let certificates = x509::configure(material, rules, provider)
         .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
     Ok(Arc::new(Loaded {
         certificates,

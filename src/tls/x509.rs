@@ -6,13 +6,15 @@
 //! resumed session skips the verifier, and 32-byte ticket nonces stop wolfSSL clients). Clients
 //! without a certificate are let through; `auth` asks them for another credential.
 
+mod leaf;
+mod old;
 pub mod verifier;
 
 use crate::runtime::clock;
 use crate::tls::material::Material;
 use crate::tls::refusal::{Refusal, farewell};
 use crate::tls::replay::Replay;
-use crate::tls::{Peer, Session, Stream, Thumbprints};
+use crate::tls::{CertificateRules, Peer, Session, Stream};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -50,17 +52,17 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// A sentence without file names: the caller knows the setting.
 pub fn configure(
     material: Material,
-    thumbprints: Option<Thumbprints>,
+    rules: Option<CertificateRules>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<ServerConfig>>, String> {
     let Some(server) = material.server else {
         return Ok(None);
     };
-    let verifier = if material.client_cas.is_empty() && thumbprints.is_none() {
+    let verifier = if material.client_cas.is_empty() && rules.is_none() {
         WebPkiClientVerifier::no_client_auth()
     } else {
         let (cas, crls) = (material.client_cas, material.crls);
-        Arc::new(DeviceVerifier::new(cas, crls, thumbprints, provider)?)
+        Arc::new(DeviceVerifier::new(cas, crls, rules, provider)?)
     };
     let mut config = ServerConfig::builder_with_details(provider.clone(), Arc::new(Clock))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -235,7 +237,38 @@ fn certificate_text(reason: &str) -> &'static str {
             "the revocation list was not made by its issuer: renew tls.crl"
         }
         "certificate_unsupported" => {
-            "the client certificate is not for TLS clients, or of an unsupported version or kind"
+            "the client certificate, or one of its chain, is not for TLS clients: extended key \
+             usage must include clientAuth"
+        }
+        "certificate_v1" => {
+            "the client certificate is of X.509 version 1 or 2: make one of version 3, or admit \
+             it by allow_x509 = [\"v1\"] in its rule or [[device]]; its CA itself must be in \
+             tls.client_ca"
+        }
+        "certificate_any_eku" => {
+            "the extended key usage of the client certificate is anyExtendedKeyUsage: make one \
+             with clientAuth, or admit it by allow_x509 = [\"any_eku\"] in its rule or [[device]]"
+        }
+        "certificate_key_usage" => {
+            "the key usage of the client certificate lacks digitalSignature, so its key may not \
+             sign a handshake: make a certificate with it"
+        }
+        "certificate_key_too_small" => {
+            "an RSA key of less than 2048 bits, in the client certificate or its issuer's: make a \
+             larger key"
+        }
+        "certificate_key_unsupported" => {
+            "a key of a kind that is not served, in the client certificate or its issuer's: use \
+             ECDSA P-256, P-384 or P-521, Ed25519 or RSA of 2048 to 8192 bits"
+        }
+        "certificate_signature_algorithm" => {
+            "the client certificate, or one of its chain, is signed with an algorithm that proves \
+             nothing any more (SHA-1, MD5): let its CA sign again with SHA-256"
+        }
+        "certificate_is_ca" => "the client certificate is a CA's own: make one for the device",
+        "certificate_constraints" => {
+            "the client certificate, or one of its chain, has a critical extension that is not \
+             served, or breaks a constraint of its CA"
         }
         "certificate_unknown_ca" => {
             "the client certificate leads to no CA of tls.client_ca and its thumbprint is not \

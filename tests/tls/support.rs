@@ -75,6 +75,10 @@ impl Ca {
         }
     }
 
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
     pub fn crl(&self, serial: u64, next_update: i32) -> String {
         let revoked = RevokedCertParams {
             serial_number: SerialNumber::from(serial),

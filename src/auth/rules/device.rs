@@ -97,6 +97,9 @@ pub(super) fn read_device(mut section: Section<'_, '_>, set: &mut RuleSet) {
             "has no credential; add psk, x509, sas or password, or enabled = false",
         );
     }
+    if section.has("allow_x509") && !section.has("x509") {
+        section.problem("allow_x509", "is about x509 = { … }, which is not there");
+    }
     let mut entry = DeviceEntry {
         id: id.unwrap_or_else(|| DeviceId::parse("invalid").expect("fits the grammar")),
         module,
@@ -287,6 +290,9 @@ pub(super) fn read_psk_file(mut section: Section<'_, '_>, set: &mut RuleSet) {
     let permissions = parse_allow(&mut section);
     let limits = parse_limits(&mut section);
     let terms = parse_terms(&mut section);
+    if section.has("allow_x509") {
+        section.problem("allow_x509", "means nothing for pre-shared keys; remove it");
+    }
     let psk = read_psk_terms(&mut section);
     if let Some(written) = &written {
         let fleet = u32::try_from(set.fleets.len()).unwrap_or(u32::MAX >> 1);

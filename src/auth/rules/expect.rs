@@ -15,7 +15,7 @@ use super::rule::parse_life;
 use crate::auth::authorize::{Facts, Proof, authorize, check_client_id};
 use crate::auth::explain::{Explanation, Outcome, PROBE_TIME, Trace};
 use crate::auth::rules::Problem;
-use crate::auth::x509::{Certificate, Fingerprint, fingerprints, parse_thumbprint};
+use crate::auth::x509::{Certificate, Fingerprint, Old, fingerprints, parse_thumbprint};
 use crate::auth::{CredentialKind, DENIALS};
 use crate::runtime::clock::Unix;
 use std::net::{IpAddr, Ipv4Addr};
@@ -126,6 +126,8 @@ impl Probe {
             serial: Box::default(),
             issuer: Default::default(),
             for_clients: true,
+            signs: true,
+            old: Old::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use super::pattern::{Cidr, Glob};
 use super::reader::Section;
 use super::template::{Name, Template};
 use super::{DeviceLimits, Needs, OnRefused, Properties};
-use crate::auth::x509::{Fingerprint, fingerprints};
+use crate::auth::x509::{Fingerprint, Old, fingerprints};
 use crate::auth::{CredentialKind, Permissions};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -39,10 +39,12 @@ pub(crate) struct Terms {
     pub(crate) assign_client_id: bool,
     /// Longest time from now to the end of a SAS token.
     pub(crate) max_token_life: Option<Duration>,
+    /// Old certificates that are admitted.
+    pub(crate) allow_x509: Old,
 }
 
 /// Keys of a rule that admits.
-const DENY_HAS_NO: [&str; 8] = [
+const DENY_HAS_NO: [&str; 9] = [
     "device_id",
     "module_id",
     "allow",
@@ -51,6 +53,7 @@ const DENY_HAS_NO: [&str; 8] = [
     "on_refused",
     "assign_client_id",
     "max_token_life",
+    "allow_x509",
 ];
 
 /// The conditions; all of those given have to hold.
@@ -98,6 +101,14 @@ impl<'a> Subject<'a> {
 }
 
 impl Rule {
+    /// Old certificates it admits.
+    pub(super) fn allow_x509(&self) -> Old {
+        match &self.action {
+            Action::Deny => Old::default(),
+            Action::Admit { terms, .. } => terms.allow_x509,
+        }
+    }
+
     pub(super) fn needs(&self) -> Needs<'_> {
         Needs {
             rule: &self.name,
@@ -231,6 +242,9 @@ fn check_sense(section: &Section<'_, '_>, when: &When, action: &Action) {
     if terms.max_token_life.is_some() && !kinds.is_empty() && !kinds.contains(&CredentialKind::Sas)
     {
         section.problem("max_token_life", "is about SAS tokens; the rule is not");
+    }
+    if terms.allow_x509 != Old::default() && !only_x509 {
+        section.problem("allow_x509", "needs when.credential = \"x509\"");
     }
     if when.credentials.contains(&CredentialKind::X509) && when.issuer_ca.is_none() {
         section.problem(
@@ -374,12 +388,26 @@ fn parse_on_refused(text: &str) -> Result<OnRefused, &'static str> {
     }
 }
 
-/// `assign_client_id` and `max_token_life`.
+/// `assign_client_id`, `max_token_life` and `allow_x509`.
 pub(super) fn parse_terms(section: &mut Section<'_, '_>) -> Terms {
     Terms {
         assign_client_id: section.flag("assign_client_id").unwrap_or(false),
         max_token_life: section.parsed("max_token_life", parse_life),
+        allow_x509: parse_old(section),
     }
+}
+
+/// `allow_x509 = ["v1", "any_eku"]`.
+fn parse_old(section: &mut Section<'_, '_>) -> Old {
+    let mut old = Old::default();
+    for text in section.texts("allow_x509") {
+        match text.as_str() {
+            "v1" => old.v1 = true,
+            "any_eku" => old.any_eku = true,
+            _ => section.problem("allow_x509", "must be v1 or any_eku"),
+        }
+    }
+    old
 }
 
 /// The life of a token: `90m`, `24h`, `7d`.

@@ -447,3 +447,20 @@ fn an_expectation_that_does_not_hold_is_a_problem_with_its_place() {
         "expect[0].connect",
     );
 }
+
+#[test]
+fn allow_x509_stands_only_where_it_means_something() {
+    let old = "allow_x509 = \"v1\"\n";
+    let file = format!("[[psk_file]]\npath = \"fleet.psk\"\n{old}");
+    refused(&file, "allow_x509: means nothing for pre-shared keys");
+    let rule = format!("[[rule]]\ndevice_id = \"{{identity}}\"\n{old}");
+    refused(&rule, "allow_x509: needs when.credential = \"x509\"");
+    refused(
+        &format!("[[rule]]\ndeny = true\n{old}"),
+        "means nothing in a rule with deny",
+    );
+    refused(&old.replace("v1", "v2"), "unknown key");
+    let two = psk("a") + &old.replace("v1", "v2");
+    refused(&two, "allow_x509: must be v1 or any_eku");
+    refused(&(psk("a") + old), "allow_x509: is about x509");
+}

@@ -257,3 +257,76 @@ fn damaged_or_missing_certificates_are_refused() {
         Err("x509_malformed")
     );
 }
+
+#[test]
+fn old_certificates_are_admitted_by_the_rule_or_entry_that_says_so_and_no_other() {
+    // openssl x509 -req without extensions, as IoT Hub's own tutorials made them
+    let v1 = include_bytes!("v1.der").to_vec();
+    let (ca, any) = issued(|p| {
+        p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Any];
+    });
+    let ours = [ca.clone()];
+    for (leaf, word, reason) in [(&v1, "v1", "x509_v1"), (&any, "any_eku", "x509_any_eku")] {
+        let allow = format!("allow_x509 = [\"{word}\"]\n");
+        let elsewhere = format!(
+            "[[rule]]\nname = \"b\"\ndevice_id = \"{{cn}}\"\n{allow}\
+             when = {{ credential = \"x509\", issuer_ca = \"ca.pem\", identity = \"plant-b-*\" }}\n"
+        );
+        let asked = |text: &str| {
+            let rules = parse_with(text, &[("ca.pem", &ca)]);
+            assert_eq!(
+                rules.allow_x509().v1 || rules.allow_x509().any_eku,
+                text.contains("allow")
+            );
+            ask(&rules, leaf, &ours, "plant-a-1")
+        };
+        let admitted = Ok("plant-a-1".to_owned());
+        assert_eq!(asked(CA_RULE), Err(reason));
+        assert_eq!(asked(&format!("{CA_RULE}{elsewhere}")), Err(reason));
+        assert_eq!(
+            asked(&CA_RULE.replace("when", &format!("{allow}when"))),
+            admitted
+        );
+        let entry = registered("plant-a-1", leaf, false);
+        assert_eq!(ask(&parse(&entry), leaf, &[], "plant-a-1"), Err(reason));
+        let entry = parse(&format!("{entry}{allow}"));
+        assert_eq!(ask(&entry, leaf, &[], "plant-a-1"), admitted);
+    }
+}
+
+#[test]
+fn a_use_that_is_any_only_above_the_leaf_is_seen_too() {
+    let (ca, leaf) = issued(|_| {});
+    let (_, above) = issued(|p| {
+        p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::Any];
+    });
+    let rules = parse_with(CA_RULE, &[("ca.pem", &ca)]);
+    let (chain, anchors) = ([leaf, above], [ca]);
+    let transport = Transport::Certificate {
+        chain: &chain,
+        trusted: true,
+        anchors: &anchors,
+    };
+    assert_eq!(
+        answer(&rules, &claim(transport, "plant-a-1")),
+        Err("x509_any_eku")
+    );
+}
+
+#[test]
+fn a_key_that_may_not_sign_is_no_device_s() {
+    for (usage, verdict) in [
+        (
+            rcgen::KeyUsagePurpose::KeyEncipherment,
+            Err("x509_key_usage"),
+        ),
+        (
+            rcgen::KeyUsagePurpose::DigitalSignature,
+            Ok("press-7".to_owned()),
+        ),
+    ] {
+        let (_, leaf) = issued(|p| p.key_usages = vec![usage]);
+        let rules = parse(&registered("press-7", &leaf, false));
+        assert_eq!(ask(&rules, &leaf, &[], "press-7"), verdict);
+    }
+}

@@ -5,11 +5,17 @@
 //! refused with an alert that says why. In all cases webpki checks the signature made with the
 //! certificate's key: a thumbprint replaces the chain, never the proof of possession.
 
+use super::leaf::Leaf;
+use super::old::{Trust, UnservedSignature};
 use crate::runtime::clock::Unix;
-use crate::tls::{Thumbprints, der};
+use crate::tls::{CertificateRules, OldCertificate, der};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key,
+};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, SubjectPublicKeyInfoDer, UnixTime,
+};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError};
@@ -49,6 +55,7 @@ tokio::task_local! {
 pub struct Authority {
     der: CertificateDer<'static>,
     subject: Vec<u8>,
+    constrained: bool,
     /// Verifies against this CA alone; built when two CAs share a name or a chain names two.
     alone: OnceLock<Option<Arc<dyn ClientCertVerifier>>>,
 }
@@ -59,11 +66,32 @@ impl Authority {
     pub fn new(der: CertificateDer<'static>) -> Option<Self> {
         RootCertStore::empty().add(der.clone()).ok()?;
         let subject = der::certificate(&der)?.subject.to_vec();
+        let constrained = webpki::anchor_from_trusted_cert(&der)
+            .is_ok_and(|anchor| anchor.name_constraints.is_some());
         Some(Self {
             der,
             subject,
+            constrained,
             alone: OnceLock::new(),
         })
+    }
+
+    /// Content of its name.
+    #[must_use]
+    pub fn subject(&self) -> &[u8] {
+        &self.subject
+    }
+
+    /// It may not vouch for every name.
+    #[must_use]
+    pub fn is_constrained(&self) -> bool {
+        self.constrained
+    }
+
+    /// The CA's certificate, borrowed.
+    #[must_use]
+    pub fn as_der(&self) -> CertificateDer<'_> {
+        CertificateDer::from(&*self.der)
     }
 
     /// The CA's certificate.
@@ -79,7 +107,7 @@ pub struct DeviceVerifier {
     all: Option<Arc<dyn ClientCertVerifier>>,
     authorities: Vec<Authority>,
     crls: Vec<CertificateRevocationListDer<'static>>,
-    thumbprints: Option<Thumbprints>,
+    rules: Option<CertificateRules>,
     provider: Arc<CryptoProvider>,
     algorithms: WebPkiSupportedAlgorithms,
 }
@@ -100,7 +128,7 @@ impl DeviceVerifier {
     pub fn new(
         authorities: Vec<Authority>,
         crls: Vec<CertificateRevocationListDer<'static>>,
-        thumbprints: Option<Thumbprints>,
+        rules: Option<CertificateRules>,
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, String> {
         let all = if authorities.is_empty() {
@@ -109,19 +137,13 @@ impl DeviceVerifier {
             let built = chain_verifier(&mut authorities.iter(), &crls, provider);
             Some(built.map_err(|error| format!("tls.crl: {error}; export the list again"))?)
         };
-        // A second parsed copy is only ever needed to tell CAs apart.
-        let crls = if authorities.len() > 1 {
-            crls
-        } else {
-            Vec::new()
-        };
         let algorithms = provider.signature_verification_algorithms;
         let provider = provider.clone();
         Ok(Self {
             all,
             authorities,
             crls,
-            thumbprints,
+            rules,
             provider,
             algorithms,
         })
@@ -132,47 +154,124 @@ impl DeviceVerifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Judgement, Error> {
+    ) -> Result<Judgement, Refused> {
         let size: usize = intermediates.iter().map(|cert| cert.len()).sum();
         if intermediates.len() >= MAX_CHAIN || size + leaf.len() > MAX_CHAIN_BYTES {
-            return Err(Error::InvalidCertificate(other(ChainTooLong)));
+            return Err(other(ChainTooLong).into());
         }
-        let unknown = || Err(CertificateError::UnknownIssuer.into());
-        let by_chain = self.all.as_ref().map_or_else(unknown, |all| {
-            all.verify_client_cert(leaf, intermediates, now)
-        });
-        let error = match by_chain {
-            Ok(_) => {
-                let anchor = self.anchor(leaf, intermediates, now);
+        let read = Leaf::read(leaf).ok_or(CertificateError::BadEncoding)?;
+        let mut any_eku = read.any_eku;
+        let error = match self.by_chain(leaf, &read, intermediates, now, &mut any_eku) {
+            Ok(anchor) => {
+                self.fit(&read, any_eku)?;
                 return Ok(Judgement::Trusted { anchor });
             }
             Err(error) => error,
         };
         if revocation_failed(&error) {
-            return Err(error);
+            return Err(error.into());
         }
         let fields = der::certificate(leaf).ok_or(CertificateError::BadEncoding)?;
         if self
-            .thumbprints
+            .rules
             .as_ref()
-            .is_some_and(|registered| registered(leaf))
+            .is_some_and(|rules| (rules.registered)(leaf))
         {
             let now = Unix::from_secs(now.as_secs());
             // IoT Hub leaves dates of registered certificates to nobody; here they count.
             return match () {
                 () if now > fields.not_after => Err(CertificateError::Expired.into()),
                 () if now < fields.not_before => Err(CertificateError::NotValidYet.into()),
-                () => Ok(Judgement::Registered),
+                () => self.fit(&read, any_eku).map(|()| Judgement::Registered),
             };
         }
         // Most tools write CA:TRUE into a self-signed certificate, and webpki then speaks of a CA
         // used as end entity; what its owner must know is that nobody registered it.
         let self_signed = fields.issuer == fields.subject;
         match error {
-            Error::InvalidCertificate(CertificateError::Other(_)) if self_signed => unknown(),
-            error => Err(error),
+            Error::InvalidCertificate(CertificateError::Other(_)) if self_signed => {
+                Err(CertificateError::UnknownIssuer.into())
+            }
+            Error::InvalidCertificate(ref cause) => {
+                let weak = weak_signature(cause)
+                    .then(|| self.flawed_issuer(fields.issuer, intermediates))
+                    .flatten();
+                Err(match weak {
+                    Some(reason) => Refused { reason, error },
+                    None => error.into(),
+                })
+            }
+            error => Err(error.into()),
         }
-        .map(|_: ClientCertVerified| Judgement::Registered)
+    }
+
+    /// The CA a certificate leads to, if exactly one was found.
+    fn by_chain(
+        &self,
+        leaf: &CertificateDer<'_>,
+        read: &Leaf<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        any_eku: &mut bool,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        use CertificateError::{InvalidPurpose, InvalidPurposeContext};
+        let all = self.all.as_ref().ok_or(CertificateError::UnknownIssuer)?;
+        let trust = Trust {
+            authorities: &self.authorities,
+            crls: &self.crls,
+            algorithms: self.algorithms,
+            now,
+        };
+        if !read.v3 {
+            return trust.signer(leaf).map(Some);
+        }
+        match all.verify_client_cert(leaf, intermediates, now) {
+            Ok(_) => Ok(self.anchor(leaf, intermediates, now)),
+            Err(Error::InvalidCertificate(
+                error @ (InvalidPurpose | InvalidPurposeContext { .. }),
+            )) => {
+                let again = trust.with_any_eku(leaf, intermediates);
+                let anchor = again.map_err(|cause| Error::from(cause.unwrap_or(error)))?;
+                *any_eku = true;
+                Ok(Some(anchor))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a certificate that is vouched for can be used, and may be where it is old.
+    fn fit(&self, read: &Leaf<'_>, any_eku: bool) -> Result<(), Refused> {
+        let old = match (read.v3, any_eku) {
+            (false, _) => Some((OldCertificate::V1, "certificate_v1")),
+            (true, true) => Some((OldCertificate::AnyEku, "certificate_any_eku")),
+            (true, false) => None,
+        };
+        let admitted = |old| self.rules.as_ref().is_some_and(|rules| (rules.admits)(old));
+        let reason = match old {
+            _ if !read.signs => "certificate_key_usage",
+            Some((old, reason)) if !admitted(old) => reason,
+            _ => match read.flaw {
+                Some(reason) => reason,
+                None => return Ok(()),
+            },
+        };
+        // The alert is `unsupported_certificate`.
+        let error = CertificateError::InvalidPurpose.into();
+        Err(Refused { reason, error })
+    }
+
+    /// What keeps the signature of an issuer from being checked, if its key is what does.
+    fn flawed_issuer(
+        &self,
+        issuer: &[u8],
+        intermediates: &[CertificateDer<'_>],
+    ) -> Option<&'static str> {
+        let named = |der: &[u8]| der::certificate(der).is_some_and(|ca| ca.subject == issuer);
+        let mut ders = intermediates
+            .iter()
+            .map(|der| &**der)
+            .chain(self.authorities.iter().map(Authority::der));
+        ders.find_map(|der| Leaf::read(der).filter(|_| named(der))?.flaw)
     }
 
     /// Which CA vouches for a chain that was found good.
@@ -255,12 +354,12 @@ impl ClientCertVerifier for DeviceVerifier {
         let result = self.judge(leaf, intermediates, now);
         let judgement = match &result {
             Ok(judgement) => judgement.clone(),
-            Err(Error::InvalidCertificate(error)) => Judgement::Refused(reason(error)),
-            Err(_) => Judgement::Refused("certificate_crl_invalid"),
+            Err(refused) => Judgement::Refused(refused.reason),
         };
         // Outside an acceptor's scope nobody asks for the verdict.
         let _ = JUDGED.try_with(|judged| judged.replace(Some(judgement)));
-        result.map(|_| ClientCertVerified::assertion())
+        let verified = |_| ClientCertVerified::assertion();
+        result.map(verified).map_err(|refused| refused.error)
     }
 
     fn verify_tls12_signature(
@@ -269,7 +368,13 @@ impl ClientCertVerifier for DeviceVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, signed, &self.algorithms)
+        match Leaf::read(cert) {
+            // webpki, and so rustls, does not read these.
+            Some(read) if !read.v3 => Trust::proves(self.algorithms, message, read.key, signed)
+                .then(HandshakeSignatureValid::assertion)
+                .ok_or_else(|| CertificateError::BadSignature.into()),
+            _ => rustls::crypto::verify_tls12_signature(message, cert, signed, &self.algorithms),
+        }
     }
 
     fn verify_tls13_signature(
@@ -278,12 +383,50 @@ impl ClientCertVerifier for DeviceVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, signed, &self.algorithms)
+        let algorithms = &self.algorithms;
+        match Leaf::read(cert) {
+            Some(read) if !read.v3 => {
+                let key = SubjectPublicKeyInfoDer::from(read.key);
+                verify_tls13_signature_with_raw_key(message, &key, signed, algorithms)
+            }
+            _ => rustls::crypto::verify_tls13_signature(message, cert, signed, algorithms),
+        }
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
     }
+}
+
+/// Why a certificate is refused, for the log and for the client.
+struct Refused {
+    reason: &'static str,
+    error: Error,
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        let reason = match &error {
+            Error::InvalidCertificate(error) => reason(error),
+            _ => "certificate_crl_invalid",
+        };
+        Self { reason, error }
+    }
+}
+
+impl From<CertificateError> for Refused {
+    fn from(error: CertificateError) -> Self {
+        Error::from(error).into()
+    }
+}
+
+/// A signature that does not verify may be one that cannot be checked.
+fn weak_signature(error: &CertificateError) -> bool {
+    use CertificateError as E;
+    matches!(
+        error,
+        E::BadSignature | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
+    )
 }
 
 /// What no registration overrides: the CA is configured and took the certificate back, or its
@@ -314,7 +457,8 @@ impl fmt::Display for ChainTooLong {
 
 impl std::error::Error for ChainTooLong {}
 
-fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
+/// An error of our own, as rustls takes it.
+pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> CertificateError {
     CertificateError::Other(OtherError(Arc::new(error)))
 }
 
@@ -332,12 +476,21 @@ pub fn reason(error: &CertificateError) -> &'static str {
         E::UnknownIssuer => "certificate_unknown_ca",
         E::BadSignature => "certificate_bad_signature",
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => "certificate_unsupported",
-        E::UnsupportedSignatureAlgorithmContext { .. }
-        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. }
-        | E::UnhandledCriticalExtension => "certificate_unsupported",
-        E::Other(inner) if inner.0.is::<ChainTooLong>() => "certificate_chain_too_long",
-        // Version 1, a CA as end entity, name constraints: readable, but not for this.
-        E::Other(_) => "certificate_unsupported",
+        E::UnsupportedSignatureAlgorithmContext { .. } => "certificate_signature_algorithm",
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => "certificate_key_unsupported",
+        E::UnhandledCriticalExtension => "certificate_constraints",
+        E::Other(inner) => other_reason(&*inner.0),
         _ => "certificate_malformed",
+    }
+}
+
+/// webpki's own errors, and ours.
+fn other_reason(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+    match error.downcast_ref::<webpki::Error>() {
+        Some(webpki::Error::CaUsedAsEndEntity) => "certificate_is_ca",
+        Some(webpki::Error::UnsupportedCertVersion) => "certificate_v1",
+        _ if error.is::<ChainTooLong>() => "certificate_chain_too_long",
+        _ if error.is::<UnservedSignature>() => "certificate_signature_algorithm",
+        _ => "certificate_constraints",
     }
 }
