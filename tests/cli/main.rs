@@ -2,6 +2,7 @@
 //! config/README.md is run as printed, and what `check`, `psk`, `password` and `token` say of bad input.
 
 mod check;
+mod demo;
 mod examples;
 mod folder;
 mod readme;

@@ -181,6 +181,11 @@ files = ["rules.toml"]
 
 [admin]
 bind = "127.0.0.1:{admin}"
+
+[shutdown]
+announce = "0s"
+settle = "300ms"
+close = "1s"
 "#,
             amqp = self.amqp_port,
             mqtt = self.mqtt_port,

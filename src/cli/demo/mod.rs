@@ -3,9 +3,11 @@
 //! It writes the same files an operator would, starts from them, and prints what reaches the hub.
 
 mod files;
+mod keys;
 mod screen;
 
 use self::files::{HUB_HOST, Layout, SIMULATED, Samples};
+use self::keys::{Key, Keyboard};
 use self::screen::{Screen, offers};
 use super::device::{Device, Identity, trust};
 use super::run::stop_signal;
@@ -16,9 +18,12 @@ use crate::gateway::{Gateway, load};
 use crate::runtime::clock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 /// Arguments of `demo`.
 #[derive(clap::Args)]
@@ -43,12 +48,18 @@ pub struct Args {
     interval_ms: u64,
 }
 
+/// How long the end may take; devices that do not answer are left.
+const END: Duration = Duration::from_millis(800);
+
+/// Messages after which the keys are told again.
+const REMINDER: usize = 15;
+
 /// Life of the SAS token in the printed command.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 type Failure = Box<dyn std::error::Error>;
 
-/// Runs the demo until Ctrl-C.
+/// Runs the demo until `q` or Ctrl-C.
 pub fn run(args: &Args) -> ExitCode {
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
@@ -57,7 +68,9 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(demo(args)) {
+    let done = runtime.block_on(demo(args));
+    runtime.shutdown_background();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("demo: {error}");
@@ -80,28 +93,51 @@ async fn demo(args: &Args) -> Result<(), Failure> {
 
     let screen = Screen::new();
     let token = device_token("pump-3", &samples.sas_key, TOKEN_LIFE)?;
-    print!(
-        "{}",
-        screen.head(&layout, &offers(&layout, &samples, &token))
-    );
+    let head = screen.head(&layout, &offers(&layout, &samples, &token));
+    let stream = watch::Sender::new(true);
     let simulated = tokio::spawn(simulate(
         layout.path("ca.pem"),
         layout.mqtt_port,
         samples,
         Duration::from_millis(args.interval_ms.max(1)),
+        stream.subscribe(),
     ));
+    let mut keyboard = Keyboard::open();
+    print(&head);
+    let keys_shown = keyboard.is_terminal();
     tokio::select! {
-        () = show(&emulator, &screen) => {}
+        () = show(&emulator, &screen, keys_shown) => {}
+        () = obey(&mut keyboard, &screen, &head, &stream) => {}
         signal = stop_signal() => signal?,
     }
     simulated.abort();
-    println!("\nstopping");
-    let clean = gateway.stop().await;
-    emulator.stop().await;
-    if clean {
-        Ok(())
-    } else {
-        Err("the gateway did not stop in time".into())
+    print("\nstopping\n");
+    let end = async {
+        gateway.stop().await;
+        emulator.stop().await;
+    };
+    // Nobody has to wait for the end of a demo.
+    let _ = timeout(END, end).await;
+    Ok(())
+}
+
+/// Prints; whoever closes the pipe does not end the demo by it.
+fn print(text: &str) {
+    let mut out = std::io::stdout();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Does what the keys say, until one ends the demo.
+async fn obey(keyboard: &mut Keyboard, screen: &Screen, head: &str, stream: &watch::Sender<bool>) {
+    loop {
+        match keyboard.next().await {
+            Key::Commands => print(head),
+            Key::Stream => {
+                stream.send_modify(|on| *on = !*on);
+                print(&screen.stream(*stream.borrow()));
+            }
+            Key::Quit => return,
+        }
     }
 }
 
@@ -139,8 +175,14 @@ fn device_token(device: &str, key: &str, life: Duration) -> Result<String, Failu
     Ok(sas::mint(&scope, key.expose(), clock::unix() + life, None))
 }
 
-/// Sends a reading every `interval`; connects again when the connection ends.
-async fn simulate(ca: PathBuf, port: u16, samples: Samples, interval: Duration) {
+/// Sends a reading every `interval` while `stream` says so; connects again after a loss.
+async fn simulate(
+    ca: PathBuf,
+    port: u16,
+    samples: Samples,
+    interval: Duration,
+    mut stream: watch::Receiver<bool>,
+) {
     let Ok(tls) = trust(&ca) else { return };
     let username = format!("{HUB_HOST}/{SIMULATED}/?api-version=2021-04-12");
     let mut reading = 0_u32;
@@ -153,7 +195,7 @@ async fn simulate(ca: PathBuf, port: u16, samples: Samples, interval: Duration) 
             password: &token,
         };
         if let Ok(mut device) = Device::connect(&tls, port, &identity).await {
-            loop {
+            while stream.wait_for(|on| *on).await.is_ok() {
                 let celsius = 20.0 + 5.0 * f64::from(reading).mul_add(0.1, 0.0).sin();
                 let body = format!("{{\"n\":{reading},\"celsius\":{celsius:.1}}}");
                 let topic = format!(
@@ -163,22 +205,26 @@ async fn simulate(ca: PathBuf, port: u16, samples: Samples, interval: Duration) 
                     break;
                 }
                 reading = reading.wrapping_add(1);
-                tokio::time::sleep(interval).await;
+                sleep(interval).await;
             }
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
 /// Prints every message the hub accepts, as it accepts it.
-async fn show(emulator: &EmulatorHandle, screen: &Screen) {
+async fn show(emulator: &EmulatorHandle, screen: &Screen, keys: bool) {
     let ledger = emulator.ledger();
-    let mut after = 0;
+    let (mut after, mut shown) = (0, 0_usize);
     loop {
         ledger.grown_past(after).await;
         for entry in ledger.messages(None, after, 1000) {
             after = entry.seq;
-            println!("{}", line(&entry, screen));
+            print(&format!("{}\n", line(&entry, screen)));
+            shown += 1;
+            if keys && shown.is_multiple_of(REMINDER) {
+                print(&screen.reminder());
+            }
         }
     }
 }

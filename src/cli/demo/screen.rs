@@ -9,6 +9,9 @@ pub struct Screen {
     colour: bool,
 }
 
+/// What can be typed.
+const KEYS: &str = "Enter: the commands again · s: stop or start sim-1 · q or Ctrl-C: end";
+
 /// A command to paste: what it shows, and the text.
 pub struct Offer {
     /// The credential it uses.
@@ -68,9 +71,30 @@ impl Screen {
             let _ = writeln!(text, "\n  {}", self.paint("36", offer.title));
             let _ = writeln!(text, "    {}", offer.command);
         }
-        let last = "Messages as the hub accepts them (Ctrl-C ends the demo):";
-        let _ = writeln!(text, "\n{}\n", self.paint("1", last));
+        let last = "Messages as the hub accepts them";
+        let _ = writeln!(
+            text,
+            "\n{}  {}\n",
+            self.paint("1", last),
+            self.paint("2", KEYS)
+        );
         text
+    }
+
+    /// The keys, where the head has scrolled away.
+    #[must_use]
+    pub fn reminder(&self) -> String {
+        format!("  {}\n", self.paint("2", KEYS))
+    }
+
+    /// What became of the simulated device's messages.
+    #[must_use]
+    pub fn stream(&self, on: bool) -> String {
+        let text = match on {
+            true => format!("{SIMULATED} sends again"),
+            false => format!("{SIMULATED} sends no more; s lets it go on"),
+        };
+        format!("  {}\n", self.paint("2", &text))
     }
 
     /// One accepted message.
