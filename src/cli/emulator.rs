@@ -27,6 +27,10 @@ pub struct Args {
     /// Address of AMQP over TLS, instead of the file's; 127.0.0.1:5671 when neither names one.
     #[arg(long, value_name = "ADDRESS:PORT", requires = "cert")]
     pub tls_bind: Option<SocketAddr>,
+    /// Take the hub from IOTHUB_EMULATOR_… variables instead of a file, serve on every address,
+    /// and print connection strings: for a container of its own.
+    #[arg(long, conflicts_with_all = ["config", "cert"])]
+    pub environment: bool,
     /// Read the configuration, print every problem, and leave.
     #[arg(long)]
     pub check: bool,
@@ -36,11 +40,19 @@ pub struct Args {
 /// not start.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let config = read(&args.config).map_err(|problems| {
-        let named = |problem| format!("{}: {problem}", args.config.display());
+    let name = match args.environment {
+        true => "environment".to_owned(),
+        false => args.config.display().to_string(),
+    };
+    let read = match args.environment {
+        true => environment(),
+        false => read(&args.config),
+    };
+    let read = read.map_err(|problems| {
+        let named = |problem| format!("{name}: {problem}");
         problems.into_iter().map(named).collect::<Vec<_>>()
     });
-    let config = match config.and_then(|config| with_tls(args, config)) {
+    let config = match read.and_then(|config| with_tls(args, config)) {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {
@@ -50,7 +62,7 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     if args.check {
-        println!("{}: ok", args.config.display());
+        println!("{name}: ok");
         return ExitCode::SUCCESS;
     }
     let runtime = match super::runtime() {
@@ -66,6 +78,21 @@ pub fn run(args: &Args) -> ExitCode {
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("emulator: {error}");
     ExitCode::FAILURE
+}
+
+/// The hub of a container. Its connection strings are printed: they open this emulator and
+/// nothing else, and who starts it has no other way to learn a key that was made here.
+fn environment() -> Result<EmulatorConfig, Vec<String>> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| vec![format!("no entropy for a key: {error}")])?;
+    let get = |name: &str| std::env::var(name).ok();
+    let fresh = || base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+    let (config, strings) = EmulatorConfig::from_environment(get, fresh)?;
+    println!("connection string {}", strings.gateway);
+    for device in &strings.devices {
+        println!("device connection string {device}");
+    }
+    Ok(config)
 }
 
 fn read(path: &Path) -> Result<EmulatorConfig, Vec<String>> {

@@ -1,5 +1,6 @@
 //! `emulator.toml`: what it may say, and every problem in it at once.
 
+mod environment;
 mod read;
 mod reader;
 #[cfg(test)]
@@ -15,8 +16,11 @@ use std::time::Duration;
 pub struct EmulatorConfig {
     /// `[amqp]`: the ports devices and gateways connect to.
     pub amqp: AmqpConfig,
-    /// `[control] bind`: the HTTP control API, loopback only. Absent: not served.
+    /// `[control] bind`: the HTTP control API. Absent: not served.
     pub control_bind: Option<SocketAddr>,
+    /// `insecure = true` at the head of the file: the port without TLS and the control API, which
+    /// hands out keys, may be bound beyond loopback. For a container of its own.
+    pub insecure: bool,
     /// `[hub] host`: the host name tokens must name.
     pub host: String,
     /// `[[policy]]`: shared access policies.
@@ -36,7 +40,7 @@ pub struct EmulatorConfig {
 pub struct AmqpConfig {
     /// Address of the TLS port.
     pub bind: Option<SocketAddr>,
-    /// Address of the port without TLS, loopback only.
+    /// Address of the port without TLS; loopback unless `insecure`.
     pub plain_bind: Option<SocketAddr>,
     /// Certificate of the TLS port.
     pub tls: Option<TlsMaterial>,
@@ -260,6 +264,7 @@ impl EmulatorConfig {
                 ..AmqpConfig::default()
             },
             control_bind: Some(any),
+            insecure: false,
             host: host.to_owned(),
             policies: Vec::new(),
             devices: Vec::new(),
@@ -276,6 +281,26 @@ impl EmulatorConfig {
     pub fn from_toml(text: &str, base: &Path) -> Result<Self, Vec<String>> {
         read::config(text, base)
     }
+
+    /// Reads `IOTHUB_EMULATOR_…` variables, for a container: one policy, devices by name, every
+    /// port on every address. `get` looks a variable up; `key` gives a fresh base64 key.
+    ///
+    /// # Errors
+    /// Every problem, each with its variable and what to do about it.
+    pub fn from_environment(
+        get: impl Fn(&str) -> Option<String>,
+        key: impl Fn() -> String,
+    ) -> Result<(Self, ConnectionStrings), Vec<String>> {
+        environment::config(&get, &key)
+    }
+}
+
+/// What clients of a hub made by [`EmulatorConfig::from_environment`] need; holds keys.
+pub struct ConnectionStrings {
+    /// For a gateway: the policy with DeviceConnect.
+    pub gateway: String,
+    /// For each device with a key of its own.
+    pub devices: Vec<String>,
 }
 
 impl PolicyConfig {

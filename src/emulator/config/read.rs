@@ -19,9 +19,11 @@ pub(super) fn config(text: &str, base: &Path) -> Result<EmulatorConfig, Vec<Stri
     };
     let problems = Problems::default();
     let mut root = Reader::new(table, "", &problems);
+    let insecure = root.flag("insecure", false);
     let config = EmulatorConfig {
-        amqp: amqp(root.table("amqp"), base),
-        control_bind: control(root.table("control")),
+        amqp: amqp(root.table("amqp"), base, insecure),
+        control_bind: control(root.table("control"), insecure),
+        insecure,
         host: hub(root.table("hub")),
         policies: policies(root.tables("policy"), base),
         devices: devices(root.tables("device"), base),
@@ -38,7 +40,7 @@ pub(super) fn config(text: &str, base: &Path) -> Result<EmulatorConfig, Vec<Stri
     }
 }
 
-fn amqp(mut r: Reader<'_>, base: &Path) -> AmqpConfig {
+fn amqp(mut r: Reader<'_>, base: &Path, insecure: bool) -> AmqpConfig {
     let default = AmqpConfig::default();
     let wants_tls = r.has("bind");
     let wants_plain = r.has("plain_bind");
@@ -61,7 +63,7 @@ fn amqp(mut r: Reader<'_>, base: &Path) -> AmqpConfig {
     };
     let config = AmqpConfig {
         bind: r.address("bind", false),
-        plain_bind: r.address("plain_bind", true),
+        plain_bind: r.address("plain_bind", !insecure),
         tls,
         idle_timeout: r.duration("idle_timeout", default.idle_timeout),
         idle_timeout_min: r.duration("idle_timeout_min", default.idle_timeout_min),
@@ -103,8 +105,8 @@ fn tls(mut r: Reader<'_>, base: &Path) -> Option<TlsMaterial> {
     })
 }
 
-fn control(mut r: Reader<'_>) -> Option<std::net::SocketAddr> {
-    let bind = r.address("bind", true);
+fn control(mut r: Reader<'_>, insecure: bool) -> Option<std::net::SocketAddr> {
+    let bind = r.address("bind", !insecure);
     r.finish();
     bind
 }

@@ -1,6 +1,6 @@
 //! The control API: HTTP and JSON on a loopback address, for tests, the load generator and the
-//! demonstration. It hands out new policy keys, so it answers to no other address and to no
-//! request that a browser made for a foreign page.
+//! demonstration. It hands out new policy keys, so it answers to no other address, unless told so
+//! (`insecure`), and never to a request that a browser made for a foreign page.
 
 mod devices;
 mod faults;
@@ -63,6 +63,7 @@ fn router(hub: Arc<Hub>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/stats", get(stats))
+        .route("/certificate", get(certificate))
         .route("/messages", get(ledger::messages).delete(ledger::forget))
         .route(
             "/devices/{id}",
@@ -80,26 +81,35 @@ fn router(hub: Arc<Hub>) -> Router {
             post(faults::inject).get(faults::list).delete(faults::clear),
         )
         .layer(DefaultBodyLimit::max(BODY_MAX))
-        .layer(middleware::from_fn(local_only))
+        .layer(middleware::from_fn_with_state(Arc::clone(&hub), local_only))
         .with_state(hub)
 }
 
 /// A page elsewhere can make a browser call a loopback port, and by rebinding its name even read
 /// the answer; neither knows our address as host.
-async fn local_only(request: Request, next: Next) -> Response {
+async fn local_only(State(hub): Hubs, request: Request, next: Next) -> Response {
     let host = request
         .headers()
         .get(header::HOST)
         .map(|value| value.to_str().unwrap_or(""));
-    let local = host.is_none_or(|host| {
-        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-        ["127.0.0.1", "localhost", "[::1]"].contains(&name) || name.starts_with("127.")
-    });
+    let local = hub.config.insecure
+        || host.is_none_or(|host| {
+            let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+            ["127.0.0.1", "localhost", "[::1]"].contains(&name) || name.starts_with("127.")
+        });
     if !local || request.headers().contains_key(header::ORIGIN) {
         let text = "only requests for a loopback host, and none from web pages, are answered";
         return Refusal::new(StatusCode::FORBIDDEN, text).into_response();
     }
     next.run(request).await
+}
+
+/// The chain of the TLS port, PEM: what a client has to trust.
+async fn certificate(State(hub): Hubs) -> Response {
+    match &hub.config.amqp.tls {
+        Some(tls) => tls.cert_pem.clone().into_response(),
+        None => Refusal::new(StatusCode::NOT_FOUND, "amqp.tls is not set").into_response(),
+    }
 }
 
 async fn stats(State(hub): Hubs) -> Json<Value> {
