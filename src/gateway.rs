@@ -20,7 +20,9 @@ use crate::hub::Hub;
 use crate::listener::{Listener, Shared};
 use crate::router::refused::Folder;
 use crate::runtime::clock;
+use crate::runtime::handover;
 use crate::runtime::phase::Phase;
+use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{
     Acceptor, CertificateRules, HandshakeLimits, OldCertificate, PskHash, PskKeys, PskLookup,
@@ -76,6 +78,8 @@ pub struct Gateway {
     reloader: Arc<Reloader>,
     phase: watch::Sender<Phase>,
     shutdown: ShutdownConfig,
+    /// Second descriptors of every port, for the next process.
+    sockets: Vec<(String, std::net::TcpListener)>,
 }
 
 impl Gateway {
@@ -84,15 +88,32 @@ impl Gateway {
     /// # Errors
     /// When a port or a certificate cannot be used; nothing runs then.
     pub async fn start(config: Config, rules: RuleSet) -> Result<Self, StartError> {
+        Self::start_on(config, rules, Inherited::default()).await
+    }
+
+    /// [`Self::start`] on sockets that are open already, as far as they are the ones configured.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_on(
+        config: Config,
+        rules: RuleSet,
+        mut inherited: Inherited,
+    ) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::new());
         reload::show_rules(&rules, &metrics);
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         let acceptors = acceptors(&config, &rules, &metrics)?;
-        let admin_socket = admin::bind(config.admin.bind).map_err(|error| StartError::Bind {
+        let admin_socket = match inherited.take(sockets::ADMIN, config.admin.bind) {
+            Some(socket) => Ok(socket),
+            None => admin::bind(config.admin.bind),
+        };
+        let admin_socket = admin_socket.map_err(|error| StartError::Bind {
             what: "admin".to_owned(),
             address: config.admin.bind,
             error,
         })?;
+        let mut shared_sockets = share_admin(&admin_socket);
         let hub = Hub::start(Arc::new(config.hub.clone()), metrics.clone());
         let shared = Shared::new(
             rules.clone(),
@@ -112,14 +133,21 @@ impl Gateway {
         let mut bound = Vec::new();
         for (listener, acceptor) in config.listeners.into_iter().zip(acceptors) {
             let (name, address) = (listener.name.clone(), listener.bind);
-            let listener = Listener::bind(listener, acceptor, shared.clone());
+            let listener = match inherited.take(&name, address) {
+                Some(socket) => Listener::on(socket, listener, acceptor, shared.clone()),
+                None => Listener::bind(listener, acceptor, shared.clone()),
+            };
             let listener = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
             let (listener, address) = listener.map_err(|error| StartError::Bind {
                 what: format!("listener {name:?}"),
                 address,
                 error,
             })?;
+            shared_sockets.extend(listener.share().ok());
             bound.push((name, address, listener));
+        }
+        for socket in inherited.left() {
+            tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
         }
         let (phase, _) = watch::channel(Phase::Starting);
         let status = status(hub.clone(), phase.subscribe());
@@ -150,7 +178,20 @@ impl Gateway {
             reloader,
             phase,
             shutdown,
+            sockets: shared_sockets,
         })
+    }
+
+    /// Hands the sockets to the next process when it asks; resolves when that one serves. Never
+    /// resolves where no `shutdown.handover` is configured.
+    ///
+    /// # Errors
+    /// When the socket file cannot be used; the text names it.
+    pub async fn succeeded(&self) -> std::io::Result<()> {
+        let Some(path) = self.shutdown.handover.clone() else {
+            return std::future::pending().await;
+        };
+        handover::succeeded(&path, &self.sockets).await
     }
 
     /// Reloads rules and certificates on SIGHUP and whenever one of their files changes, until
@@ -206,17 +247,27 @@ impl Gateway {
     /// after the other, hub connections closed. Whether all of it ended within the configured
     /// times, which are never exceeded together.
     pub async fn stop(self) -> bool {
-        let ShutdownConfig {
-            announce,
-            settle,
-            close,
-        } = self.shutdown;
         self.enter(Phase::NotReady);
-        tokio::time::sleep(announce).await;
+        tokio::time::sleep(self.shutdown.announce).await;
+        self.drain().await
+    }
+
+    /// Stops after the next process has taken the sockets over: nobody has to be told, since the
+    /// ports stay open; devices are told to go at the pace of `drain_rate`.
+    pub async fn yield_to_successor(self) -> bool {
+        self.drain().await
+    }
+
+    async fn drain(mut self) -> bool {
+        let ShutdownConfig { settle, close, .. } = self.shutdown;
         self.enter(Phase::Draining);
+        self.sockets.clear();
         self.accepting.cancel();
-        // Devices are closed over half of `close`; the hub's side is left a quarter at least.
-        self.shared.drain(settle, close / 2);
+        match self.shutdown.drain_rate_per_s {
+            Some(rate) => self.shared.drain_paced(settle, rate).await,
+            // Devices are closed over half of `close`; the hub's side is left a quarter at least.
+            None => self.shared.drain(settle, close / 2),
+        }
         let settled = self.shared.drained(settle).await;
         self.enter(Phase::Closing);
         let closing = clock::mono();
@@ -251,6 +302,13 @@ fn refused_folder(config: &Config) -> Result<Option<Arc<Folder>>, StartError> {
         error,
     })?;
     Ok(Some(Arc::new(opened)))
+}
+
+/// The admin server's socket for the next process.
+fn share_admin(socket: &std::net::TcpListener) -> Vec<(String, std::net::TcpListener)> {
+    let socket = socket.try_clone().ok();
+    let named = socket.map(|socket| (sockets::ADMIN.to_owned(), socket));
+    named.into_iter().collect()
 }
 
 /// One acceptor for each listener, all problems at once.

@@ -160,6 +160,7 @@ fn summary(path: &Path, report: &Report) -> String {
             hub.connection_bytes_max,
         );
         memory_table(&mut text, &worst);
+        stop_time(&mut text, config);
     }
     let name = capped(&path.display().to_string());
     let remarks = match report.warnings.len() {
@@ -206,6 +207,24 @@ fn rules_line(text: &mut String, rules: &RuleSet) {
         plural(counts.rules, "rule"),
         human_count(counts.psk_identities as u64),
         counts.expectations,
+    );
+}
+
+/// What an orchestrator must grant a stop: Kubernetes' `terminationGracePeriodSeconds`, systemd's
+/// `TimeoutStopSec`.
+fn stop_time(text: &mut String, config: &Config) {
+    let shutdown = &config.shutdown;
+    let longest = shutdown.longest(config.limits.connections);
+    let _ = writeln!(
+        text,
+        "a stop takes at most {} s: announce {} + {} devices one after the other {} + settle {} + \
+         close {}; grant as much (terminationGracePeriodSeconds, TimeoutStopSec)\n",
+        longest.as_secs(),
+        shutdown.announce.as_secs(),
+        config.limits.connections,
+        shutdown.paced(config.limits.connections).as_secs(),
+        shutdown.settle.as_secs(),
+        shutdown.close.as_secs(),
     );
 }
 

@@ -2,12 +2,18 @@
 
 use super::USAGE;
 use crate::auth::rules::RuleCounts;
-use crate::gateway::{Gateway, load};
+use crate::config::Config;
+use crate::gateway::{Gateway, Loaded, load};
+use crate::runtime::handover::{self, Predecessor};
+use crate::runtime::phase::Phase;
+use crate::runtime::sockets::Inherited;
 use crate::telemetry::log;
+use sd_notify::NotifyState;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 /// Signals within this time are one: some supervisors signal the process and then its group.
 const ONE_SIGNAL: Duration = Duration::from_millis(500);
@@ -46,35 +52,125 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    runtime.block_on(serve(&args.config, loaded))
+}
+
+/// The gateway from its start to its end.
+async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
+    let (predecessor, inherited) = match sockets(&loaded.config) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(
+                "shutdown.handover: {error}; stop the process that holds it, or remove the key"
+            );
+            return ExitCode::FAILURE;
+        }
+    };
     let counts = loaded.rules.counts();
-    runtime.block_on(async {
-        let gateway = match Gateway::start(loaded.config, loaded.rules).await {
-            Ok(gateway) => gateway,
-            Err(error) => {
-                for line in error.to_string().lines() {
-                    complain(line);
-                }
-                return ExitCode::FAILURE;
+    let gateway = match Gateway::start_on(loaded.config, loaded.rules, inherited).await {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                complain(line);
             }
-        };
-        banner(&args.config, &gateway, counts);
-        gateway.watch(loaded.sources);
-        if let Err(error) = stop_signal().await {
-            tracing::error!(%error, "signals cannot be received; stopping");
+            return ExitCode::FAILURE;
         }
-        tracing::info!("stopping; a second signal ends at once");
-        let second = async {
-            tokio::time::sleep(ONE_SIGNAL).await;
-            stop_signal().await
-        };
-        tokio::select! {
-            clean = gateway.stop() => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
-            _ = second => {
-                tracing::error!("second signal: ended without waiting");
-                ExitCode::FAILURE
+    };
+    banner(path, &gateway, counts);
+    gateway.watch(loaded.sources);
+    let served = tokio::spawn(supervised(gateway.phase(), predecessor));
+    let succeeded = tokio::select! {
+        stopped = stop_signal() => {
+            if let Err(error) = stopped {
+                tracing::error!(%error, "signals cannot be received; stopping");
             }
+            false
         }
-    })
+        succeeded = succeeded(&gateway, served) => succeeded,
+    };
+    tracing::info!(succeeded, "stopping; a second signal ends at once");
+    systemd(&[NotifyState::Stopping]);
+    let second = async {
+        tokio::time::sleep(ONE_SIGNAL).await;
+        stop_signal().await
+    };
+    let stop = async {
+        match succeeded {
+            true => gateway.yield_to_successor().await,
+            false => gateway.stop().await,
+        }
+    };
+    tokio::select! {
+        clean = stop => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+        _ = second => {
+            tracing::error!("second signal: ended without waiting");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sockets that are open already: the predecessor's, else systemd's.
+fn sockets(config: &Config) -> std::io::Result<(Option<Predecessor>, Inherited)> {
+    if let Some(path) = &config.shutdown.handover
+        && let Some((predecessor, sockets)) = handover::take_over(path)?
+    {
+        return Ok((Some(predecessor), sockets));
+    }
+    Ok((None, Inherited::from_systemd()))
+}
+
+/// Waits until this process serves, tells predecessor and supervisor so, then keeps the watchdog
+/// quiet for as long as this runtime runs tasks.
+async fn supervised(mut phase: watch::Receiver<Phase>, predecessor: Option<Predecessor>) {
+    if phase
+        .wait_for(|phase| *phase == Phase::Ready)
+        .await
+        .is_err()
+    {
+        return;
+    }
+    if let Some(predecessor) = predecessor
+        && let Err(error) = predecessor.release()
+    {
+        tracing::warn!(%error, "the predecessor was gone before it was told");
+    }
+    let main_pid = NotifyState::MainPid(std::process::id());
+    systemd(&[NotifyState::Ready, main_pid]);
+    let Some(period) = sd_notify::watchdog_enabled() else {
+        return;
+    };
+    let mut ticks = tokio::time::interval(period / 2);
+    loop {
+        ticks.tick().await;
+        systemd(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Resolves when the next process serves on this one's sockets. The file is opened once this
+/// process serves: until then it is the predecessor's.
+async fn succeeded(gateway: &Gateway, served: tokio::task::JoinHandle<()>) -> bool {
+    let mut phase = gateway.phase();
+    let serving = phase.wait_for(|phase| *phase == Phase::Ready).await.is_ok();
+    if serving
+        && gateway
+            .succeeded()
+            .await
+            .inspect_err(|error| {
+                tracing::error!(%error, "no process can take the sockets over");
+            })
+            .is_ok()
+    {
+        served.abort(); // the watchdog is the successor's from now on
+        return true;
+    }
+    std::future::pending().await
+}
+
+/// Tells systemd, where it asked to be told.
+fn systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::debug!(%error, "systemd could not be told");
+    }
 }
 
 /// Says why there is no gateway, also to whoever switched the log off.

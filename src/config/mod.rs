@@ -211,4 +211,25 @@ pub struct ShutdownConfig {
     pub settle: Duration,
     /// Devices and hub connections have this long to close.
     pub close: Duration,
+    /// Devices told to go per second; `None`: all of them within half of `close`.
+    pub drain_rate_per_s: Option<u32>,
+    /// Where the next process asks for this one's sockets; `None`: nowhere.
+    pub handover: Option<PathBuf>,
+}
+
+impl ShutdownConfig {
+    /// Time it takes to tell `devices` to go, one after the other.
+    #[must_use]
+    pub fn paced(&self, devices: usize) -> Duration {
+        self.drain_rate_per_s.map_or(Duration::ZERO, |rate| {
+            let devices = u32::try_from(devices).unwrap_or(u32::MAX);
+            Duration::from_secs(1) * devices / rate.max(1)
+        })
+    }
+
+    /// The longest a stop takes with `devices` connected; what an orchestrator has to grant.
+    #[must_use]
+    pub fn longest(&self, devices: usize) -> Duration {
+        self.announce + self.paced(devices) + self.settle + self.close
+    }
 }

@@ -109,7 +109,7 @@ impl Section {
             }
             Self::Admin => vec!["bind"],
             Self::Log => vec!["format", "filter"],
-            Self::Shutdown => vec!["announce", "settle", "close"],
+            Self::Shutdown => vec!["announce", "settle", "close", "drain_rate", "handover"],
         }
     }
 

@@ -40,6 +40,7 @@ use setup::Setup;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -125,6 +126,13 @@ impl Shared {
         self.registry.drain(settle, spread);
     }
 
+    /// Ends the connections one after the other, `rate_per_s` of them each second; who has not had
+    /// its turn is served as before. Returns when every device was told.
+    pub async fn drain_paced(&self, settle: Duration, rate_per_s: u32) {
+        self.registry.drain_paced(settle, rate_per_s).await;
+        self.drain.cancel();
+    }
+
     /// Waits for the last connection's end, at most for `within`; whether none is left.
     pub async fn drained(&self, within: Duration) -> bool {
         self.tracker.close();
@@ -167,21 +175,27 @@ impl Listener {
         acceptor: Arc<Acceptor>,
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(config.bind),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
-        socket.set_reuse_address(true)?;
+        let socket = open(config.bind)?;
+        Self::on(socket, config, acceptor, shared)
+    }
+
+    /// Serves a socket that is open already: systemd's, or the predecessor's.
+    ///
+    /// # Errors
+    /// When the socket is none to accept on.
+    pub fn on(
+        socket: std::net::TcpListener,
+        config: ListenerConfig,
+        acceptor: Arc<Acceptor>,
+        shared: Arc<Shared>,
+    ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        socket.bind(&config.bind.into())?;
-        socket.listen(BACKLOG)?;
         let connections = &shared.setup.metrics.connections;
         for kind in &config.accept {
             let _ = connections.with_label_values(&[&*config.name, kind.label()]);
         }
         Ok(Self {
-            socket: TcpListener::from_std(socket.into())?,
+            socket: TcpListener::from_std(socket)?,
             site: Arc::new(Site {
                 name: config.name,
                 accept: config.accept,
@@ -191,6 +205,16 @@ impl Listener {
                 quota: Quota::default(),
             }),
         })
+    }
+
+    /// The name the configuration gives it, and a second descriptor of its socket, for the next
+    /// process.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn share(&self) -> io::Result<(String, std::net::TcpListener)> {
+        let socket = self.socket.as_fd().try_clone_to_owned()?;
+        Ok((self.site.name.clone(), socket.into()))
     }
 
     /// The bound address; with port 0 configured, the port that was given.
@@ -281,6 +305,16 @@ impl Listener {
         let site = self.site.clone();
         shared.tracker.spawn(handshake::welcome(arrival, site));
     }
+}
+
+/// Binds an address and listens.
+fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Socket options; a socket that refuses them still works.

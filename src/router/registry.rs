@@ -311,6 +311,22 @@ impl<A> Registry<A> {
         }
     }
 
+    /// Begins the same, one session after the other, `rate_per_s` of them each second; who has
+    /// not had its turn is served as before. Ends when every session was told.
+    pub async fn drain_paced(&self, settle: Duration, rate_per_s: u32) {
+        self.draining.store(true, Ordering::SeqCst);
+        let slots: Vec<_> = self.sessions.iter().map(|e| e.slot.clone()).collect();
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate_per_s.max(1));
+        for slot in slots {
+            ticks.tick().await;
+            let now = clock::mono();
+            slot.give(Order::Drain {
+                close_at: now,
+                settle_until: now + settle,
+            });
+        }
+    }
+
     /// Live sessions.
     #[must_use]
     pub fn len(&self) -> usize {

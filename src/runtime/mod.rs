@@ -1,5 +1,8 @@
-//! Process-wide plumbing: the clock, the control thread, the phases of the process's life.
+//! Process-wide plumbing: the clock, the control thread, the phases of the process's life, and
+//! sockets that outlive it.
 
 pub mod clock;
 pub mod control;
+pub mod handover;
 pub mod phase;
+pub mod sockets;

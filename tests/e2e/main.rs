@@ -7,6 +7,7 @@ mod badly;
 mod commands;
 mod doors;
 mod files;
+mod handover;
 mod log;
 mod metrics;
 mod outage;

@@ -49,6 +49,7 @@ pub struct Seen {
 pub struct Fleet {
     stop: Arc<AtomicBool>,
     progress: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
     tasks: JoinSet<(usize, Seen)>,
 }
 
@@ -57,14 +58,19 @@ impl Fleet {
     pub fn start(address: SocketAddr, count: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let progress = Arc::new(AtomicU64::new(0));
+        let refused = Arc::new(AtomicU64::new(0));
         let mut tasks = JoinSet::new();
         for index in 0..count {
-            let (stop, progress) = (stop.clone(), progress.clone());
-            tasks.spawn(async move { (index, work(address, index, &stop, &progress).await) });
+            let (stop, progress, refused) = (stop.clone(), progress.clone(), refused.clone());
+            tasks.spawn(async move {
+                let seen = work(address, index, &stop, &progress, &refused).await;
+                (index, seen)
+            });
         }
         Self {
             stop,
             progress,
+            refused,
             tasks,
         }
     }
@@ -72,6 +78,11 @@ impl Fleet {
     /// Messages acknowledged so far, all devices together.
     pub fn acknowledged(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
+    }
+
+    /// Attempts to connect that did not end in a CONNACK 0, all devices together.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// Waits until `messages` more are acknowledged.
@@ -99,7 +110,13 @@ impl Fleet {
 
 /// One device: connects (again, if it must) and sends numbered messages until told to stop. A
 /// message that was not acknowledged when the connection broke is sent again.
-async fn work(address: SocketAddr, index: usize, stop: &AtomicBool, progress: &AtomicU64) -> Seen {
+async fn work(
+    address: SocketAddr,
+    index: usize,
+    stop: &AtomicBool,
+    progress: &AtomicU64,
+    refused: &AtomicU64,
+) -> Seen {
     let id = format!("load-{index}");
     let topic = format!("devices/{id}/messages/events/");
     let transport = Transport::Psk {
@@ -112,6 +129,7 @@ async fn work(address: SocketAddr, index: usize, stop: &AtomicBool, progress: &A
     while !stop.load(Ordering::Relaxed) {
         let connected = Device::try_connect(address, &transport, &Who::id(&id)).await;
         let Ok(Ok(mut device)) = connected else {
+            refused.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };

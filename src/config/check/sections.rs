@@ -158,6 +158,17 @@ pub(super) fn log(reader: &Reader<'_>) -> LogConfig {
     }
 }
 
+/// `drain_rate`: how fast devices are told to go.
+fn drain_rate(reader: &Reader<'_>) -> Option<u32> {
+    let help = "write a rate from 1/s to 100000/s, as in \"90/s\"";
+    let parse = |text: &str| {
+        let rate = text.trim().strip_suffix("/s").and_then(|n| n.parse().ok());
+        let rate = rate.filter(|rate| (1..=100_000).contains(rate));
+        rate.ok_or_else(|| help.to_owned())
+    };
+    reader.parsed("drain_rate", parse, |rate: &u32| format!("{rate}/s"))
+}
+
 /// `[shutdown]`; the defaults add up to less than the 30 s an orchestrator usually grants.
 pub(super) fn shutdown(reader: &Reader<'_>) -> ShutdownConfig {
     let secs = Duration::from_secs;
@@ -166,5 +177,7 @@ pub(super) fn shutdown(reader: &Reader<'_>) -> ShutdownConfig {
         announce: reader.time("announce", secs(5), range),
         settle: reader.time("settle", secs(15), range),
         close: reader.time("close", secs(5), (secs(1), secs(3600))),
+        drain_rate_per_s: drain_rate(reader),
+        handover: reader.path("handover"),
     }
 }
