@@ -15,7 +15,7 @@ pub use load::{Loaded, Sources, environment, load, load_rules};
 use crate::admin::{self, AdminHandle, Readiness};
 use crate::auth::rules::RuleSet;
 use crate::config::secret::Secret;
-use crate::config::{Config, ShutdownConfig};
+use crate::config::{Config, ListenerConfig, ShutdownConfig};
 use crate::hub::Hub;
 use crate::listener::{Listener, Shared};
 use crate::router::refused::Folder;
@@ -104,15 +104,7 @@ impl Gateway {
         reload::show_rules(&rules, &metrics);
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         let acceptors = acceptors(&config, &rules, &metrics)?;
-        let admin_socket = match inherited.take(sockets::ADMIN, config.admin.bind) {
-            Some(socket) => Ok(socket),
-            None => admin::bind(config.admin.bind),
-        };
-        let admin_socket = admin_socket.map_err(|error| StartError::Bind {
-            what: "admin".to_owned(),
-            address: config.admin.bind,
-            error,
-        })?;
+        let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let mut shared_sockets = share_admin(&admin_socket);
         let hub = Hub::start(Arc::new(config.hub.clone()), metrics.clone());
         let shared = Shared::new(
@@ -130,25 +122,8 @@ impl Gateway {
             registry: shared.registry().clone(),
             metrics: metrics.clone(),
         });
-        let mut bound = Vec::new();
-        for (listener, acceptor) in config.listeners.into_iter().zip(acceptors) {
-            let (name, address) = (listener.name.clone(), listener.bind);
-            let listener = match inherited.take(&name, address) {
-                Some(socket) => Listener::on(socket, listener, acceptor, shared.clone()),
-                None => Listener::bind(listener, acceptor, shared.clone()),
-            };
-            let listener = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
-            let (listener, address) = listener.map_err(|error| StartError::Bind {
-                what: format!("listener {name:?}"),
-                address,
-                error,
-            })?;
-            shared_sockets.extend(listener.share().ok());
-            bound.push((name, address, listener));
-        }
-        for socket in inherited.left() {
-            tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
-        }
+        let bound = bind_all(config.listeners, acceptors, &shared, inherited)?;
+        shared_sockets.extend(bound.iter().filter_map(|(_, _, l)| l.share().ok()));
         let (phase, _) = watch::channel(Phase::Starting);
         let status = status(hub.clone(), phase.subscribe());
         let (truth, bounds) = (Arc::downgrade(&status), Arc::downgrade(&shared));
@@ -304,6 +279,53 @@ fn refused_folder(config: &Config) -> Result<Option<Arc<Folder>>, StartError> {
     Ok(Some(Arc::new(opened)))
 }
 
+/// A listener with its name and address.
+type Bound = (String, SocketAddr, Listener);
+
+/// The admin server's socket, handed over or bound.
+fn admin_socket(
+    address: SocketAddr,
+    inherited: &mut Inherited,
+) -> Result<std::net::TcpListener, StartError> {
+    let socket = match inherited.take(sockets::ADMIN, address) {
+        Some(socket) => Ok(socket),
+        None => admin::bind(address),
+    };
+    socket.map_err(|error| StartError::Bind {
+        what: "admin".to_owned(),
+        address,
+        error,
+    })
+}
+
+/// Every listener on the socket that was handed over for it, else on one of its own.
+fn bind_all(
+    listeners: Vec<ListenerConfig>,
+    acceptors: Vec<Arc<Acceptor>>,
+    shared: &Arc<Shared>,
+    mut inherited: Inherited,
+) -> Result<Vec<Bound>, StartError> {
+    let mut bound = Vec::new();
+    for (listener, acceptor) in listeners.into_iter().zip(acceptors) {
+        let (name, address) = (listener.name.clone(), listener.bind);
+        let listener = match inherited.take(&name, address) {
+            Some(socket) => Listener::on(socket, listener, acceptor, shared.clone()),
+            None => Listener::bind(listener, acceptor, shared.clone()),
+        };
+        let listener = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
+        let (listener, address) = listener.map_err(|error| StartError::Bind {
+            what: format!("listener {name:?}"),
+            address,
+            error,
+        })?;
+        bound.push((name, address, listener));
+    }
+    for socket in inherited.left() {
+        tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
+    }
+    Ok(bound)
+}
+
 /// The admin server's socket for the next process.
 fn share_admin(socket: &std::net::TcpListener) -> Vec<(String, std::net::TcpListener)> {
     let socket = socket.try_clone().ok();
@@ -373,14 +395,13 @@ fn certificate_rules(rules: &Arc<ArcSwap<RuleSet>>) -> CertificateRules {
 }
 
 /// Waits for the hub, then accepts on every listener.
-async fn accept(
-    bound: Vec<(String, SocketAddr, Listener)>,
-    hub: Hub,
-    phase: watch::Sender<Phase>,
-    stop: CancellationToken,
-) {
+async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: CancellationToken) {
+    let mut left = phase.subscribe();
     tokio::select! {
+        biased;
         () = stop.cancelled() => return,
+        // Told to stop before there was a hub: who is let in now is closed at once.
+        _ = left.wait_for(|phase| *phase != Phase::Starting) => return,
         ready = hub.ready(HUB_PATIENCE) => if !ready {
             let problem = hub.status().problem;
             tracing::warn!(%problem, "no hub yet; devices are accepted and their messages wait");

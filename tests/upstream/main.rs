@@ -188,3 +188,29 @@ async fn one_signal_ends_in_0_and_a_second_one_ends_it_at_once() {
         assert_eq!(status, Some(code), "{signals} signals");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn told_to_stop_before_there_is_a_hub_it_opens_no_listener() {
+    let options = Options {
+        // Longer than devices wait for a hub's first word (10 s).
+        gateway: "[shutdown]\nannounce = \"12s\"".to_owned(),
+        ..Options::default()
+    };
+    let dir = scratch("no-hub");
+    let emulator = hub_in(&dir, &options).await;
+    let closed = amqps_port(&emulator);
+    emulator.stop().await;
+    let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
+    let config = dir.join("gateway.toml");
+    let text = gateway_toml(&options, closed, mqtt, plain, admin);
+    std::fs::write(&config, text).expect("written");
+    let log = dir.join("log");
+    let file = std::fs::File::create(&log).expect("log file");
+    let gateway = Process::logging(&config, file.into());
+    answers(admin, 503).await;
+    signal(&gateway.0, "TERM");
+    let ended = timeout(Duration::from_secs(30), gateway.ended()).await;
+    assert_eq!(ended.expect("it ends"), Some(0));
+    let said = std::fs::read_to_string(&log).expect("log");
+    assert!(!said.contains("accepting devices"), "{said}");
+}

@@ -183,8 +183,8 @@ impl<'p> Reader<'p> {
         if loopback && !address.ip().is_loopback() {
             self.problem(
                 key,
-                "only a loopback address is allowed here, use 127.0.0.1 or [::1] (or insecure = true \
-                 at the head of the file)",
+                "only a loopback address is allowed here, use 127.0.0.1 or [::1], \
+                 or set insecure = true at the head of the file",
             );
             return None;
         }
