@@ -27,6 +27,8 @@ pub mod router;
 
 pub mod hub;
 
+pub mod amqp;
+
 pub mod admin;
 pub mod config;
 pub mod runtime;
