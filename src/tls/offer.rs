@@ -5,9 +5,13 @@
 
 use crate::tls::hello::{self, Hello};
 use rustls::{CipherSuite, NamedGroup};
+use std::fmt::Write as _;
 
 /// Names in one line.
 const NAMES_MAX: usize = 8;
+
+/// Bytes of such a line: the longest names have forty-five.
+const LINE_BYTES: usize = NAMES_MAX * 47 + 24;
 
 /// The suites of `hello` that `wanted` picks.
 pub fn suites(hello: &Hello, wanted: impl Fn(u16) -> bool) -> String {
@@ -34,7 +38,8 @@ pub const fn modes(hello: &Hello) -> &'static str {
 }
 
 fn list(ids: impl Iterator<Item = u16>, name: impl Fn(u16) -> Option<&'static str>) -> String {
-    let mut text = String::new();
+    // Strangers cause this: room for a full line at once, and nothing on the way.
+    let mut text = String::with_capacity(LINE_BYTES);
     let mut left_out = 0_usize;
     for (index, id) in ids.filter(|id| !hello::is_signal(*id)).enumerate() {
         if index >= NAMES_MAX {
@@ -46,15 +51,19 @@ fn list(ids: impl Iterator<Item = u16>, name: impl Fn(u16) -> Option<&'static st
         }
         match name(id) {
             // The library writes TLS13_ where the registry writes TLS_.
-            Some(name) => text.push_str(&name.replacen("TLS13_", "TLS_", 1)),
-            None => text.push_str(&format!("0x{id:04X}")),
+            Some(name) => match name.strip_prefix("TLS13_") {
+                Some(rest) => text.extend(["TLS_", rest]),
+                None => text.push_str(name),
+            },
+            // Writing to a string cannot fail.
+            None => drop(write!(text, "0x{id:04X}")),
         }
     }
     if text.is_empty() {
         return "none".to_owned();
     }
     if left_out > 0 {
-        text.push_str(&format!(" and {left_out} more"));
+        let _ = write!(text, " and {left_out} more");
     }
     text
 }

@@ -62,7 +62,14 @@ fn the_smallest_configuration_fits_the_emulators() {
     let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let text = std::fs::read_to_string(config.join("emulator.toml")).expect("readable");
     let emulator = EmulatorConfig::from_toml(&text, &config).expect("loads");
-    let gateway = iothub_gateway::gateway::load(&config.join("minimal.toml"));
+    let dir = scratch("minimal");
+    for name in ["minimal.toml", "minimal-rules.toml"] {
+        std::fs::copy(config.join(name), dir.join(name)).expect("copied");
+    }
+    // What the first command of the file makes.
+    let line = "load-0:00112233445566778899aabbccddeeff\n";
+    crate::support::secret(&dir.join("minimal.psk"), line);
+    let gateway = iothub_gateway::gateway::load(&dir.join("minimal.toml"));
     let hub = gateway
         .map_err(|problems| format!("{problems:?}"))
         .expect("loads")

@@ -274,13 +274,15 @@ async fn a_log_pipe_that_nobody_reads_stops_no_message() {
         http::metric(&exposition, "iothub_gateway_log_lines_dropped_total", &[])
     };
     // A pipe holds 64 KiB and the queue some MiB. Whatever happens in a watched folder is told by
-    // the library that watches, so writing there fills both.
-    let mut noise = std::fs::File::create(stage.dir.join("noise")).expect("created");
+    // the library that watches, so writing there fills both. Two files in turn: the kernel makes
+    // one event of equal ones that follow each other.
+    let create = |name| std::fs::File::create(stage.dir.join(name)).expect("created");
+    let mut noise = [create("noise-1"), create("noise-2")];
     let mut messages = 0;
     while tokio::task::spawn_blocking(dropped).await.expect("scraped") == 0.0 {
         assert!(messages < 1000, "nothing was ever dropped");
-        for _ in 0..500 {
-            noise.write_all(b"x").expect("written");
+        for n in 0..500 {
+            noise[n % 2].write_all(b"x").expect("written");
         }
         publish(&mut device, "a PUBACK comes").await;
         messages += 1;
