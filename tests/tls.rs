@@ -4,6 +4,9 @@
 
 #[path = "tls/certificates.rs"]
 mod certificates;
+#[cfg(feature = "interop")]
+#[path = "tls/clients.rs"]
+mod clients;
 #[path = "tls/hostile.rs"]
 mod hostile;
 #[path = "tls/old_certificates.rs"]

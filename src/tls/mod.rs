@@ -344,20 +344,20 @@ impl Tls {
         stream: Replay<TcpStream>,
         attempts: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
-        let record_bytes = record::bound(self.config.record_bytes, hello);
+        let bound = record::bound(self.config.record_bytes, hello);
         let (reason, alert) = match (route, certificates) {
             (Route::Psk13, _) => {
                 let (stream, peer) = self.psk.accept13(hello, stream, attempts).await?;
-                return Ok((record::bounded(stream, record_bytes), peer));
+                return Ok((record::bounded(stream, bound), peer));
             }
             (Route::Psk12, _) => {
                 let (stream, peer) = self.psk.accept12(hello, stream, attempts).await?;
-                return Ok((record::bounded(stream, record_bytes), peer));
+                return Ok((record::bounded(stream, bound), peer));
             }
             (Route::Certificate, Some(config)) => {
-                let config = record::configured(config, record_bytes);
                 let accepted = x509::accept(config, stream).await;
-                return accepted.map_err(|refusal| refusal.with_offer(hello));
+                let (stream, peer) = accepted.map_err(|refusal| refusal.with_offer(hello))?;
+                return Ok((record::bounded(stream, bound), peer));
             }
             (Route::Certificate, None) => ("no_shared_suite", Alert::HandshakeFailure),
             (Route::Refuse(reason, alert), _) => (reason, alert),
@@ -422,7 +422,7 @@ fn load(
     let mut material = material::load(listener, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
     let voucher = Voucher::of(&material);
-    let certificates = x509::configure(material, rules, provider)
+    let certificates = x509::configure(material, rules, config.record_bytes, provider)
         .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
     Ok(Arc::new(Loaded {
         certificates,

@@ -29,6 +29,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use verifier::{DeviceVerifier, JUDGED, Judgement};
 
+/// rustls counts it to a record's size.
+const RECORD_HEADER: usize = 5;
+
 /// Certificates are judged by the process's one clock.
 #[derive(Debug)]
 struct Clock;
@@ -46,13 +49,15 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// Builds the configuration; `None` when there is no server certificate.
+/// Builds the configuration; `None` when there is no server certificate. Records hold
+/// `record_bytes` of plaintext at most.
 ///
 /// # Errors
 /// A sentence without file names: the caller knows the setting.
 pub fn configure(
     material: Material,
     rules: Option<CertificateRules>,
+    record_bytes: Option<usize>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<ServerConfig>>, String> {
     let Some(server) = material.server else {
@@ -72,6 +77,7 @@ pub fn configure(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;
+    config.max_fragment_size = record_bytes.map(|bytes| bytes + RECORD_HEADER);
     Ok(Some(Arc::new(config)))
 }
 

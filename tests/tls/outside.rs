@@ -37,7 +37,8 @@ pub async fn outside(
         [output.stdout, output.stderr].concat()
     });
     let server = async {
-        let (tcp, source) = listener.accept().await.unwrap();
+        let dialled = tokio::time::timeout(PATIENCE, listener.accept()).await;
+        let (tcp, source) = dialled.expect("the program connects").unwrap();
         let accepted = acceptor.accept(tcp, source).await?;
         let mut stream = accepted.stream;
         if stream.read_u8().await.is_ok() {
