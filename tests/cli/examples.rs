@@ -252,3 +252,43 @@ fn the_steps_for_a_real_hub_serve_a_device() {
     );
     served(&clone.follow(&[load])[0], 1);
 }
+
+/// `deploy/package` without its long build: cargo's place is taken by a copy of this binary.
+#[test]
+fn the_package_is_a_binary_without_symbols_and_the_symbols_beside_it() {
+    let folder = Folder::empty();
+    for part in ["deploy", "tools", "target/dist"] {
+        fs::create_dir_all(folder.path(part)).expect("folder");
+    }
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/package");
+    fs::copy(from, folder.path("deploy/package")).expect("copied");
+    let built = folder.path("target/dist/iothub-gateway");
+    let cargo = format!(
+        "#!/bin/sh\necho \"$@\"\ncp {} {}\n",
+        env!("CARGO_BIN_EXE_iothub-gateway"),
+        built.display()
+    );
+    folder.write("tools/cargo", &cargo);
+    folder.mode("tools/cargo", 0o700);
+    let done =
+        folder.sh("PATH=$PWD/tools:$PATH; unset CARGO_TARGET_DIR; deploy/package --features x");
+    assert_eq!(done.code, 0, "{}{}", done.out, done.err);
+    assert!(
+        done.out
+            .starts_with("build --profile dist --locked --bin iothub-gateway --features x\n"),
+        "{}",
+        done.out
+    );
+    let shipped = folder.sh("target/package/iothub-gateway --version");
+    assert_eq!(shipped.code, 0, "{}", shipped.err);
+    let sections = |file: &str| folder.sh(&format!("readelf -SW target/package/{file}")).out;
+    let (binary, symbols) = (sections("iothub-gateway"), sections("iothub-gateway.debug"));
+    assert!(
+        binary.contains(".gnu_debuglink") && !binary.contains(".debug_line"),
+        "{binary}"
+    );
+    assert!(
+        symbols.contains(".debug_line") && symbols.contains(".symtab"),
+        "{symbols}"
+    );
+}
