@@ -15,9 +15,9 @@ pub struct Args {
     /// Server, name or address.
     #[arg(long, default_value = "localhost")]
     host: String,
-    /// Server port.
-    #[arg(long, default_value_t = 1883)]
-    port: u16,
+    /// Server port. There is no default: whom to load has to be said.
+    #[arg(long)]
+    port: Option<u16>,
     /// Number of devices.
     #[arg(long, value_name = "N", default_value_t = 100)]
     devices: usize,
@@ -185,11 +185,11 @@ struct ResultArgs {
 }
 
 impl Args {
-    fn options(&self) -> Options {
+    fn options(&self, port: u16) -> Options {
         let (connect, messages) = (&self.connect, &self.messages);
         Options {
             host: self.host.clone(),
-            port: self.port,
+            port,
             devices: self.devices,
             first: self.first,
             client_id: self.client_id.clone(),
@@ -269,9 +269,17 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// What is said instead of loading whatever listens on a usual port.
+const NO_TARGET: &str = "say which server is to be loaded: --port PORT on this machine, with --host NAME \
+    elsewhere; of a gateway it is the bind of a [[listener]], 8883 in config/minimal.toml and in the demo";
+
 /// Runs the load.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
+    let Some(port) = args.port else {
+        eprintln!("load: {NO_TARGET}");
+        return ExitCode::from(USAGE);
+    };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     match args.threads {
         Some(threads @ 1..=1024) => drop(builder.worker_threads(threads)),
@@ -288,7 +296,7 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let report = match runtime.block_on(drive(args.options(), interrupted())) {
+    let report = match runtime.block_on(drive(args.options(port), interrupted())) {
         Ok(report) => report,
         Err(problems) => {
             for problem in problems {
@@ -371,7 +379,7 @@ mod tests {
     fn the_line_becomes_options() {
         let options = parse("--psk-file f --rate 50 --subscribe --storm --source 127.0.0.2")
             .unwrap()
-            .options();
+            .options(1883);
         assert_eq!(options.pace, Pace::Open { rate: 50 });
         assert_eq!((options.window, options.connect_rate), (1000, None));
         assert_eq!(

@@ -168,6 +168,8 @@ struct Device<'a> {
     out: BytesMut,
     sent: u64,
     waiting: VecDeque<Waiting>,
+    /// When its first message was sent.
+    began: Mono,
     last_written: Mono,
     pinged: bool,
     read_after: Mono,
@@ -185,6 +187,7 @@ impl<'a> Device<'a> {
             out: BytesMut::new(),
             sent: 0,
             waiting: VecDeque::new(),
+            began: Mono::default(),
             last_written: clock::mono(),
             pinged: false,
             read_after: Mono::default(),
@@ -276,6 +279,9 @@ impl<'a> Device<'a> {
         };
         let shard = self.shared.meter.shard();
         shard.acknowledged(position != Some(0));
+        if message.number == 1 {
+            shard.first(now.since(self.began));
+        }
         if self.measures(message.from) {
             shard.latency(now.since(message.from));
         }
@@ -328,6 +334,10 @@ impl<'a> Device<'a> {
             self.waiting.push_back(Waiting { number, from });
             let shard = self.shared.meter.shard();
             shard.sent();
+            if number == 1 && self.shared.setup.options.qos > 0 {
+                shard.begun();
+                self.began = now;
+            }
             if self.measures(from) {
                 shard.lateness(now.since(from));
             }

@@ -6,7 +6,7 @@ use super::ledger::{Judge, Ledger, Verdict};
 use super::meter::{Meter, Totals};
 use super::options::{Options, Pace};
 use super::process::{Usage, usage};
-use super::report::{Report, Server};
+use super::report::{ATTACH_RATE, Report, Server};
 use super::schedule::Schedule;
 use super::setup::Setup;
 use crate::runtime::clock::{self, Mono};
@@ -241,6 +241,8 @@ fn report(shared: &Shared, moments: &Moments, outcomes: &[Outcome]) -> Report {
         unacknowledged: outcomes.iter().map(|o| o.open.len() as u64).sum(),
         acknowledged_out_of_order: totals.unordered,
         commands: totals.received,
+        first_message: shared.meter.first(),
+        first_unacknowledged: totals.begun.saturating_sub(totals.served),
         latency: shared.meter.latency(),
         interrupted: moments.interrupted,
         ..Report::default()
@@ -325,7 +327,7 @@ async fn show_progress(shared: Arc<Shared>) {
         };
         let line = format!(
             "{passed:>4} s  {what:<8} connected {} of {}, failed {}, lost {}; sent {:.0}/s, \
-             acknowledged {:.0}/s, commands {}",
+             acknowledged {:.0}/s, commands {}{}",
             totals.connected,
             shared.setup.options.devices,
             totals.failed,
@@ -333,6 +335,7 @@ async fn show_progress(shared: Arc<Shared>) {
             per_second(totals.sent - before.sent, now.since(at)),
             per_second(totals.acknowledged - before.acknowledged, now.since(at)),
             totals.received,
+            waiting(totals),
         );
         let mut stderr = std::io::stderr();
         // a closed terminal is no reason to stop
@@ -342,5 +345,16 @@ async fn show_progress(shared: Arc<Shared>) {
             writeln!(stderr, "{line}")
         };
         (before, at) = (totals, now);
+    }
+}
+
+/// Devices whose first message has no answer yet, and what they wait for.
+fn waiting(totals: Totals) -> String {
+    match totals.begun.saturating_sub(totals.served) {
+        0 => String::new(),
+        count => format!(
+            "; {count} wait for their first PUBACK (a gateway attaches hub.attach_rate links a second, \
+             {ATTACH_RATE} by default)"
+        ),
     }
 }

@@ -69,6 +69,13 @@ impl Histogram {
         }
     }
 
+    /// How many durations were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        let counts = self.counts.iter();
+        counts.map(|c| c.load(Ordering::Relaxed)).sum()
+    }
+
     /// Adds the counts of `other`.
     pub fn merge(&self, other: &Self) {
         for (mine, theirs) in self.counts.iter().zip(&other.counts) {

@@ -18,11 +18,23 @@ pub struct Shard {
     acknowledged: AtomicU64,
     received: AtomicU64,
     unordered: AtomicU64,
+    begun: AtomicU64,
+    first: Histogram,
     latency: Histogram,
     lateness: Histogram,
 }
 
 impl Shard {
+    /// A device's first message was handed to its socket.
+    pub fn begun(&self) {
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A device's first message was acknowledged, this long after it was sent.
+    pub fn first(&self, took: Duration) {
+        self.first.record(took);
+    }
+
     /// A message was handed to the socket.
     pub fn sent(&self) {
         self.sent.fetch_add(1, Ordering::Relaxed);
@@ -63,6 +75,10 @@ pub struct Totals {
     pub received: u64,
     /// Acknowledgements that overtook an older message's.
     pub unordered: u64,
+    /// Devices that sent their first message.
+    pub begun: u64,
+    /// Devices whose first message was acknowledged.
+    pub served: u64,
     /// Devices that reached CONNACK.
     pub connected: u64,
     /// Devices that did not.
@@ -119,6 +135,8 @@ impl Meter {
             acknowledged: sum(|s| &s.acknowledged),
             received: sum(|s| &s.received),
             unordered: sum(|s| &s.unordered),
+            begun: sum(|s| &s.begun),
+            served: self.shards.iter().map(|s| s.first.count()).sum(),
             connected: self.connected.load(Ordering::Relaxed),
             failed: self.failed.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
@@ -131,6 +149,12 @@ impl Meter {
             all.merge(get(shard));
         }
         all.summary()
+    }
+
+    /// Times from sent to acknowledged of each device's first message.
+    #[must_use]
+    pub fn first(&self) -> Summary {
+        self.merged(|shard| &shard.first)
     }
 
     /// Times from due (or sent) to acknowledged.

@@ -5,6 +5,12 @@ use super::ledger::Verdict;
 use std::collections::BTreeMap;
 use std::fmt;
 
+/// Links a gateway attaches a second when it is not told otherwise.
+pub const ATTACH_RATE: f64 = 90.0;
+
+/// A first message that waits this long, seconds, is explained.
+const WORTH_A_WORD_S: f64 = 1.0;
+
 /// Everything a run found out.
 #[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct Report {
@@ -30,6 +36,11 @@ pub struct Report {
     pub qos: u8,
     /// Messages due in all, at a fixed rate.
     pub planned: Option<u64>,
+    /// Each device's first message, from sent to acknowledged: with a gateway, the wait for the
+    /// device's link to the hub.
+    pub first_message: Summary,
+    /// Devices whose first message was never acknowledged.
+    pub first_unacknowledged: u64,
     /// Messages handed to sockets.
     pub sent: u64,
     /// Messages acknowledged.
@@ -177,12 +188,36 @@ impl Report {
             (_, None) => "latency, sent to acknowledged",
         };
         row(latency, percentiles(&self.latency));
+        row("  first of each device", percentiles(&self.first_message));
+        if let Some(why) = self.wait_for_links() {
+            row("  why the first wait", why);
+        }
         if let Some(lateness) = &self.lateness {
             row("  of it, due to sent", percentiles(lateness));
         }
         if let Some(own) = self.own_cpu_us_per_message {
             row("load's own CPU/message", format!("{own:.1} µs"));
         }
+    }
+
+    /// What devices waited for, where it was long enough to be asked about.
+    fn wait_for_links(&self) -> Option<String> {
+        let longest = self.first_message.max_ms / 1000.0;
+        if longest < WORTH_A_WORD_S && self.first_unacknowledged == 0 {
+            return None;
+        }
+        let left = match self.first_unacknowledged {
+            0 => String::new(),
+            left => format!("{left} were still waiting; "),
+        };
+        Some(format!(
+            "{left}a gateway attaches a device's link at its first message, hub.attach_rate links a \
+             second ({ATTACH_RATE} by default, {:.0} s for {} devices); --warmup {:.0}s leaves it out \
+             of the figures",
+            (self.connected as f64 / ATTACH_RATE).ceil(),
+            self.connected,
+            (self.connected as f64 / ATTACH_RATE).max(longest).ceil() + 1.0,
+        ))
     }
 
     fn ledger(&self, rows: &mut Rows) {
@@ -298,6 +333,29 @@ mod tests {
         for report in bad {
             assert!(!report.is_clean(), "{report}");
         }
+    }
+
+    #[test]
+    fn a_long_wait_for_the_first_acknowledgement_is_explained() {
+        let mut report = Report {
+            devices: 900,
+            connected: 900,
+            sent: 1,
+            qos: 1,
+            ..Report::default()
+        };
+        report.first_message.count = 900;
+        report.first_message.max_ms = 20.0;
+        assert!(!report.to_string().contains("attach_rate"), "{report}");
+        report.first_message.max_ms = 9_900.0;
+        let table = report.to_string();
+        assert!(
+            table.contains("hub.attach_rate links a second (90 by default, 10 s for 900 devices)")
+                && table.contains("--warmup 11s"),
+            "{table}"
+        );
+        report.first_unacknowledged = 7;
+        assert!(report.to_string().contains("7 were still waiting"));
     }
 
     #[test]

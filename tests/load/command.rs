@@ -129,6 +129,41 @@ async fn ctrl_c_ends_early_and_still_prints_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_links_is_explained_while_and_after_devices_wait() {
+    let options = crate::support::Options {
+        fleet: 70,
+        hub: "attach_rate = \"10/s\"\n".to_owned(),
+        ..crate::support::Options::default()
+    };
+    let bench = crate::support::Bench::start("load-links", options).await;
+    let keys = format!("--psk-file={}", bench.dir.join("fleet.psk").display());
+    let more = [keys.as_str(), "--devices=70", "--duration=6s"];
+    let output = output(load(&fleet(&bench, 70), &more)).await;
+    let (stdout, stderr) = texts(&output);
+    assert!(
+        stderr.contains("wait for their first PUBACK (a gateway attaches hub.attach_rate links"),
+        "{stderr}"
+    );
+    assert!(
+        stdout.contains("hub.attach_rate links a second"),
+        "{stdout}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_target_nothing_is_loaded() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"));
+    command.arg("load");
+    let output = output(command).await;
+    let (_, stderr) = texts(&output);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
+    assert!(
+        stderr.contains("--port PORT") && stderr.contains("--host NAME"),
+        "{stderr}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_gets_lines_of_progress_and_no_terminal_codes() {
     let fake = Fake::start().await;
     let more = ["--devices=2", "--rate=20", "--duration=6s"];
