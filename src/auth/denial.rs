@@ -4,6 +4,8 @@
 //! it names exists: refusals of that kind share `kind` and `text` and differ only in `reason` and
 //! `detail`, which stay on this side.
 
+use crate::telemetry::reason::Reason;
+
 /// What a refusal means on the wire; `mqtt` maps it to a CONNACK code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DenialKind {
@@ -21,7 +23,7 @@ pub enum DenialKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Denial {
     /// `connects_total{result}` and log word, e.g. `sas_expired`, `client_id_mismatch`.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// What to fix, for the log and MQTT 5's reason string.
     pub text: &'static str,
     /// What it means on the wire.
@@ -48,12 +50,7 @@ impl std::fmt::Display for Denial {
     }
 }
 
-const fn row(
-    kind: DenialKind,
-    reason: &'static str,
-    text: &'static str,
-    detail: &'static str,
-) -> Denial {
+const fn row(kind: DenialKind, reason: Reason, text: &'static str, detail: &'static str) -> Denial {
     Denial {
         reason,
         text,
@@ -73,187 +70,187 @@ const X509_TEXT: &str = "thumbprint does not match configuration; \
 
 pub(crate) const NO_CREDENTIALS: Denial = row(
     BAD,
-    "no_credentials",
+    Reason::NoCredentials,
     "send a SAS token or a user name with a password, or connect with a PSK or a certificate",
     "",
 );
 pub(crate) const NOT_ACCEPTED: Denial = row(
     NO,
-    "credential_not_accepted",
+    Reason::CredentialNotAccepted,
     "this listener does not take this kind of credential; use another listener or credential",
     "`accept` of the [[listener]] lists the kinds it takes",
 );
 pub(crate) const CLIENT_ID_INVALID: Denial = row(
     DenialKind::ClientId,
-    "client_id_invalid",
+    Reason::ClientIdInvalid,
     "the client id must be the device id, or device/module",
     "",
 );
 pub(crate) const CLIENT_ID_MISSING: Denial = row(
     DenialKind::ClientId,
-    "client_id_missing",
+    Reason::ClientIdMissing,
     "CONNECT has no client id; send the device id of the credential",
     "`assign_client_id = true` in the [[rule]], [[device]] or [[psk_file]] gives the device its id",
 );
 pub(crate) const CLIENT_ID_MISMATCH: Denial = row(
     DenialKind::ClientId,
-    "client_id_mismatch",
+    Reason::ClientIdMismatch,
     "the client id is not the device this credential belongs to; use the credential's device id",
     "",
 );
 pub(crate) const USERNAME_MALFORMED: Denial = row(
     BAD,
-    "username_malformed",
+    Reason::UsernameMalformed,
     "the user name must be <hub host>/<client id>/?api-version=2021-04-12",
     "",
 );
 pub(crate) const USERNAME_HUB: Denial = row(
     BAD,
-    "username_hub",
+    Reason::UsernameHub,
     "the user name names another hub; it must start with the hub's host name, not the gateway's",
     "compare it with [hub] host",
 );
 pub(crate) const USERNAME_MISSING: Denial = row(
     BAD,
-    "username_missing",
+    Reason::UsernameMissing,
     "a password needs its user name",
     "",
 );
 pub(crate) const SAS_MALFORMED: Denial = row(
     BAD,
-    "sas_malformed",
+    Reason::SasMalformed,
     "the SAS token must read: SharedAccessSignature sr=<scope>&sig=<signature>&se=<expiry>",
     "one blank after the first word, each field once, sig in base64, se in seconds",
 );
 pub(crate) const SAS_EXPIRED: Denial = row(
     BAD,
-    "sas_expired",
+    Reason::SasExpired,
     "the SAS token is expired; renew the token and reconnect",
     "if the device renews in time, compare its clock",
 );
 pub(crate) const SAS_LIFE_TOO_LONG: Denial = row(
     BAD,
-    "sas_life_too_long",
+    Reason::SasLifeTooLong,
     "the SAS token lives longer than this device's may; sign one that ends sooner",
     "`max_token_life` of the [[rule]] or [[device]] bounds it, from now to the token's end",
 );
 pub(crate) const SAS_SCOPE: Denial = row(
     BAD,
-    "sas_scope",
+    Reason::SasScope,
     "the SAS token is for another resource; sign it for <hub host>/devices/<device>",
     "",
 );
 pub(crate) const SAS_SIGNATURE: Denial = row(
     BAD,
-    "sas_signature",
+    Reason::SasSignature,
     SAS_TEXT,
     "the device is known; the signature fits neither of its keys",
 );
 pub(crate) const DEVICE_UNKNOWN: Denial = row(
     BAD,
-    "device_unknown",
+    Reason::DeviceUnknown,
     SAS_TEXT,
     "no [[device]] with `sas` keys has this id; add one or correct the device",
 );
 pub(crate) const BAD_PASSWORD: Denial = row(
     BAD,
-    "bad_password",
+    Reason::BadPassword,
     "user name or password is wrong",
     "no [[device]] has this user name, or the hash does not fit",
 );
 pub(crate) const PSK_UNKNOWN: Denial = row(
     NO,
-    "psk_unknown",
+    Reason::PskUnknown,
     "this PSK identity is not registered",
     "no [[device]] and no [[psk_file]] has it; after a handshake: it was removed since",
 );
 pub(crate) const X509_MALFORMED: Denial = row(
     BAD,
-    "x509_malformed",
+    Reason::X509Malformed,
     "the client certificate cannot be read; use an X.509 v3 certificate",
     "",
 );
 pub(crate) const X509_EXPIRED: Denial = row(
     BAD,
-    "x509_expired",
+    Reason::X509Expired,
     "the client certificate is expired; renew the certificate and reconnect",
     "",
 );
 pub(crate) const X509_NOT_YET_VALID: Denial = row(
     BAD,
-    "x509_not_yet_valid",
+    Reason::X509NotYetValid,
     "the client certificate is not valid yet; compare the clocks",
     "",
 );
 pub(crate) const X509_USAGE: Denial = row(
     BAD,
-    "x509_usage",
+    Reason::X509Usage,
     "the certificate is not for clients; extended key usage must include clientAuth",
     "",
 );
 pub(crate) const X509_KEY_USAGE: Denial = row(
     BAD,
-    "x509_key_usage",
+    Reason::X509KeyUsage,
     "the certificate's key may not sign; key usage must include digitalSignature",
     "",
 );
 pub(crate) const X509_V1: Denial = row(
     NO,
-    "x509_v1",
+    Reason::X509V1,
     "the certificate is of X.509 version 1 or 2; use one of version 3",
     "`allow_x509 = [\"v1\"]` in the [[rule]] or [[device]] admits it",
 );
 pub(crate) const X509_ANY_EKU: Denial = row(
     NO,
-    "x509_any_eku",
+    Reason::X509AnyEku,
     "the certificate is for any use; extended key usage must include clientAuth",
     "`allow_x509 = [\"any_eku\"]` in the [[rule]] or [[device]] admits it",
 );
 pub(crate) const X509_THUMBPRINT: Denial = row(
     BAD,
-    "x509_thumbprint",
+    Reason::X509Thumbprint,
     X509_TEXT,
     "the device is registered with another certificate",
 );
 pub(crate) const X509_UNKNOWN: Denial = row(
     BAD,
-    "x509_unknown",
+    Reason::X509Unknown,
     X509_TEXT,
     "no [[device]] has this thumbprint, and no client_ca of the listener issued the certificate",
 );
 pub(crate) const RULE_DENIED: Denial = row(
     NO,
-    "rule_denied",
+    Reason::RuleDenied,
     "a rule refuses this device",
     "`check --as` names the rule",
 );
 pub(crate) const NO_RULE: Denial = row(
     NO,
-    "no_rule",
+    Reason::NoRule,
     "no rule admits this device",
     "`check --as` says why each rule did not fit",
 );
 pub(crate) const DEVICE_ID_INVALID: Denial = row(
     NO,
-    "device_id_invalid",
+    Reason::DeviceIdInvalid,
     "the credential's name makes no device id; letters, digits and - . _ : are safe",
     "the rule fits, its device_id template does not give a valid id",
 );
 pub(crate) const DEVICE_RESERVED: Denial = row(
     NO,
-    "device_reserved",
+    Reason::DeviceReserved,
     "this device id belongs to another credential",
     "the id has a [[device]] of its own; add this kind of credential there",
 );
 pub(crate) const DEVICE_DISABLED: Denial = row(
     NO,
-    "device_disabled",
+    Reason::DeviceDisabled,
     "this device is disabled",
     "its [[device]] says enabled = false",
 );
 pub(crate) const PROOFS_DISAGREE: Denial = row(
     NO,
-    "credentials_disagree",
+    Reason::CredentialsDisagree,
     "two credentials were sent and they name different devices; send one",
     "",
 );
@@ -261,7 +258,7 @@ pub(crate) const PROOFS_DISAGREE: Denial = row(
 /// For the driver: too many password checks wait already.
 pub const BUSY: Denial = row(
     DenialKind::Unavailable,
-    "password_checks_busy",
+    Reason::PasswordChecksBusy,
     "too many logins at once; try again later",
     "`limits.password_checks` bounds them",
 );
@@ -305,15 +302,15 @@ pub const ALL: &[Denial] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::reason::Stage;
 
     #[test]
-    fn every_reason_is_a_distinct_metric_label() {
+    fn every_denial_has_a_reason_of_its_own() {
         for (i, a) in ALL.iter().enumerate() {
             assert!(ALL[..i].iter().all(|b| a.reason != b.reason), "{a}");
             assert!(
-                a.reason
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                a.reason.is_said_at(Stage::Connect) && a.reason.refuses(),
+                "{a}"
             );
             assert!(!a.text.is_empty() && !a.text.contains("  "), "{a}");
         }

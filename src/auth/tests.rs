@@ -93,7 +93,7 @@ pub(super) fn answer(rules: &RuleSet, claim: &Claim<'_>) -> Result<String, &'sta
         Decision::CheckPassword(check) => check.run(),
         Decision::Deny(denial) => Err(denial),
     };
-    let device = admission.map_err(|denial| denial.reason)?.device;
+    let device = admission.map_err(|denial| denial.reason.word())?.device;
     Ok(match device.module() {
         None => device.device().to_string(),
         Some(module) => format!("{}/{module}", device.device()),

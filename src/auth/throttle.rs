@@ -10,6 +10,7 @@
 //! kept for those that proved themselves before. Pure: time is passed in. Neighbour: `listener`.
 
 use crate::runtime::clock::Mono;
+use crate::telemetry::reason::Reason;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
@@ -45,12 +46,12 @@ pub enum Throttled {
 }
 
 impl Throttled {
-    /// `disconnects_total{reason}`, `connects_total{result}` and log word.
+    /// Its word.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub const fn reason(self) -> Reason {
         match self {
-            Self::Source => "throttled_source",
-            Self::Identity => "throttled_identity",
+            Self::Source => Reason::ThrottledSource,
+            Self::Identity => Reason::ThrottledIdentity,
         }
     }
 

@@ -90,7 +90,7 @@ mod tests {
     fn run(username: &str, client_id: &str) -> Result<Option<String>, &'static str> {
         check(username, HUB, client_id)
             .map(|u| u.api_version.map(str::to_owned))
-            .map_err(|d| d.reason)
+            .map_err(|d| d.reason.word())
     }
 
     #[test]

@@ -189,7 +189,7 @@ async fn send(hub: &Hub, folder: &Path, id: &str, properties_max: usize) -> Resu
         .map_err(|error| format!("is of no device that can be ({error})"))?;
     let mapped = topic_map::uplink(&device, publish, properties_max, Properties::Lenient);
     let Mapped { telemetry, .. } =
-        mapped.map_err(|error| format!("refused again: {}: {error}", error.label()))?;
+        mapped.map_err(|error| format!("refused again: {}: {error}", error.reason()))?;
     let mut links = hub.links(DeviceAddress::of(&device));
     links.send(0, telemetry);
     let word = tokio::time::timeout(PATIENCE, word(&mut links)).await;

@@ -317,7 +317,7 @@ impl Reloader {
 fn lost_right(rules: &RuleSet, device: &AuthenticatedDevice, now: Unix) -> bool {
     match auth::recheck(rules, device, now) {
         Err(denial) => {
-            tracing::debug!(device = %device.device(), reason = denial.reason, "right revoked");
+            tracing::debug!(device = %device.device(), reason = %denial.reason, "right revoked");
             true
         }
         Ok(admission) => {

@@ -8,6 +8,7 @@
 //! sources that hold a permit, so the bound on connections bounds it.
 
 use crate::config::limits::Limits;
+use crate::telemetry::reason::Reason;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
@@ -41,13 +42,13 @@ pub(super) enum Refused {
 }
 
 impl Refused {
-    /// `disconnects_total{reason}`.
-    pub(super) const fn label(self) -> &'static str {
+    /// Its word.
+    pub(super) const fn reason(self) -> Reason {
         match self {
-            Self::Connections => "limit_connections",
-            Self::ConnectionsOfSource => "limit_connections_per_source",
-            Self::Handshakes => "limit_handshakes",
-            Self::HandshakesOfSource => "limit_handshakes_per_source",
+            Self::Connections => Reason::LimitConnections,
+            Self::ConnectionsOfSource => Reason::LimitConnectionsPerSource,
+            Self::Handshakes => Reason::LimitHandshakes,
+            Self::HandshakesOfSource => Reason::LimitHandshakesPerSource,
         }
     }
 

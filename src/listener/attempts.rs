@@ -11,6 +11,7 @@ use crate::config::limits::Limits;
 use crate::mqtt::packet::Connect;
 use crate::mqtt::session::ConnectRefusal;
 use crate::runtime::clock;
+use crate::telemetry::reason::Reason;
 use crate::tls::PskAttempts;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// The failure of a handshake in which a client claimed what it could not prove, without a name to
 /// hold it against. What is no attempt at that, such as a health check that only connects, does
 /// not count; PSK identities are counted by [`OfSource`].
-const NAMELESS_PROOF: &str = "certificate_key_not_proved";
+const NAMELESS_PROOF: Reason = Reason::X509KeyNotProved;
 
 /// The failed attempts all listeners share.
 pub(super) struct Attempts(Mutex<Throttle>);
@@ -53,7 +54,7 @@ impl Attempts {
     }
 
     /// A handshake failed for `reason`.
-    pub(super) fn handshake_failed(&self, source: IpAddr, reason: &str) {
+    pub(super) fn handshake_failed(&self, source: IpAddr, reason: Reason) {
         if reason == NAMELESS_PROOF {
             let now = clock::mono();
             self.throttle().failed(bucket(source), None, now);

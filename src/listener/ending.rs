@@ -5,10 +5,11 @@
 //! `disconnects_total` always adds up (I12) and no task death goes unseen (I14).
 
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::reason::Reason;
 use std::sync::Arc;
 
 /// The reason of a socket that ended without anybody saying why; a bug when seen.
-const UNEXPLAINED: &str = "dropped";
+const UNEXPLAINED: Reason = Reason::Dropped;
 
 /// The one count of one connection's end.
 pub(super) struct Ending {
@@ -25,9 +26,12 @@ impl Ending {
     }
 
     /// Counts the end; later reasons are ignored.
-    pub(super) fn end(&mut self, reason: &str) {
+    pub(super) fn end(&mut self, reason: Reason) {
         if std::mem::take(&mut self.open) {
-            self.metrics.disconnects.with_label_values(&[reason]).inc();
+            self.metrics
+                .disconnects
+                .with_label_values(&[reason.word()])
+                .inc();
         }
     }
 }
@@ -36,7 +40,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         if self.open && std::thread::panicking() {
             self.metrics.panics.inc();
-            self.end("panic");
+            self.end(Reason::Panic);
         }
         self.end(UNEXPLAINED);
     }
@@ -46,6 +50,7 @@ impl Drop for Ending {
 mod tests {
     use super::Ending;
     use crate::telemetry::metrics::Metrics;
+    use crate::telemetry::reason::Reason;
     use std::sync::Arc;
 
     fn counted(metrics: &Metrics, reason: &str) -> u64 {
@@ -56,8 +61,8 @@ mod tests {
     fn only_the_first_reason_counts() {
         let metrics = Arc::new(Metrics::new());
         let mut ending = Ending::new(metrics.clone());
-        ending.end("clean");
-        ending.end("peer_closed");
+        ending.end(Reason::Clean);
+        ending.end(Reason::PeerClosed);
         drop(ending);
         assert_eq!(counted(&metrics, "clean"), 1);
         assert_eq!(counted(&metrics, "peer_closed"), 0);

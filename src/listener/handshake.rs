@@ -20,6 +20,7 @@ use crate::router::registry::{Claim, SessionKey};
 use crate::router::topic_map;
 use crate::runtime::clock;
 use crate::telemetry::log::{CONNECT, REFUSAL};
+use crate::telemetry::reason::Reason;
 use crate::tls::{Accepted, HandshakeError, KeySlot, Peer, Stream};
 use bytes::BytesMut;
 use std::borrow::Cow;
@@ -48,15 +49,15 @@ pub(super) struct Arrival {
 
 /// Why a socket got no further, for the metric and the log.
 struct Failure {
-    reason: Cow<'static, str>,
+    reason: Reason,
     text: Cow<'static, str>,
     detail: &'static str,
 }
 
 impl Failure {
-    fn new(reason: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+    fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            reason: reason.into(),
+            reason,
             text: text.into(),
             detail: "",
         }
@@ -66,7 +67,7 @@ impl Failure {
 /// A CONNECT that is answered with a refusal.
 struct Refusal {
     code: ConnectRefusal,
-    reason: &'static str,
+    reason: Reason,
     /// For the device and the log.
     text: Cow<'static, str>,
     /// For the log only: it may say whether a device exists.
@@ -74,7 +75,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn unavailable(reason: &'static str, text: impl Into<Cow<'static, str>>) -> Self {
+    fn unavailable(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code: ConnectRefusal::ServerUnavailable,
             reason,
@@ -111,19 +112,19 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
     let stopped = site.shared.drain.clone();
     let outcome = tokio::select! {
         biased;
-        () = stopped.cancelled() => Err(Failure::new("drain", "the gateway is stopping")),
+        () = stopped.cancelled() => Err(Failure::new(Reason::Drain, "the gateway is stopping")),
         outcome = async {
             let patience = site.shared.setup.limits.tls_timeout;
             let turn = handshake.come(patience).await;
             // Held up to the answer to CONNECT.
-            let _turn = turn.map_err(|full| Failure::new(full.label(), full.setting()))?;
+            let _turn = turn.map_err(|full| Failure::new(full.reason(), full.setting()))?;
             greet(tcp, source, &site).await
         } => outcome,
     };
     match outcome {
         Ok((asked, granted)) => open(asked, granted, source, connection, ending, &site),
         Err(failure) => {
-            ending.end(&failure.reason);
+            ending.end(failure.reason);
             if site.quota.allows(clock::mono()) {
                 tracing::info!(
                     target: REFUSAL,
@@ -157,7 +158,7 @@ async fn greet(
             Ok((asked, granted))
         }
         Err(refusal) => {
-            count_connect(site, refusal.reason);
+            count_connect(site, refusal.reason.word());
             let Asked {
                 stream,
                 mut session,
@@ -190,7 +191,7 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
                 version,
                 text,
             } = error;
-            let labels = [credential, version, reason];
+            let labels = [credential, version, reason.word()];
             metrics.handshakes.with_label_values(&labels).inc();
             site.shared.attempts.handshake_failed(source.ip(), reason);
             Failure::new(reason, text)
@@ -238,20 +239,20 @@ async fn await_connect(mut stream: Box<dyn Stream>, site: &Site) -> Result<Asked
             Ok(None) => {}
             Err(violation) => {
                 say_last(stream, &out).await;
-                return Err(Failure::new(violation.label(), violation.to_string()));
+                return Err(Failure::new(violation.word(), violation.to_string()));
             }
         }
         if let Some(violation) = session.expired(now) {
             conn::shut(stream, false).await;
-            return Err(Failure::new(violation.label(), violation.to_string()));
+            return Err(Failure::new(violation.word(), violation.to_string()));
         }
         input.reserve(CONNECT_READ_BYTES);
         // A little late rather than a little early: `expired` decides, not the timer.
         let wait = session.deadline().since(now) + Duration::from_millis(1);
         match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
-            Ok(Ok(0)) => return Err(Failure::new("peer_closed", "closed before CONNECT")),
+            Ok(Ok(0)) => return Err(Failure::new(Reason::PeerClosed, "closed before CONNECT")),
             Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => return Err(Failure::new("peer_closed", "failed before CONNECT")),
+            Ok(Err(_)) => return Err(Failure::new(Reason::PeerClosed, "failed before CONNECT")),
         }
     }
 }
@@ -266,7 +267,7 @@ async fn admit(
     let rules = site.shared.rules.load_full();
     let attempts = &site.shared.attempts;
     let free = attempts.may_try(source.ip(), connect);
-    free.map_err(|throttled| Refusal::unavailable(throttled.label(), throttled.text()))?;
+    free.map_err(|throttled| Refusal::unavailable(throttled.reason(), throttled.text()))?;
     let decided = authenticate(connect, peer, source, site, &rules).await;
     let refused = decided.as_ref().err().map(|refusal| refusal.code);
     attempts.decided(source.ip(), connect, refused);
@@ -280,7 +281,7 @@ async fn admit(
         let manner = admission.limits.properties;
         topic_map::will(device, will.clone(), properties, manner).map_err(|error| Refusal {
             code: ConnectRefusal::NotAuthorized,
-            reason: error.label(),
+            reason: error.reason(),
             text: format!("the will: {error}").into(),
             detail: "",
         })?;
@@ -291,7 +292,7 @@ async fn admit(
         .claim(SessionKey::of(device), device.clone());
     let claim = claim
         .await
-        .map_err(|error| Refusal::unavailable(error.label(), error.to_string()))?;
+        .map_err(|error| Refusal::unavailable(error.reason(), error.to_string()))?;
     // A reload looks through the registry after the swap. A device decided by the old rules and
     // certificates and claimed after that look is looked at here.
     let current = site.shared.rules.load_full();
@@ -306,7 +307,7 @@ async fn admit(
     {
         return Err(Refusal {
             code: ConnectRefusal::NotAuthorized,
-            reason: "certificate_revoked",
+            reason: Reason::X509Revoked,
             text: "the certificate was revoked or its CA removed; use another one".into(),
             detail: "",
         });

@@ -28,6 +28,7 @@ use crate::router::registry::Registry;
 use crate::runtime::clock;
 use crate::telemetry::log::REFUSAL;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::reason::Reason;
 use crate::tls::Acceptor;
 use admission::Gate;
 use arc_swap::ArcSwap;
@@ -254,7 +255,7 @@ impl Listener {
 
     fn accept_failed(&self, error: &io::Error, backoff: &mut Backoff) -> Duration {
         let handshakes = &self.site.shared.setup.metrics.handshakes;
-        let labels = ["none", "none", "accept_failed"];
+        let labels = ["none", "none", Reason::AcceptFailed.word()];
         handshakes.with_label_values(&labels).inc();
         if backoff.is_fresh() {
             tracing::warn!(
@@ -272,10 +273,10 @@ impl Listener {
         let mut ending = Ending::new(shared.setup.metrics.clone());
         let free = shared.attempts.may_connect(source.ip());
         let admitted = free
-            .map_err(|throttled| (throttled.label(), throttled.text()))
+            .map_err(|throttled| (throttled.reason(), throttled.text()))
             .and_then(|proved| {
                 let permits = shared.gate.admit(source.ip(), proved);
-                permits.map_err(|refused| (refused.label(), refused.setting()))
+                permits.map_err(|refused| (refused.reason(), refused.setting()))
             });
         let (connection, handshake) = match admitted {
             Ok(permits) => permits,
@@ -286,7 +287,7 @@ impl Listener {
                         target: REFUSAL,
                         listener = %self.site.name,
                         %source,
-                        reason,
+                        %reason,
                         look_at,
                         "connection refused"
                     );

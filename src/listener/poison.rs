@@ -4,14 +4,15 @@ use crate::auth::throttle::Penalties;
 use crate::config::limits::Limits;
 use crate::router::registry::SessionKey;
 use crate::runtime::clock;
+use crate::telemetry::reason::Reason;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Devices remembered, the latest ones; under 40 bytes each.
 const DEVICES_MAX: usize = 10_000;
 
-/// The metric label and log word.
-pub(super) const REASON: &str = "poison_loop";
+/// Its word.
+pub(super) const REASON: Reason = Reason::PoisonLoop;
 
 /// What the device and the log are told.
 pub(super) const TEXT: &str = "the device was closed for a refused message again and again; see \

@@ -2,33 +2,11 @@
 
 use crate::auth::DENIALS;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::reason::{Reason, Stage};
 
-/// `messages_total{direction="uplink",result}` at either QoS, beside `accepted`: what the hub or
-/// the gateway refused, and what was left undecided.
-const UPLINK: &[&str] = &[
-    "abandoned",
-    "will_accepted",
-    "will_lost",
-    "payload_too_large",
-    "message_too_large",
-    "message_malformed",
-    "rejected",
-    "topic_unknown",
-    "topic_foreign_device",
-    "telemetry_denied",
-    "bag_slash",
-    "bag_escape",
-    "bag_empty_key",
-    "property_reserved",
-    "property_unknown_system",
-    "property_duplicate",
-    "properties_too_many",
-    "property_id",
-    "property_not_ascii",
-    "property_expiry",
-    "twin_unsupported",
-    "method_unsupported",
-];
+/// `messages_total{direction="uplink",result}` at either QoS, beside `accepted` and the reasons of
+/// refusals: what was left undecided.
+const UPLINK: &[&str] = &["abandoned", "will_accepted", "will_lost"];
 
 /// The same for commands.
 const DOWNLINK: &[&str] = &["too_large", "no_slot"];
@@ -49,16 +27,15 @@ pub(super) fn exist(metrics: &Metrics) {
         }
     }
     let _ = metrics.connects.with_label_values(&["accepted"]);
-    let _ = metrics.disconnects.with_label_values(&["clean"]);
     let message = |direction: &str, qos: &str, result: &str| {
         let _ = metrics
             .messages
             .with_label_values(&[direction, qos, result]);
     };
     for qos in ["0", "1"] {
-        UPLINK
-            .iter()
-            .for_each(|result| message("uplink", qos, result));
+        for result in UPLINK.iter().copied().chain(said_at(Stage::Message)) {
+            message("uplink", qos, result);
+        }
         DOWNLINK
             .iter()
             .for_each(|result| message("downlink", qos, result));
@@ -67,7 +44,17 @@ pub(super) fn exist(metrics: &Metrics) {
         message(direction, "1", result);
     }
     for denial in DENIALS {
-        let _ = metrics.connects.with_label_values(&[denial.reason]);
-        let _ = metrics.disconnects.with_label_values(&[denial.reason]);
+        let _ = metrics.connects.with_label_values(&[denial.reason.word()]);
     }
+    for stage in [Stage::Handshake, Stage::Connect, Stage::Session] {
+        for reason in said_at(stage) {
+            let _ = metrics.disconnects.with_label_values(&[reason]);
+        }
+    }
+}
+
+/// The words of a stage.
+fn said_at(stage: Stage) -> impl Iterator<Item = &'static str> {
+    let said = Reason::ALL.iter().filter(move |r| r.is_said_at(stage));
+    said.map(|reason| reason.word())
 }

@@ -237,11 +237,11 @@ fn every_violation_has_its_own_label_and_a_closing_reason_code() {
     let mut labels = HashSet::new();
     for violation in Violation::ALL {
         assert!(
-            labels.insert(violation.label()),
+            labels.insert(violation.word()),
             "{violation:?} shares its label"
         );
         let snake = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-        assert!(violation.label().bytes().all(snake), "{violation:?}");
+        assert!(violation.word().word().bytes().all(snake), "{violation:?}");
         assert!(violation.reason() >= 0x80, "{violation:?}");
         assert!(!violation.clause().is_empty());
     }

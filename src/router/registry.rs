@@ -13,6 +13,7 @@ mod tests;
 use crate::auth::AuthenticatedDevice;
 use crate::auth::identity::{DeviceId, ModuleId};
 use crate::runtime::clock::{self, Mono};
+use crate::telemetry::reason::Reason;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
 use heat::Heat;
@@ -86,12 +87,12 @@ pub enum Eviction {
 }
 
 impl Eviction {
-    /// `disconnects_total{reason}`.
+    /// Its word.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub const fn reason(self) -> Reason {
         match self {
-            Self::Operator => "kicked",
-            Self::RightsRevoked => "rights_revoked",
+            Self::Operator => Reason::Kicked,
+            Self::RightsRevoked => Reason::RightsRevoked,
         }
     }
 }
@@ -131,14 +132,14 @@ pub enum ClaimError {
 }
 
 impl ClaimError {
-    /// `connects_total{result}` and `disconnects_total{reason}`.
+    /// Its word.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub const fn reason(self) -> Reason {
         match self {
-            Self::Damped => "takeover_damped",
-            Self::Contended => "takeover_contended",
-            Self::Stuck => "takeover_stuck",
-            Self::Draining => "drain",
+            Self::Damped => Reason::TakeoverDamped,
+            Self::Contended => Reason::TakeoverContended,
+            Self::Stuck => Reason::TakeoverStuck,
+            Self::Draining => Reason::Drain,
         }
     }
 }

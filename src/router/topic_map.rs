@@ -14,6 +14,7 @@ use crate::auth::{AuthenticatedDevice, Permissions};
 use crate::hub::message::{Command, Telemetry};
 use crate::mqtt::packet::{MessageProperties, Publish, Will};
 use crate::mqtt::topic;
+use crate::telemetry::reason::Reason;
 use bytes::Bytes;
 
 /// Why a topic leads nowhere. The texts name the fix.
@@ -76,28 +77,28 @@ pub enum TopicError {
 }
 
 impl TopicError {
-    /// Metric label and log word.
+    /// Its word.
     #[must_use]
-    pub const fn label(self) -> &'static str {
+    pub const fn reason(self) -> Reason {
         match self {
-            Self::Unknown => "topic_unknown",
-            Self::ForeignDevice => "topic_foreign_device",
-            Self::TelemetryDenied => "telemetry_denied",
-            Self::CommandsDenied => "commands_denied",
-            Self::SlashInBag => "bag_slash",
-            Self::MalformedEscape => "bag_escape",
-            Self::EmptyKey => "bag_empty_key",
-            Self::ReservedProperty => "property_reserved",
-            Self::UnknownSystemProperty => "property_unknown_system",
-            Self::DuplicateProperty => "property_duplicate",
-            Self::TooManyProperties => "properties_too_many",
-            Self::MalformedId => "property_id",
-            Self::NotAscii => "property_not_ascii",
-            Self::MalformedExpiry => "property_expiry",
-            Self::FilterUnknown => "filter_unknown",
-            Self::FilterTooWide => "filter_too_wide",
-            Self::TwinUnsupported => "twin_unsupported",
-            Self::MethodUnsupported => "method_unsupported",
+            Self::Unknown => Reason::TopicUnknown,
+            Self::ForeignDevice => Reason::TopicForeignDevice,
+            Self::TelemetryDenied => Reason::TelemetryDenied,
+            Self::CommandsDenied => Reason::CommandsDenied,
+            Self::SlashInBag => Reason::BagSlash,
+            Self::MalformedEscape => Reason::BagEscape,
+            Self::EmptyKey => Reason::BagEmptyKey,
+            Self::ReservedProperty => Reason::PropertyReserved,
+            Self::UnknownSystemProperty => Reason::PropertyUnknownSystem,
+            Self::DuplicateProperty => Reason::BagDuplicate,
+            Self::TooManyProperties => Reason::TooManyProperties,
+            Self::MalformedId => Reason::PropertyId,
+            Self::NotAscii => Reason::PropertyNotAscii,
+            Self::MalformedExpiry => Reason::PropertyExpiry,
+            Self::FilterUnknown => Reason::FilterUnknown,
+            Self::FilterTooWide => Reason::FilterTooWide,
+            Self::TwinUnsupported => Reason::TwinUnsupported,
+            Self::MethodUnsupported => Reason::MethodUnsupported,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The first bytes of a connection: a ClientHello, or the name of what came instead.
 
+use crate::telemetry::reason::Reason;
 use crate::tls::hello::{self, Hello, MAX_HELLO_BYTES, Parsed};
 use crate::tls::refusal::{Alert, Refusal};
 use crate::tls::x509;
@@ -17,7 +18,7 @@ pub async fn read_hello(
         match room.read_buf(raw).await {
             Ok(0) => {
                 return refuse(
-                    "peer_closed",
+                    Reason::PeerClosed,
                     None,
                     "the client closed before its ClientHello",
                 );
@@ -34,32 +35,32 @@ pub async fn read_hello(
             Parsed::Complete(hello) => return Ok(hello),
             Parsed::Malformed(field) => {
                 let text = format!("not a ClientHello: {field}");
-                return refuse("hello_malformed", Some(Alert::DecodeError), &text);
+                return refuse(Reason::HelloMalformed, Some(Alert::DecodeError), &text);
             }
             Parsed::TooLarge => {
                 let text = format!(
                     "a ClientHello of more than {MAX_HELLO_BYTES} bytes or {} records",
                     hello::MAX_HELLO_RECORDS
                 );
-                return refuse("hello_too_large", Some(Alert::DecodeError), &text);
+                return refuse(Reason::HelloTooLarge, Some(Alert::DecodeError), &text);
             }
         }
     }
 }
 
 /// Names what is not TLS, in words of ours: the peer's bytes do not reach the log.
-fn name_protocol(raw: &[u8]) -> (&'static str, &'static str) {
+fn name_protocol(raw: &[u8]) -> (Reason, &'static str) {
     const HTTP: [&[u8]; 6] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"PRI "];
     match raw {
         [0x10, ..] => (
-            "plain_mqtt",
+            Reason::PlainMqtt,
             "MQTT without TLS on a TLS listener: turn TLS on in the device",
         ),
         raw if HTTP.iter().any(|verb| raw.starts_with(verb)) => {
-            ("not_tls", "an HTTP request on a TLS listener for MQTT")
+            (Reason::NotTls, "an HTTP request on a TLS listener for MQTT")
         }
-        raw if raw.starts_with(b"SSH-") => ("not_tls", "an SSH banner on a TLS listener"),
-        raw if raw.starts_with(b"AMQP") => ("not_tls", "AMQP without TLS on a TLS listener"),
-        _ => ("not_tls", "the first byte is not TLS"),
+        raw if raw.starts_with(b"SSH-") => (Reason::NotTls, "an SSH banner on a TLS listener"),
+        raw if raw.starts_with(b"AMQP") => (Reason::NotTls, "AMQP without TLS on a TLS listener"),
+        _ => (Reason::NotTls, "the first byte is not TLS"),
     }
 }

@@ -32,6 +32,7 @@ pub use peer::{Accepted, KeySlot, Peer, PskHash, PskKeys, Session};
 use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::Unix;
+use crate::telemetry::reason::Reason;
 use arc_swap::ArcSwap;
 use attempts::Unthrottled;
 use hello::Hello;
@@ -119,7 +120,7 @@ pub struct Prepared(Option<Arc<Loaded>>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HandshakeError {
     /// Metric label and log word, e.g. `psk_wrong_key`, `hello_timeout`, `not_tls`.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// `psk`, `x509` or `none`: as far as it was known.
     pub credential: &'static str,
     /// `1.2`, `1.3` or `none`.
@@ -310,7 +311,7 @@ impl Acceptor {
             None => {
                 let within = show_duration(self.limits.hello);
                 let text = format!("no whole ClientHello in {within}");
-                return Err(Refusal::new("hello_timeout", "none", text).into_error("none"));
+                return Err(Refusal::new(Reason::HelloTimeout, "none", text).into_error("none"));
             }
         };
         let version = if hello.tls13 { "1.3" } else { "1.2" };
@@ -329,7 +330,7 @@ impl Acceptor {
             None => {
                 let within = show_duration(self.limits.total);
                 let text = format!("the handshake did not end in {within}");
-                Err(Refusal::new("tls_timeout", credential, text).into_error(version))
+                Err(Refusal::new(Reason::TlsTimeout, credential, text).into_error(version))
             }
         }
     }
@@ -359,12 +360,12 @@ impl Tls {
                 let (stream, peer) = accepted.map_err(|refusal| refusal.with_offer(hello))?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Certificate, None) => ("no_shared_suite", Alert::HandshakeFailure),
+            (Route::Certificate, None) => (Reason::NoSharedSuite, Alert::HandshakeFailure),
             (Route::Refuse(reason, alert), _) => (reason, alert),
         };
         farewell(stream, Some(alert)).await;
         let text = match reason {
-            "tls_version" => {
+            Reason::TlsVersion => {
                 "the client offers no version this side serves: 1.2 and 1.3".to_owned()
             }
             _ => format!(
@@ -384,8 +385,8 @@ impl Refusal {
     /// Names what was offered, where nothing of it is served.
     fn with_offer(mut self, hello: &Hello) -> Self {
         let offered = match self.reason {
-            "no_shared_suite" => offer::suites(hello, |id| !hello::is_psk_suite(id)),
-            "no_shared_group" => offer::groups(hello),
+            Reason::NoSharedSuite => offer::suites(hello, |id| !hello::is_psk_suite(id)),
+            Reason::NoSharedGroup => offer::groups(hello),
             _ => return self,
         };
         self.text.push_str("; offered: ");
@@ -394,7 +395,7 @@ impl Refusal {
     }
 
     fn into_error(self, version: &'static str) -> HandshakeError {
-        let version = if self.reason == "tls_version" {
+        let version = if self.reason == Reason::TlsVersion {
             "none"
         } else {
             version

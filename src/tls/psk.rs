@@ -13,6 +13,7 @@ mod rotation;
 mod select;
 
 use crate::config::PskConfig;
+use crate::telemetry::reason::Reason;
 use crate::tls::cke::Watch;
 use crate::tls::hello::Hello;
 use crate::tls::refusal::{Alert, Refusal, farewell, printable};
@@ -173,7 +174,11 @@ impl PskStack {
             stream.set_tap(Box::new(move |bytes| lock(&tap).watch.feed(bytes)));
         }
         let internal = |_: ErrorStack| {
-            Refusal::new("internal", "psk", "OpenSSL has no memory for a connection")
+            Refusal::new(
+                Reason::Internal,
+                "psk",
+                "OpenSSL has no memory for a connection",
+            )
         };
         let mut ssl = Ssl::new(context).map_err(internal)?;
         ssl.set_ex_data(self.index, shared.clone());
@@ -193,7 +198,7 @@ impl PskStack {
             }
             Err(error) => {
                 let refusal = self.explain(&error, attempt);
-                if refusal.reason != "peer_closed" {
+                if refusal.reason != Reason::PeerClosed {
                     farewell(stream.get_mut(), None).await;
                 }
                 Err(refusal)
@@ -205,7 +210,7 @@ impl PskStack {
     fn finished(&self, ssl: &SslRef, attempt: Attempt) -> Result<Peer, Refusal> {
         let not_proved = || {
             let text = "the handshake ended without proof of a pre-shared key";
-            Refusal::new("psk_not_proved", "psk", text)
+            Refusal::new(Reason::PskNotProved, "psk", text)
         };
         let version = ssl.version2().ok_or_else(not_proved)?;
         match (attempt.proved, attempt.asked) {
@@ -257,13 +262,13 @@ impl PskStack {
         // Reason codes of OpenSSL's sslerr.h; its texts carry file names and line numbers.
         match (code.map_or(0, |error| error.reason_code()), attempt.asked) {
             (0 | 294, _) => Refusal::new(
-                "peer_closed",
+                Reason::PeerClosed,
                 "psk",
                 "the client closed during the handshake",
             ),
             (alert @ 1000.., _) => {
                 let text = format!("the client ended the handshake (alert {})", alert - 1000);
-                Refusal::new("client_alert", "psk", text)
+                Refusal::new(Reason::ClientAlert, "psk", text)
             }
             (_, Some(asked)) => {
                 if asked.standing == Standing::Known && asked.has_next {
@@ -274,16 +279,16 @@ impl PskStack {
             }
             (101 | 118 | 193 | 295 | 410, None) => {
                 let text = "no PSK suite or group in common";
-                Refusal::new("no_shared_suite", "psk", text)
+                Refusal::new(Reason::NoSharedSuite, "psk", text)
             }
             (258 | 267 | 396, None) => Refusal::new(
-                "tls_version",
+                Reason::TlsVersion,
                 "psk",
                 "no TLS version in common; 1.2 and 1.3 are served",
             ),
             (code, None) => {
                 let text = format!("the client broke the TLS protocol (OpenSSL reason {code})");
-                Refusal::new("tls_violation", "psk", text)
+                Refusal::new(Reason::TlsViolation, "psk", text)
             }
         }
     }
@@ -297,32 +302,32 @@ fn refused(standing: Standing, identity: &[u8]) -> Refusal {
             let text = format!(
                 "the client does not hold the key of PSK identity {name}: compare both keys"
             );
-            Refusal::new("psk_wrong_key", "psk", text)
+            Refusal::new(Reason::PskWrongKey, "psk", text)
         }
         Standing::OtherHash => {
             let text = format!(
                 "the client holds the key of PSK identity {name}, but uses it with another hash: \
                  say which by hash = \"sha256\" or \"sha384\" of its psk entry or [[psk_file]]"
             );
-            Refusal::new("psk_wrong_hash", "psk", text)
+            Refusal::new(Reason::PskWrongHash, "psk", text)
         }
         Standing::Unknown => {
             let text = format!("PSK identity {name} is not in the rules: add it or fix the device");
-            Refusal::new("psk_unknown_identity", "psk", text)
+            Refusal::new(Reason::PskUnknown, "psk", text)
         }
         Standing::Invalid => {
             let text = format!(
                 "PSK identity {name} is not 1 to 128 bytes of UTF-8 without NUL; a ticket of \
                  another server looks like this too"
             );
-            Refusal::new("psk_identity_invalid", "psk", text)
+            Refusal::new(Reason::PskIdentityInvalid, "psk", text)
         }
         Standing::HeldBack => {
             let text = format!(
                 "PSK identity {name} failed too often from this address and has to wait; correct \
                  its key and try again in a minute"
             );
-            Refusal::new("throttled_identity", "psk", text)
+            Refusal::new(Reason::ThrottledIdentity, "psk", text)
         }
     }
 }

@@ -4,6 +4,7 @@
 //! the write side is shut first and what the client still sends is read and thrown away, within
 //! bounds: a refused peer costs at most [`LINGER`] and holds its handshake permit meanwhile.
 
+use crate::telemetry::reason::Reason;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -37,7 +38,7 @@ impl Alert {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Metric label.
-    pub reason: &'static str,
+    pub reason: Reason,
     /// `psk`, `x509` or `none`.
     pub credential: &'static str,
     /// One printable line.
@@ -46,7 +47,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// Builds one; `text` must hold no secret and no raw bytes of the peer.
-    pub fn new(reason: &'static str, credential: &'static str, text: impl Into<String>) -> Self {
+    pub fn new(reason: Reason, credential: &'static str, text: impl Into<String>) -> Self {
         Self {
             reason,
             credential,

@@ -4,6 +4,7 @@
 //! tickets, so every `pre_shared_key` identity is taken for an external key.
 
 use crate::config::Mixed;
+use crate::telemetry::reason::Reason;
 use crate::tls::hello::Hello;
 use crate::tls::refusal::Alert;
 
@@ -17,7 +18,7 @@ pub enum Route {
     /// The certificate stack.
     Certificate,
     /// No stack can serve it.
-    Refuse(&'static str, Alert),
+    Refuse(Reason, Alert),
 }
 
 /// Decides. `has_certificate`: this listener has a server certificate.
@@ -30,9 +31,9 @@ pub enum Route {
 /// 5. TLS 1.2 with both kinds: `mixed` decides, unless only PSK can be served.
 #[must_use]
 pub fn route(hello: &Hello, mixed: Mixed, has_certificate: bool) -> Route {
-    const NO_SHARED: Route = Route::Refuse("no_shared_suite", Alert::HandshakeFailure);
+    const NO_SHARED: Route = Route::Refuse(Reason::NoSharedSuite, Alert::HandshakeFailure);
     if !hello.tls12 && !hello.tls13 {
-        return Route::Refuse("tls_version", Alert::ProtocolVersion);
+        return Route::Refuse(Reason::TlsVersion, Alert::ProtocolVersion);
     }
     if hello.tls13 && hello.has_offers() {
         return Route::Psk13;
@@ -62,6 +63,7 @@ pub fn route(hello: &Hello, mixed: Mixed, has_certificate: bool) -> Route {
 mod tests {
     use super::{Route, route};
     use crate::config::Mixed;
+    use crate::telemetry::reason::Reason;
     use crate::tls::hello::{Hello, Parsed, parse};
     use crate::tls::hello_bytes::Builder;
     use crate::tls::refusal::Alert;
@@ -73,7 +75,7 @@ mod tests {
         }
     }
 
-    const NO_SHARED: Route = Route::Refuse("no_shared_suite", Alert::HandshakeFailure);
+    const NO_SHARED: Route = Route::Refuse(Reason::NoSharedSuite, Alert::HandshakeFailure);
 
     #[test]
     fn one_kind_of_suite_decides_alone_in_tls_1_2() {
@@ -111,7 +113,7 @@ mod tests {
     #[test]
     fn versions_below_1_2_are_refused() {
         let old = hello(Builder::tls12(&[0x002f]).version(0x0301));
-        let refused = Route::Refuse("tls_version", Alert::ProtocolVersion);
+        let refused = Route::Refuse(Reason::TlsVersion, Alert::ProtocolVersion);
         assert_eq!(route(&old, Mixed::Psk, true), refused);
         // Signalling values and RSA_PSK are no offer at all.
         let nothing = hello(Builder::tls12(&[0x00ff, 0x0a0a, 0x00ac]));

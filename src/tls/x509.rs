@@ -11,6 +11,7 @@ mod old;
 pub mod verifier;
 
 use crate::runtime::clock;
+use crate::telemetry::reason::Reason;
 use crate::tls::material::Material;
 use crate::tls::refusal::{Refusal, farewell};
 use crate::tls::replay::Replay;
@@ -104,7 +105,7 @@ pub async fn accept(
         }
         Err((error, stream)) => {
             let refusal = explain(&error, judgement.as_ref());
-            if refusal.reason != "peer_closed" {
+            if refusal.reason != Reason::PeerClosed {
                 farewell(stream, None).await;
             }
             Err(refusal)
@@ -130,7 +131,7 @@ fn peer(connection: &ServerConnection, judgement: Option<Judgement>) -> Result<P
         // Cannot happen without resumption; were it to, nothing was judged and nobody gets in.
         Some(Judgement::Refused(_)) | None => {
             let text = "a certificate was not judged in this handshake";
-            return Err(Refusal::new("certificate_not_judged", "x509", text));
+            return Err(Refusal::new(Reason::X509NotJudged, "x509", text));
         }
     };
     let chain = chain.iter().map(|cert| cert.to_vec()).collect();
@@ -151,14 +152,14 @@ fn explain(error: &io::Error, judgement: Option<&Judgement>) -> Refusal {
         return explain_io(error);
     };
     if let Some(Judgement::Refused(reason)) = judgement {
-        return Refusal::new(reason, "x509", certificate_text(reason));
+        return Refusal::new(*reason, "x509", certificate_text(*reason));
     }
     match tls {
         Error::InvalidCertificate(CertificateError::BadSignature) | Error::PeerMisbehaved(_)
             if judgement.is_some() =>
         {
             let text = "the client did not prove the private key of its certificate";
-            Refusal::new("certificate_key_not_proved", "x509", text)
+            Refusal::new(Reason::X509KeyNotProved, "x509", text)
         }
         Error::InvalidCertificate(error) => {
             let reason = verifier::reason(error);
@@ -172,13 +173,13 @@ fn explain(error: &io::Error, judgement: Option<&Judgement>) -> Refusal {
             | PeerIncompatible::ServerDoesNotSupportTls12Or13
             | PeerIncompatible::SupportedVersionsExtensionRequired,
         ) => Refusal::new(
-            "tls_version",
+            Reason::TlsVersion,
             "none",
             "no TLS version in common; 1.2 and 1.3 are served",
         ),
         Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => {
             let text = "no key exchange group in common";
-            Refusal::new("no_shared_group", "none", text)
+            Refusal::new(Reason::NoSharedGroup, "none", text)
         }
         Error::PeerIncompatible(what) => {
             let text = match what {
@@ -189,16 +190,20 @@ fn explain(error: &io::Error, judgement: Option<&Judgement>) -> Refusal {
                 }
                 _ => "no suite, group or signature scheme in common",
             };
-            Refusal::new("no_shared_suite", "none", text)
+            Refusal::new(Reason::NoSharedSuite, "none", text)
         }
         Error::DecryptError => Refusal::new(
-            "decrypt_error",
+            Reason::TlsViolation,
             "none",
             "a record of the client does not decrypt",
         ),
         other => {
             let text = format!("the client broke the TLS protocol: {other}");
-            Refusal::new("tls_violation", "none", text.escape_debug().to_string())
+            Refusal::new(
+                Reason::TlsViolation,
+                "none",
+                text.escape_debug().to_string(),
+            )
         }
     }
 }
@@ -214,7 +219,11 @@ fn explain_alert(alert: AlertDescription) -> Refusal {
         _ => "the client ended the handshake",
     };
     let alert = alert.as_str().unwrap_or("of an unknown number");
-    Refusal::new("client_alert", "none", format!("{text} (alert {alert})"))
+    Refusal::new(
+        Reason::ClientAlert,
+        "none",
+        format!("{text} (alert {alert})"),
+    )
 }
 
 /// Labels what the socket did.
@@ -222,68 +231,68 @@ pub fn explain_io(error: &io::Error) -> Refusal {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
     match error.kind() {
         UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => Refusal::new(
-            "peer_closed",
+            Reason::PeerClosed,
             "none",
             "the client closed during the handshake",
         ),
-        kind => Refusal::new("io", "none", format!("the socket failed: {kind}")),
+        kind => Refusal::new(
+            Reason::IoError,
+            "none",
+            format!("the socket failed: {kind}"),
+        ),
     }
 }
 
 /// One sentence per reason, naming the fix.
-fn certificate_text(reason: &str) -> &'static str {
+fn certificate_text(reason: Reason) -> &'static str {
     match reason {
-        "certificate_expired" => {
-            "the client certificate, or one of its chain, is expired: renew it"
-        }
-        "certificate_not_yet_valid" => "the client certificate is not valid yet: check both clocks",
-        "certificate_revoked" => "the client certificate is on a revocation list",
-        "certificate_crl_expired" => "the revocation list is past its next update: renew tls.crl",
-        "certificate_crl_invalid" => {
-            "the revocation list was not made by its issuer: renew tls.crl"
-        }
-        "certificate_unsupported" => {
+        Reason::X509Expired => "the client certificate, or one of its chain, is expired: renew it",
+        Reason::X509NotYetValid => "the client certificate is not valid yet: check both clocks",
+        Reason::X509Revoked => "the client certificate is on a revocation list",
+        Reason::X509CrlExpired => "the revocation list is past its next update: renew tls.crl",
+        Reason::X509CrlInvalid => "the revocation list was not made by its issuer: renew tls.crl",
+        Reason::X509Usage => {
             "the client certificate, or one of its chain, is not for TLS clients: extended key \
              usage must include clientAuth"
         }
-        "certificate_v1" => {
+        Reason::X509V1 => {
             "the client certificate is of X.509 version 1 or 2: make one of version 3, or admit \
              it by allow_x509 = [\"v1\"] in its rule or [[device]]; its CA itself must be in \
              tls.client_ca"
         }
-        "certificate_any_eku" => {
+        Reason::X509AnyEku => {
             "the extended key usage of the client certificate is anyExtendedKeyUsage: make one \
              with clientAuth, or admit it by allow_x509 = [\"any_eku\"] in its rule or [[device]]"
         }
-        "certificate_key_usage" => {
+        Reason::X509KeyUsage => {
             "the key usage of the client certificate lacks digitalSignature, so its key may not \
              sign a handshake: make a certificate with it"
         }
-        "certificate_key_too_small" => {
+        Reason::X509KeyTooSmall => {
             "an RSA key of less than 2048 bits, in the client certificate or its issuer's: make a \
              larger key"
         }
-        "certificate_key_unsupported" => {
+        Reason::X509KeyUnsupported => {
             "a key of a kind that is not served, in the client certificate or its issuer's: use \
              ECDSA P-256, P-384 or P-521, Ed25519 or RSA of 2048 to 8192 bits"
         }
-        "certificate_signature_algorithm" => {
+        Reason::X509SignatureAlgorithm => {
             "the client certificate, or one of its chain, is signed with an algorithm that proves \
              nothing any more (SHA-1, MD5): let its CA sign again with SHA-256"
         }
-        "certificate_is_ca" => "the client certificate is a CA's own: make one for the device",
-        "certificate_constraints" => {
+        Reason::X509IsCa => "the client certificate is a CA's own: make one for the device",
+        Reason::X509Constraints => {
             "the client certificate, or one of its chain, has a critical extension that is not \
              served, or breaks a constraint of its CA"
         }
-        "certificate_unknown_ca" => {
+        Reason::X509Unknown => {
             "the client certificate leads to no CA of tls.client_ca and its thumbprint is not \
              registered"
         }
-        "certificate_bad_signature" => {
+        Reason::X509BadSignature => {
             "the client certificate names a CA of tls.client_ca that did not sign it"
         }
-        "certificate_chain_too_long" => "the client sent too many or too large certificates",
+        Reason::X509ChainTooLong => "the client sent too many or too large certificates",
         _ => "the client certificate is malformed",
     }
 }

@@ -148,7 +148,7 @@ async fn a_chain_of_a_hundred_certificates_is_refused_and_the_next_device_is_ser
         let _ = raw.send(&Connect::id("cert-1").packet()).await;
         assert_eq!(raw.closed_within(SOON).await, b"");
     }
-    let labels = ["result=\"certificate_chain_too_long\""];
+    let labels = ["result=\"x509_chain_too_long\""];
     metric_is(&bench, "handshakes_total", &labels, 1.0).await;
     let honest = with(&bench.dir.join("cert-1.pem"));
     let mut raw = Raw::over(bench.mqtt(), &honest).await.expect("a handshake");

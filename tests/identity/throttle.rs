@@ -158,7 +158,7 @@ async fn guessed_pre_shared_keys_hold_their_identity_back_and_time_forgives_it()
         5.0,
         "five are looked at"
     );
-    assert_eq!(ended(&bench, "psk_unknown_identity").await, 5.0);
+    assert_eq!(ended(&bench, "psk_unknown").await, 5.0);
     assert_eq!(ended(&bench, "throttled_source").await, 0.0);
     // Not even the right key is looked at from here; it is from elsewhere.
     let right = psk("psk-1", crate::support::PSK, true);

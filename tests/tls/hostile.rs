@@ -81,7 +81,7 @@ async fn other_protocols_are_closed_by_name_and_their_bytes_do_not_reach_the_log
         let (server, answer) = raw(&acceptor, bytes).await;
         let error = server.unwrap_err();
         assert_eq!(
-            (error.reason, error.credential, error.version),
+            (error.reason.word(), error.credential, error.version),
             (reason, "none", "none")
         );
         assert!(
@@ -144,7 +144,7 @@ async fn silence_and_a_trickle_end_at_the_deadline_of_the_hello() {
     })
     .await;
     assert!(matches!(
-        server.unwrap_err().reason,
+        server.unwrap_err().reason.word(),
         "hello_timeout" | "hello_malformed"
     ));
 }
@@ -161,7 +161,10 @@ async fn a_handshake_that_stops_after_the_hello_ends_at_the_total_deadline() {
     for hello in &hellos {
         let (server, _) = raw(&acceptor, hello).await;
         let error = server.unwrap_err();
-        assert_eq!((error.reason, error.credential), ("tls_timeout", "psk"));
+        assert_eq!(
+            (error.reason.word(), error.credential),
+            ("tls_timeout", "psk")
+        );
     }
 }
 
@@ -181,7 +184,7 @@ async fn alerts_and_an_end_in_the_middle_of_a_handshake_close_cleanly() {
                 let _ = tcp.read_to_end(&mut Vec::new()).await;
             })
             .await;
-            let reason = server.unwrap_err().reason;
+            let reason = server.unwrap_err().reason.word();
             assert!(
                 matches!(reason, "client_alert" | "peer_closed" | "tls_violation"),
                 "{reason}"

@@ -184,10 +184,10 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
     let want = match (device, deny) {
         (Some(device), None) => Some(Want::Device(device)),
         (None, Some(reason)) => {
-            if reason != TOPIC && !DENIALS.iter().any(|d| d.reason == reason) {
+            if reason != TOPIC && !DENIALS.iter().any(|d| d.reason == reason.as_str()) {
                 section.problem(
                     "deny",
-                    "no refusal has this reason; see the table in config/README.md",
+                    "no refusal has this reason; see Reasons in config/README.md",
                 );
             }
             Some(Want::Deny(reason))
@@ -281,7 +281,7 @@ impl Expectation {
             ));
         }
         match (&self.want, &explanation.outcome) {
-            (Want::Deny(want), Err(denial)) if want == denial.reason => Ok(()),
+            (Want::Deny(want), Err(denial)) if want == denial.reason.word() => Ok(()),
             (Want::Deny(want), Err(denial)) => Err(format!(
                 "expected refusal {want}, but it is refused as {denial}"
             )),

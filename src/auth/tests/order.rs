@@ -165,7 +165,7 @@ fn after_a_reload_only_what_the_new_rules_admit_stays() {
     let reason = |rules: &RuleSet| {
         recheck(rules, &device, NOW)
             .map(|_| ())
-            .map_err(|d| d.reason)
+            .map_err(|d| d.reason.word())
     };
     assert_eq!(reason(&before), Ok(()));
     let line_gone = parse_with(
@@ -201,7 +201,7 @@ fn after_a_reload_sas_password_and_certificate_sessions_are_asked_too() {
     let device = admit(&rules, &by_token).device;
     let again = recheck(&rules, &device, NOW).unwrap();
     assert_eq!(again.expires.map(Unix::as_secs), Some(NOW.as_secs() + 3900));
-    assert!(recheck(&fleet(""), &device, NOW).is_err_and(|d| d.reason == "device_unknown"));
+    assert!(recheck(&fleet(""), &device, NOW).is_err_and(|d| d.reason.word() == "device_unknown"));
 
     let mut by_password = claim(Transport::None, "a");
     by_password.username = Some("user-a");
@@ -211,7 +211,7 @@ fn after_a_reload_sas_password_and_certificate_sessions_are_asked_too() {
     };
     let device = check.run().unwrap().device;
     assert!(recheck(&rules, &device, NOW).is_ok());
-    assert!(recheck(&fleet(""), &device, NOW).is_err_and(|d| d.reason == "bad_password"));
+    assert!(recheck(&fleet(""), &device, NOW).is_err_and(|d| d.reason.word() == "bad_password"));
 
     let (_, leaf) = issued(|p| p.not_after = rcgen::date_time_ymd(2027, 1, 1));
     let print = rules::encoding::encode_hex(&x509::fingerprint(&leaf));
@@ -229,5 +229,5 @@ fn after_a_reload_sas_password_and_certificate_sessions_are_asked_too() {
     let device = admit(&rules, &claim(transport, "a")).device;
     assert!(recheck(&rules, &device, NOW).is_ok());
     let later = Unix::from_secs(1_900_000_000);
-    assert!(recheck(&rules, &device, later).is_err_and(|d| d.reason == "x509_expired"));
+    assert!(recheck(&rules, &device, later).is_err_and(|d| d.reason.word() == "x509_expired"));
 }

@@ -265,7 +265,7 @@ fn may_use(text: &mut String, outcome: &Outcome, topic: &str, properties_max: us
     let _ = match allowed {
         Ok(None) => writeln!(text, "may {verb} {topic}"),
         Ok(Some(why)) => writeln!(text, "may {verb} {topic}, on which nothing comes: {why}"),
-        Err(error) => writeln!(text, "may not {verb} {topic}: {}: {error}", error.label()),
+        Err(error) => writeln!(text, "may not {verb} {topic}: {}: {error}", error.reason()),
     };
     allowed.is_ok()
 }

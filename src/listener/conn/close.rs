@@ -4,6 +4,7 @@ use crate::hub::outcome::DeviceGone;
 use crate::mqtt::session::Goodbye;
 use crate::mqtt::violation::Violation;
 use crate::router::registry::{Eviction, Order};
+use crate::telemetry::reason::Reason;
 use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
@@ -19,7 +20,7 @@ pub(super) const GRACE_CONTENDED: Duration = Duration::from_secs(1);
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Close {
     /// `disconnects_total{reason}` and log word.
-    pub(super) reason: Cow<'static, str>,
+    pub(super) reason: Reason,
     /// One sentence for the log and for MQTT 5's reason string.
     pub(super) text: Cow<'static, str>,
     /// What an MQTT 5 device is told; `None` when it is told already, or does not listen.
@@ -39,9 +40,9 @@ pub(super) struct Close {
 }
 
 impl Close {
-    fn new(reason: impl Into<Cow<'static, str>>, text: impl Into<Cow<'static, str>>) -> Self {
+    fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
-            reason: reason.into(),
+            reason,
             text: text.into(),
             goodbye: None,
             reachable: true,
@@ -62,14 +63,14 @@ impl Close {
 
     /// The device said goodbye. The session knows whether that voids the will.
     pub(super) fn clean() -> Self {
-        Self::new("clean", "the device disconnected")
+        Self::new(Reason::Clean, "the device disconnected")
     }
 
     /// The device closed its side without a word.
     pub(super) fn peer_closed() -> Self {
         Self {
             reachable: false,
-            ..Self::new("peer_closed", "the device closed the connection")
+            ..Self::new(Reason::PeerClosed, "the device closed the connection")
         }
     }
 
@@ -80,11 +81,11 @@ impl Close {
                 return Self::peer_closed();
             }
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
-                ("peer_reset", "the device reset the connection")
+                (Reason::PeerReset, "the device reset the connection")
             }
-            io::ErrorKind::TimedOut => ("peer_lost", "the device's network took no bytes"),
-            io::ErrorKind::InvalidData => ("tls_error", "the TLS stream was broken"),
-            _ => ("io_error", "the socket failed"),
+            io::ErrorKind::TimedOut => (Reason::PeerLost, "the device's network took no bytes"),
+            io::ErrorKind::InvalidData => (Reason::TlsViolation, "the TLS stream was broken"),
+            _ => (Reason::IoError, "the socket failed"),
         };
         Self {
             reachable: false,
@@ -96,7 +97,7 @@ impl Close {
     pub(super) fn violation(violation: Violation) -> Self {
         Self {
             poison: violation.is_of_a_publish(),
-            ..Self::new(violation.label(), violation.to_string())
+            ..Self::new(violation.word(), violation.to_string())
         }
     }
 
@@ -108,7 +109,7 @@ impl Close {
     /// A packet was begun and not finished in time.
     pub(super) fn packet_timeout() -> Self {
         Self::new(
-            "packet_timeout",
+            Reason::PacketTimeout,
             "a packet was not finished within limits.packet_timeout",
         )
         .saying(Goodbye::Administrative)
@@ -119,7 +120,7 @@ impl Close {
         Self {
             reachable: false,
             ..Self::new(
-                "write_stall",
+                Reason::WriteStall,
                 "the device took no bytes within limits.write_timeout",
             )
         }
@@ -128,14 +129,14 @@ impl Close {
     /// The credential's time is over.
     pub(super) fn credential_expired() -> Self {
         Self::new(
-            "credential_expired",
+            Reason::CredentialExpired,
             "the credential ended; connect with a new one",
         )
         .saying(Goodbye::NotAuthorized)
     }
 
     /// A filter that 3.1 cannot be told about otherwise: its SUBACK has no code for it.
-    pub(super) fn refused_filter(reason: &'static str, text: &str) -> Self {
+    pub(super) fn refused_filter(reason: Reason, text: &str) -> Self {
         Self::new(reason, text.to_owned())
     }
 
@@ -145,7 +146,7 @@ impl Close {
     }
 
     /// A message that cannot be answered otherwise before MQTT 5.
-    pub(super) fn refused_publish(reason: &'static str, text: &str) -> Self {
+    pub(super) fn refused_publish(reason: Reason, text: &str) -> Self {
         Self {
             poison: true,
             ..Self::new(reason, text.to_owned())
@@ -158,7 +159,7 @@ impl Close {
             will: false,
             grace: Duration::ZERO,
             settles: false,
-            ..Self::new(format!("gone_{}", gone.reason), gone.text.clone())
+            ..Self::new(gone_reason(gone), gone.text.clone())
         }
         .saying(match gone.mqtt5_reason() {
             0x8e => Goodbye::TakenOver,
@@ -174,16 +175,16 @@ impl Close {
                 // The newer connection waits, and the older one is often a dead network.
                 linger: false,
                 grace: GRACE_CONTENDED,
-                ..Self::new("taken_over", "the device connected again")
+                ..Self::new(Reason::TakenOver, "the device connected again")
             }
             .saying(Goodbye::TakenOver),
             Order::Evicted(why @ Eviction::Operator) => {
-                Self::new(why.label(), "an operator ended the connection")
+                Self::new(why.reason(), "an operator ended the connection")
                     .saying(Goodbye::Administrative)
             }
             Order::Evicted(why @ Eviction::RightsRevoked) => Self {
                 will: false,
-                ..Self::new(why.label(), "the rules no longer admit this device")
+                ..Self::new(why.reason(), "the rules no longer admit this device")
             }
             .saying(Goodbye::NotAuthorized),
             Order::Drain { .. } => return None,
@@ -196,9 +197,20 @@ impl Close {
         Self {
             will: false,
             grace: Duration::ZERO,
-            ..Self::new("drain", "the gateway is stopping")
+            ..Self::new(Reason::Drain, "the gateway is stopping")
         }
         .saying(Goodbye::ShuttingDown)
+    }
+}
+
+/// What the hub's word is here.
+fn gone_reason(gone: &DeviceGone) -> Reason {
+    match gone.reason {
+        "device_not_found" => Reason::GoneDeviceNotFound,
+        "device_disabled" => Reason::GoneDeviceDisabled,
+        "stolen" => Reason::GoneStolen,
+        "hub_full" => Reason::GoneHubFull,
+        _ => Reason::Gone,
     }
 }
 

@@ -36,7 +36,7 @@ impl<U: Upstream> Conn<U> {
         }
         if !self.session.suback(id, &granted, &mut self.out.bytes) {
             return Err(match refused {
-                Some(error) => Close::refused_filter(error.label(), &error.to_string()),
+                Some(error) => Close::refused_filter(error.reason(), &error.to_string()),
                 None => Close::answer_too_large(),
             });
         }

@@ -11,6 +11,7 @@ use crate::mqtt::session::{Event, Ticket};
 use crate::router::properties::Mended;
 use crate::router::topic_map::{self, Mapped, Reserved};
 use crate::runtime::clock::{self, Mono};
+use crate::telemetry::reason::Reason;
 
 /// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
 const PAYLOAD_TOO_LARGE: u8 = 0x97;
@@ -51,7 +52,7 @@ impl<U: Upstream> Conn<U> {
         if max.is_some_and(|max| bytes > max) {
             let text = "the payload is larger than the device's rule allows";
             let no = Refused {
-                label: "payload_too_large",
+                reason: Reason::PayloadTooLarge,
                 code: PAYLOAD_TOO_LARGE,
                 text,
             };
@@ -69,7 +70,7 @@ impl<U: Upstream> Conn<U> {
             }
             Err(error) => {
                 let no = Refused {
-                    label: error.label(),
+                    reason: error.reason(),
                     code: error.mqtt5_reason(),
                     text: &error.to_string(),
                 };
@@ -114,7 +115,7 @@ impl<U: Upstream> Conn<U> {
             return Ok(());
         };
         let no = Refused {
-            label: refusal.reason,
+            reason: Reason::of(refusal.reason).unwrap_or(Reason::Rejected),
             code: refusal.mqtt5_reason(),
             text: &refusal.text,
         };

@@ -95,7 +95,7 @@ pub(super) async fn finish<U: Upstream>(mut conn: Box<Conn<U>>, close: Close) {
     }
     conn.heed(&close);
     conn.input = BytesMut::new();
-    conn.ending.end(&close.reason);
+    conn.ending.end(close.reason);
     conn.live = None;
     conn.paused.show(None, &conn.setup);
     conn.log_end(&close);
@@ -163,7 +163,7 @@ impl<U: Upstream> Conn<U> {
                 client_id = %self.claim.key(),
                 source = %self.source,
                 rule = %self.device.rule(),
-                reason = poison::REASON,
+                reason = %poison::REASON,
                 cause = %close.reason,
                 text = poison::TEXT,
                 "device in a loop"
@@ -221,7 +221,7 @@ impl<U: Upstream> Conn<U> {
             }
             // It was checked at CONNECT; what made it wrong since then voids it.
             Err(error) => {
-                self.count("uplink", qos, error.label());
+                self.count("uplink", qos, error.reason().word());
                 None
             }
         }

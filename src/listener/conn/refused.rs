@@ -13,6 +13,7 @@ use crate::mqtt::session::Ticket;
 use crate::router::refused::{self, KeepError, Record, RefusedByRule};
 use crate::runtime::clock;
 use crate::telemetry::log::REFUSAL;
+use crate::telemetry::reason::Reason;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -21,8 +22,7 @@ use tokio::task::JoinHandle;
 
 /// A message that will never be accepted.
 pub(super) struct Refused<'a> {
-    /// Metric label and log word.
-    pub(super) label: &'static str,
+    pub(super) reason: Reason,
     /// MQTT 5 PUBACK reason code (OASIS MQTT 5.0 §3.4.2.1).
     pub(super) code: u8,
     pub(super) text: &'a str,
@@ -32,7 +32,7 @@ pub(super) struct Refused<'a> {
 struct Job {
     ticket: Ticket,
     qos: QoS,
-    label: &'static str,
+    reason: Reason,
     code: u8,
     record: Record,
 }
@@ -79,7 +79,7 @@ impl<U: Upstream> Conn<U> {
         no: &Refused<'_>,
         copy: Option<Box<Publish>>,
     ) -> Result<(), Close> {
-        self.count("uplink", qos, no.label);
+        self.count("uplink", qos, no.reason.word());
         let rule = self.bounds.limits.on_refused;
         let Some(copy) = copy else {
             return self.tell_or_close(ticket, qos, no);
@@ -88,7 +88,7 @@ impl<U: Upstream> Conn<U> {
             let job = Job {
                 ticket,
                 qos,
-                label: no.label,
+                reason: no.reason,
                 code: no.code,
                 record: self.record(no, *copy),
             };
@@ -105,7 +105,7 @@ impl<U: Upstream> Conn<U> {
         }
         self.session.acknowledge(ticket, leave, &mut self.out.bytes);
         self.show_refused("discarded");
-        self.log_refused(no.label, no.text, &copy, "discarded", "");
+        self.log_refused(no.reason, no.text, &copy, "discarded", "");
         Ok(())
     }
 
@@ -128,14 +128,14 @@ impl<U: Upstream> Conn<U> {
             return Ok(());
         }
         self.show_refused("closed");
-        Err(Close::refused_publish(no.label, no.text))
+        Err(Close::refused_publish(no.reason, no.text))
     }
 
     fn record(&self, no: &Refused<'_>, publish: Publish) -> Record {
         Record {
             client_id: self.claim.key().to_string(),
             rule: self.device.rule().to_string(),
-            reason: no.label.to_owned(),
+            reason: no.reason.word().to_owned(),
             text: no.text.to_owned(),
             received: clock::unix(),
             publish,
@@ -167,7 +167,7 @@ impl<U: Upstream> Conn<U> {
     pub(super) fn filed(&mut self, filed: Option<Filed>) -> Result<(), Close> {
         let Some(Filed { job, result }) = filed else {
             return Err(Close::refused_publish(
-                "task_panic",
+                Reason::Panic,
                 "the message was not kept",
             ));
         };
@@ -177,14 +177,14 @@ impl<U: Upstream> Conn<U> {
                 let out = &mut self.out.bytes;
                 self.session.acknowledge(job.ticket, leave, out);
                 self.show_refused("filed");
-                self.log_refused(job.label, &job.record.text, publish, "filed", &id);
+                self.log_refused(job.reason, &job.record.text, publish, "filed", &id);
             }
             Err(error) => {
                 self.show_refused("not_filed");
                 let text = error.to_string();
-                self.log_refused(job.label, &text, publish, "not_filed", "");
+                self.log_refused(job.reason, &text, publish, "not_filed", "");
                 let no = Refused {
-                    label: job.label,
+                    reason: job.reason,
                     code: job.code,
                     text: &job.record.text,
                 };
@@ -200,7 +200,7 @@ impl<U: Upstream> Conn<U> {
         metric.with_label_values(&[action]).inc();
     }
 
-    fn log_refused(&self, reason: &str, text: &str, publish: &Publish, action: &str, id: &str) {
+    fn log_refused(&self, reason: Reason, text: &str, publish: &Publish, action: &str, id: &str) {
         if !self.setup.quota.allows(clock::mono()) {
             return;
         }
@@ -209,7 +209,7 @@ impl<U: Upstream> Conn<U> {
             client_id = %self.claim.key(),
             source = %self.source,
             rule = %self.device.rule(),
-            reason,
+            %reason,
             text = crate::listener::log_text(text),
             action,
             id,

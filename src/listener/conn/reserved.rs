@@ -32,7 +32,7 @@ impl<U: Upstream> Conn<U> {
         self.session
             .answer(ticket, answer.as_ref(), &mut self.out.bytes);
         let why = request.error();
-        self.count("uplink", qos, why.label());
+        self.count("uplink", qos, why.reason().word());
         self.say_unserved(why);
     }
 
@@ -48,7 +48,7 @@ impl<U: Upstream> Conn<U> {
                 client_id = %self.claim.key(),
                 source = %self.source,
                 rule = %self.device.rule(),
-                reason = why.label(),
+                reason = why.reason().word(),
                 text = %why,
                 "not served"
             );

@@ -448,7 +448,7 @@ fn every_error_has_its_own_label_and_a_sentence() {
         TopicError::FilterUnknown,
         TopicError::FilterTooWide,
     ];
-    let labels: HashSet<_> = all.iter().map(|error| error.label()).collect();
+    let labels: HashSet<_> = all.iter().map(|error| error.reason()).collect();
     assert_eq!(labels.len(), all.len());
     assert!(all.iter().all(|error| error.to_string().len() > 30));
 }

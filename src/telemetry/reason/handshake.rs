@@ -10,7 +10,7 @@ macro_rules! handshake_reasons {
             "one address has as many connections as `limits.connections_per_source` allows";
             "raise `limits.connections_per_source` where a NAT hides many devices";
         LimitHandshakes "limit_handshakes" State [Handshake]
-            "as many handshakes as `limits.handshakes` allows are under way and the wait was too long";
+            "`limits.handshakes` handshakes are under way, and no place came free";
             "raise `limits.handshakes` as far as the CPU allows";
         LimitHandshakesPerSource "limit_handshakes_per_source" State [Handshake]
             "one address has as many handshakes under way as `limits.handshakes_per_source` allows";
@@ -45,8 +45,14 @@ macro_rules! handshake_reasons {
             "no TLS version in common";
             "let the device offer TLS 1.2 or 1.3";
         NoSharedSuite "no_shared_suite" Wire [Handshake]
-            "no suite, group, signature scheme or PSK exchange mode in common";
-            "compare what the device offers with the listener's tls settings";
+            "no suite or signature scheme in common";
+            "compare what the device offers with the listener's `tls` settings";
+        NoSharedGroup "no_shared_group" Wire [Handshake]
+            "no key exchange group in common";
+            "let the device offer X25519 or P-256";
+        NoSharedMode "no_shared_mode" Wire [Handshake]
+            "no PSK key exchange mode in common";
+            "let the device offer psk_dhe_ke, or set `tls.psk_ke = true`";
         TlsTimeout "tls_timeout" Wire [Handshake]
             "the handshake did not end within `limits.tls_timeout`";
             "look at the network path, or raise `limits.tls_timeout`";
@@ -64,7 +70,10 @@ macro_rules! handshake_reasons {
             "add the identity to a [[device]] or PSK file, or correct it in the device";
         PskWrongKey "psk_wrong_key" Proof [Handshake]
             "the device does not hold the key of its PSK identity";
-            "compare both keys; TLS 1.3 uses the key with one hash only";
+            "compare the key in the device with the configured one";
+        PskWrongHash "psk_wrong_hash" Proof [Handshake]
+            "the device holds the key of its PSK identity and uses it with another hash";
+            "set `hash` of the psk entry or PSK file to sha256 or sha384";
         PskIdentityInvalid "psk_identity_invalid" Wire [Handshake]
             "the PSK identity is not 1 to 128 bytes of UTF-8 without NUL";
             "correct the identity; a ticket of another server looks like this too";
@@ -83,9 +92,30 @@ macro_rules! handshake_reasons {
         X509Usage "x509_usage" Proof [Handshake Connect]
             "the certificate is not for clients";
             "issue it with extended key usage clientAuth";
-        X509Unsupported "x509_unsupported" Proof [Handshake]
-            "the certificate is of a version, algorithm or kind that is not taken";
-            "issue an X.509 v3 end-entity certificate with RSA or ECDSA";
+        X509KeyUsage "x509_key_usage" Proof [Handshake Connect]
+            "the certificate's key may not sign: key usage lacks digitalSignature";
+            "issue it with key usage digitalSignature";
+        X509V1 "x509_v1" Proof [Handshake Connect]
+            "the certificate is of X.509 version 1 or 2, and what decides does not allow it";
+            "issue one of version 3, or set `allow_x509 = [\"v1\"]`";
+        X509AnyEku "x509_any_eku" Proof [Handshake Connect]
+            "its extended key usage is anyExtendedKeyUsage, and what decides does not allow it";
+            "issue it with clientAuth, or set `allow_x509 = [\"any_eku\"]`";
+        X509KeyTooSmall "x509_key_too_small" Proof [Handshake]
+            "an RSA key of less than 2048 bits, in the certificate or its issuer's";
+            "make a larger key";
+        X509KeyUnsupported "x509_key_unsupported" Proof [Handshake]
+            "a key of a kind that is not served, in the certificate or its issuer's";
+            "use ECDSA P-256, P-384 or P-521, Ed25519 or RSA of 2048 to 8192 bits";
+        X509SignatureAlgorithm "x509_signature_algorithm" Proof [Handshake]
+            "the chain is signed with an algorithm that proves nothing any more";
+            "let the CA sign again with SHA-256";
+        X509IsCa "x509_is_ca" Proof [Handshake]
+            "the certificate is a CA's own";
+            "issue one for the device";
+        X509Constraints "x509_constraints" Proof [Handshake]
+            "a critical extension that is not served, or a broken constraint of the CA";
+            "issue the certificate without it";
         X509Unknown "x509_unknown" Rules [Handshake Connect]
             "no entry has the thumbprint, no `client_ca` issued it";
             "add the CA to `tls.client_ca`, or register the thumbprint in a [[device]]";

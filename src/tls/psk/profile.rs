@@ -4,6 +4,7 @@
 //! with nothing in common is refused by name, before any identity is looked at.
 
 use crate::config::PskConfig;
+use crate::telemetry::reason::Reason;
 use crate::tls::hello::Hello;
 use crate::tls::offer;
 use crate::tls::refusal::Refusal;
@@ -117,7 +118,7 @@ pub fn check13(config: PskConfig, hello: &Hello) -> Result<(), Refusal> {
             "no TLS 1.3 suite in common that fits the client's PSK, which it uses with {made}; \
              offered: {offered}"
         );
-        return Err(Refusal::new("no_shared_suite", "psk", text));
+        return Err(Refusal::new(Reason::NoSharedSuite, "psk", text));
     }
     let without = config.ke && hello.psk_ke;
     if !hello.psk_dhe_ke && !without {
@@ -126,7 +127,7 @@ pub fn check13(config: PskConfig, hello: &Hello) -> Result<(), Refusal> {
             "no PSK key exchange mode in common; offered: {offered}; let the device do psk_dhe_ke, \
              or set tls.psk_ke = true, which gives forward secrecy up"
         );
-        return Err(Refusal::new("no_shared_mode", "psk", text));
+        return Err(Refusal::new(Reason::NoSharedMode, "psk", text));
     }
     match shares_group(hello) || without {
         true => Ok(()),
@@ -154,7 +155,7 @@ pub fn check12(config: PskConfig, hello: &Hello) -> Result<(), Refusal> {
             Some(_) => text.push_str("; tls.psk_cbc_sha1 and tls.psk_ffdhe would serve them"),
             None => {}
         }
-        return Err(Refusal::new("no_shared_suite", "psk", text));
+        return Err(Refusal::new(Reason::NoSharedSuite, "psk", text));
     };
     let on_a_curve = |suite: &Suite| suite.2 == Ecdhe;
     match on_a_curve(first) && common.all(on_a_curve) && !shares_group(hello) {
@@ -175,7 +176,7 @@ fn no_group(hello: &Hello) -> Refusal {
     let text = format!(
         "no key exchange group in common; offered: {offered}; served with a PSK: secp256r1, x25519"
     );
-    Refusal::new("no_shared_group", "psk", text)
+    Refusal::new(Reason::NoSharedGroup, "psk", text)
 }
 
 #[cfg(test)]
@@ -218,7 +219,7 @@ mod tests {
 
     fn refused(result: Result<(), crate::tls::refusal::Refusal>, reason: &str, words: &[&str]) {
         let refusal = result.unwrap_err();
-        assert_eq!((refusal.reason, refusal.credential), (reason, "psk"));
+        assert_eq!((refusal.reason.word(), refusal.credential), (reason, "psk"));
         for word in words {
             assert!(refusal.text.contains(word), "{word}: {}", refusal.text);
         }

@@ -166,7 +166,7 @@ fn an_unproved_identity_is_refused_by_cause() {
         select(&hello, &ring(), &Unthrottled).unwrap_err().reason
     };
     assert_eq!(cause(b"dev-1", b"wrong key"), "psk_wrong_key");
-    assert_eq!(cause(b"dev-2", KEY), "psk_unknown_identity");
+    assert_eq!(cause(b"dev-2", KEY), "psk_unknown");
     assert_eq!(cause(b"\xff\xfe", KEY), "psk_identity_invalid");
     assert_eq!(cause(&[b'x'; 129], KEY), "psk_identity_invalid");
 }

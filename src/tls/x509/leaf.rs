@@ -1,5 +1,6 @@
 //! What a certificate is fit for, beyond what webpki judges.
 
+use crate::telemetry::reason::Reason;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::{FromDer, X509Version};
 use x509_parser::public_key::PublicKey;
@@ -17,7 +18,7 @@ pub struct Leaf<'a> {
     /// Its key may sign: key usage is absent, or has `digitalSignature`.
     pub signs: bool,
     /// The label of what keeps its key from being used.
-    pub flaw: Option<&'static str>,
+    pub flaw: Option<Reason>,
     /// SubjectPublicKeyInfo, DER.
     pub key: &'a [u8],
 }
@@ -43,19 +44,19 @@ impl<'a> Leaf<'a> {
     }
 }
 
-fn flaw(key: &SubjectPublicKeyInfo<'_>) -> Option<&'static str> {
+fn flaw(key: &SubjectPublicKeyInfo<'_>) -> Option<Reason> {
     const CURVES: [&str; 3] = ["1.2.840.10045.3.1.7", "1.3.132.0.34", "1.3.132.0.35"];
     const ED25519: &str = "1.3.101.112";
     let parameters = key.algorithm.parameters.as_ref();
     let curve = || parameters.and_then(|any| any.as_oid().ok());
     let served = match key.parsed() {
         Ok(PublicKey::RSA(rsa)) if rsa.key_size() < *RSA_BITS.start() => {
-            return Some("certificate_key_too_small");
+            return Some(Reason::X509KeyTooSmall);
         }
         Ok(PublicKey::RSA(rsa)) => RSA_BITS.contains(&rsa.key_size()),
         Ok(PublicKey::EC(_)) => curve().is_some_and(|oid| CURVES.contains(&&*oid.to_id_string())),
         Ok(PublicKey::Unknown(_)) => key.algorithm.algorithm.to_id_string() == ED25519,
         _ => false,
     };
-    (!served).then_some("certificate_key_unsupported")
+    (!served).then_some(Reason::X509KeyUnsupported)
 }

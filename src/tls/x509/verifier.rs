@@ -8,6 +8,7 @@
 use super::leaf::Leaf;
 use super::old::{Trust, UnservedSignature};
 use crate::runtime::clock::Unix;
+use crate::telemetry::reason::Reason;
 use crate::tls::{CertificateRules, OldCertificate, der};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{
@@ -41,7 +42,7 @@ pub enum Judgement {
     /// No CA vouches for it, but these exact bytes are registered.
     Registered,
     /// Refused, by label.
-    Refused(&'static str),
+    Refused(Reason),
 }
 
 tokio::task_local! {
@@ -242,13 +243,13 @@ impl DeviceVerifier {
     /// Whether a certificate that is vouched for can be used, and may be where it is old.
     fn fit(&self, read: &Leaf<'_>, any_eku: bool) -> Result<(), Refused> {
         let old = match (read.v3, any_eku) {
-            (false, _) => Some((OldCertificate::V1, "certificate_v1")),
-            (true, true) => Some((OldCertificate::AnyEku, "certificate_any_eku")),
+            (false, _) => Some((OldCertificate::V1, Reason::X509V1)),
+            (true, true) => Some((OldCertificate::AnyEku, Reason::X509AnyEku)),
             (true, false) => None,
         };
         let admitted = |old| self.rules.as_ref().is_some_and(|rules| (rules.admits)(old));
         let reason = match old {
-            _ if !read.signs => "certificate_key_usage",
+            _ if !read.signs => Reason::X509KeyUsage,
             Some((old, reason)) if !admitted(old) => reason,
             _ => match read.flaw {
                 Some(reason) => reason,
@@ -261,11 +262,7 @@ impl DeviceVerifier {
     }
 
     /// What keeps the signature of an issuer from being checked, if its key is what does.
-    fn flawed_issuer(
-        &self,
-        issuer: &[u8],
-        intermediates: &[CertificateDer<'_>],
-    ) -> Option<&'static str> {
+    fn flawed_issuer(&self, issuer: &[u8], intermediates: &[CertificateDer<'_>]) -> Option<Reason> {
         let named = |der: &[u8]| der::certificate(der).is_some_and(|ca| ca.subject == issuer);
         let mut ders = intermediates
             .iter()
@@ -400,7 +397,7 @@ impl ClientCertVerifier for DeviceVerifier {
 
 /// Why a certificate is refused, for the log and for the client.
 struct Refused {
-    reason: &'static str,
+    reason: Reason,
     error: Error,
 }
 
@@ -408,7 +405,7 @@ impl From<Error> for Refused {
     fn from(error: Error) -> Self {
         let reason = match &error {
             Error::InvalidCertificate(error) => reason(error),
-            _ => "certificate_crl_invalid",
+            _ => Reason::X509CrlInvalid,
         };
         Self { reason, error }
     }
@@ -464,33 +461,31 @@ pub fn other(error: impl std::error::Error + Send + Sync + 'static) -> Certifica
 
 /// The metric label of a refused certificate.
 #[must_use]
-pub fn reason(error: &CertificateError) -> &'static str {
+pub fn reason(error: &CertificateError) -> Reason {
     use CertificateError as E;
     match error {
-        E::Expired | E::ExpiredContext { .. } => "certificate_expired",
-        E::NotValidYet | E::NotValidYetContext { .. } => "certificate_not_yet_valid",
-        E::Revoked => "certificate_revoked",
-        E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => {
-            "certificate_crl_expired"
-        }
-        E::UnknownIssuer => "certificate_unknown_ca",
-        E::BadSignature => "certificate_bad_signature",
-        E::InvalidPurpose | E::InvalidPurposeContext { .. } => "certificate_unsupported",
-        E::UnsupportedSignatureAlgorithmContext { .. } => "certificate_signature_algorithm",
-        E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => "certificate_key_unsupported",
-        E::UnhandledCriticalExtension => "certificate_constraints",
+        E::Expired | E::ExpiredContext { .. } => Reason::X509Expired,
+        E::NotValidYet | E::NotValidYetContext { .. } => Reason::X509NotYetValid,
+        E::Revoked => Reason::X509Revoked,
+        E::ExpiredRevocationList | E::ExpiredRevocationListContext { .. } => Reason::X509CrlExpired,
+        E::UnknownIssuer => Reason::X509Unknown,
+        E::BadSignature => Reason::X509BadSignature,
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => Reason::X509Usage,
+        E::UnsupportedSignatureAlgorithmContext { .. } => Reason::X509SignatureAlgorithm,
+        E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => Reason::X509KeyUnsupported,
+        E::UnhandledCriticalExtension => Reason::X509Constraints,
         E::Other(inner) => other_reason(&*inner.0),
-        _ => "certificate_malformed",
+        _ => Reason::X509Malformed,
     }
 }
 
 /// webpki's own errors, and ours.
-fn other_reason(error: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
+fn other_reason(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Reason {
     match error.downcast_ref::<webpki::Error>() {
-        Some(webpki::Error::CaUsedAsEndEntity) => "certificate_is_ca",
-        Some(webpki::Error::UnsupportedCertVersion) => "certificate_v1",
-        _ if error.is::<ChainTooLong>() => "certificate_chain_too_long",
-        _ if error.is::<UnservedSignature>() => "certificate_signature_algorithm",
-        _ => "certificate_constraints",
+        Some(webpki::Error::CaUsedAsEndEntity) => Reason::X509IsCa,
+        Some(webpki::Error::UnsupportedCertVersion) => Reason::X509V1,
+        _ if error.is::<ChainTooLong>() => Reason::X509ChainTooLong,
+        _ if error.is::<UnservedSignature>() => Reason::X509SignatureAlgorithm,
+        _ => Reason::X509Constraints,
     }
 }
