@@ -270,8 +270,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// What is said instead of loading whatever listens on a usual port.
-const NO_TARGET: &str = "say which server is to be loaded: --port PORT on this machine, with --host NAME \
-    elsewhere; of a gateway it is the bind of a [[listener]], 8883 in config/minimal.toml and in the demo";
+const NO_TARGET: &str = "say which server is to be loaded: --port PORT on this machine, with \
+    --host NAME elsewhere; of a gateway it is the bind of a [[listener]], 8883 in \
+    config/minimal.toml and in the demo";
 
 /// Runs the load.
 #[must_use]

@@ -353,8 +353,8 @@ fn waiting(totals: Totals) -> String {
     match totals.begun.saturating_sub(totals.served) {
         0 => String::new(),
         count => format!(
-            "; {count} wait for their first PUBACK (a gateway attaches hub.attach_rate links a second, \
-             {ATTACH_RATE} by default)"
+            "; {count} wait for their first PUBACK (a gateway attaches hub.attach_rate links a \
+             second, {ATTACH_RATE} by default)"
         ),
     }
 }

@@ -211,9 +211,9 @@ impl Report {
             left => format!("{left} were still waiting; "),
         };
         Some(format!(
-            "{left}a gateway attaches a device's link at its first message, hub.attach_rate links a \
-             second ({ATTACH_RATE} by default, {:.0} s for {} devices); --warmup {:.0}s leaves it out \
-             of the figures",
+            "{left}a gateway attaches a device's link at its first message, hub.attach_rate \
+             links a second ({ATTACH_RATE} by default, {:.0} s for {} devices); --warmup {:.0}s \
+             leaves it out of the figures",
             (self.connected as f64 / ATTACH_RATE).ceil(),
             self.connected,
             (self.connected as f64 / ATTACH_RATE).max(longest).ceil() + 1.0,

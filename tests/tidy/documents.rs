@@ -18,7 +18,6 @@ fn the_root_folder_holds_only_what_it_should() {
         "tests",
         "benches",
         "deploy",
-        "ffi",
         "README.md",
         "ARCHITECTURE.md",
         "CHANGELOG.md",
