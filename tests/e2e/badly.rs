@@ -39,7 +39,7 @@ async fn a_malformed_property_bag_is_sent_on_where_a_rule_is_lenient_and_refused
     for (bag, reason) in [
         ("a=%ZZ", "bag_escape"),
         ("=x", "bag_empty_key"),
-        ("a=1&a=2", "property_duplicate"),
+        ("a=1&a=2", "bag_duplicate"),
     ] {
         let strict = Transport::Psk {
             identity: "psk-1".to_owned(),
