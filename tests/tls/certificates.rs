@@ -137,7 +137,7 @@ async fn each_flaw_of_a_certificate_has_its_own_reason_and_alert() {
     let server_only = site.ca.sign(|params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     });
-    assert_refused(&acceptor, &site, &server_only, "x509_unsupported", 43).await;
+    assert_refused(&acceptor, &site, &server_only, "x509_usage", 43).await;
     let stranger = Ca::new("plant X").sign(|_| {});
     assert_refused(&acceptor, &site, &stranger, "x509_unknown", 48).await;
     // Same name as the configured CA, another key.
