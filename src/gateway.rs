@@ -12,11 +12,12 @@ mod reload;
 pub use exposed::exposed;
 pub use load::{Loaded, Sources, environment, load, load_rules};
 
-use crate::admin::{self, AdminHandle, Readiness};
+use crate::admin::{self, AdminHandle, HubRefusal, Readiness};
 use crate::auth::rules::RuleSet;
 use crate::config::secret::Secret;
 use crate::config::{Config, ListenerConfig, ShutdownConfig};
 use crate::hub::Hub;
+use crate::hub::refusals::Standing;
 use crate::listener::{Listener, Shared};
 use crate::router::refused::Folder;
 use crate::runtime::clock;
@@ -426,18 +427,40 @@ fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
         let (phase, hub) = (*phase.borrow(), hub.status());
         let now = clock::unix();
         let token = hub.token_expiry.filter(|expiry| *expiry > now);
+        let blocks = hub.refusals.iter().find(|refused| refused.blocks);
         let reason = match (phase, token, hub.connections_ready) {
-            (Phase::Ready, Some(_), 1..) => String::new(),
+            (Phase::Ready, Some(_), 1..) => blocks.map(explained).unwrap_or_default(),
             (Phase::Ready, None, _) => format!("no valid token at the hub: {}", hub.problem),
             (Phase::Ready, _, _) => format!("no connection to the hub: {}", hub.problem),
             (other, _, _) => format!("the phase is {}", other.name()),
         };
+        let ready = reason.is_empty();
+        let degraded = hub.refusals.first().filter(|_| ready).map(explained);
         Readiness {
-            ready: reason.is_empty(),
+            ready,
             phase: phase.name(),
-            reason,
+            reason: degraded.unwrap_or(reason),
             hub_connections: hub.connections_ready,
             token_expires_in_s: token.map(|expiry| expiry.since(now).as_secs()),
+            hub_refuses: hub.refusals.iter().map(refused).collect(),
         }
     })
+}
+
+/// What the hub refuses, and what to do, in a sentence.
+fn explained(refused: &Standing) -> String {
+    let cause = refused.cause;
+    format!("{}: {}; {}", cause.word(), cause.says(), cause.fix())
+}
+
+fn refused(refused: &Standing) -> HubRefusal {
+    let cause = refused.cause;
+    HubRefusal {
+        cause: cause.word(),
+        code: cause.code(),
+        says: cause.says(),
+        fix: cause.fix(),
+        count: refused.count,
+        lasts_s: refused.lasted.as_secs(),
+    }
 }

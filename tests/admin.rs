@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a failed step of a test is a failed test
 
 use iothub_gateway::admin::{
-    AdminHandle, AdminLimits, Readiness, Status, bind, spawn_thread, spawn_thread_with,
+    AdminHandle, AdminLimits, HubRefusal, Readiness, Status, bind, spawn_thread, spawn_thread_with,
 };
 use iothub_gateway::runtime::clock;
 use iothub_gateway::telemetry::metrics::Metrics;
@@ -23,6 +23,7 @@ fn not_ready() -> Readiness {
         reason: "no hub connection holds a token".to_owned(),
         hub_connections: 0,
         token_expires_in_s: None,
+        hub_refuses: Vec::new(),
     }
 }
 
@@ -33,6 +34,22 @@ fn ready() -> Readiness {
         reason: String::new(),
         hub_connections: 2,
         token_expires_in_s: Some(3_000),
+        hub_refuses: Vec::new(),
+    }
+}
+
+fn degraded() -> Readiness {
+    Readiness {
+        reason: "throttled: the hub throttles; send less".to_owned(),
+        hub_refuses: vec![HubRefusal {
+            cause: "throttled",
+            code: "429001",
+            says: "the hub throttles",
+            fix: "send less",
+            count: 7,
+            lasts_s: 61,
+        }],
+        ..ready()
     }
 }
 
@@ -128,12 +145,27 @@ fn ready_says_503_and_why_until_it_says_200() {
     assert_eq!(json["hub_connections"], 0);
     assert_eq!(json["token_expires_in_s"], serde_json::Value::Null);
     assert!(json["reason"].as_str().unwrap().contains("token"));
+    assert_eq!(json["status"], "unavailable");
 
     up.store(true, Ordering::SeqCst);
     let answer = get(server.local_addr(), "/ready");
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let json: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
     assert_eq!(json["token_expires_in_s"], 3_000);
+    assert_eq!(json["status"], "ready");
+    server.stop();
+}
+
+#[test]
+fn a_hub_that_refuses_something_is_told_while_devices_can_be_served() {
+    let server = start(Arc::new(degraded), AdminLimits::default());
+    let answer = get(server.local_addr(), "/ready");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let json: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
+    assert_eq!(json["status"], "degraded");
+    assert!(json["reason"].as_str().unwrap().contains("throttled"));
+    assert_eq!(json["hub_refuses"][0]["code"], "429001");
+    assert_eq!(json["hub_refuses"][0]["count"], 7);
     server.stop();
 }
 

@@ -22,19 +22,65 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Whether a load balancer should send devices here, and why not.
+/// What the hub refuses at the moment.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct HubRefusal {
+    /// `hub_refusals_total{cause}`
+    pub cause: &'static str,
+    /// IoT Hub's error code; empty where it has none.
+    pub code: &'static str,
+    /// What it means.
+    pub says: &'static str,
+    /// What to do.
+    pub fix: &'static str,
+    /// Refusals since it began.
+    pub count: u64,
+    /// Time since it began, seconds.
+    pub lasts_s: u64,
+}
+
+/// Whether a load balancer should send devices here, and why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
-    /// Answers 200 when true, 503 when false.
+    /// Answers 200 when true, 503 when false: no device can be served.
     pub ready: bool,
     /// [`Phase::name`](crate::runtime::phase::Phase::name).
     pub phase: &'static str,
-    /// What is missing, in words; empty when ready.
+    /// What is missing or degraded, in words; empty when all is well.
     pub reason: String,
     /// Open upstream connections that hold a valid token.
     pub hub_connections: usize,
     /// Time until the newest accepted token ends, seconds; nothing when there is none.
     pub token_expires_in_s: Option<u64>,
+    /// What the hub refuses; a gateway that is ready is degraded by it.
+    pub hub_refuses: Vec<HubRefusal>,
+}
+
+impl Readiness {
+    /// `ready`, `degraded` or `unavailable`.
+    #[must_use]
+    pub const fn status(&self) -> &'static str {
+        match (self.ready, self.hub_refuses.is_empty()) {
+            (true, true) => "ready",
+            (true, false) => "degraded",
+            (false, _) => "unavailable",
+        }
+    }
+}
+
+impl serde::Serialize for Readiness {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        let mut fields = to.serialize_struct("Readiness", 7)?;
+        fields.serialize_field("ready", &self.ready)?;
+        fields.serialize_field("status", self.status())?;
+        fields.serialize_field("phase", self.phase)?;
+        fields.serialize_field("reason", &self.reason)?;
+        fields.serialize_field("hub_connections", &self.hub_connections)?;
+        fields.serialize_field("token_expires_in_s", &self.token_expires_in_s)?;
+        fields.serialize_field("hub_refuses", &self.hub_refuses)?;
+        fields.end()
+    }
 }
 
 /// Asks for the current readiness. Must not block.

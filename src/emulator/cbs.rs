@@ -7,7 +7,6 @@ use crate::emulator::held::DELAY;
 use crate::emulator::links::Stop;
 use crate::emulator::session::DETACH_TIMEOUT;
 use crate::emulator::tokens::TokenError;
-use crate::runtime::clock;
 use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::types::definitions::Error;
@@ -191,7 +190,7 @@ fn put_token(message: Message<Body<Value>>, connection: &Connection) -> Result<(
     let verdict = connection
         .hub
         .authority()
-        .verify(&token, clock::unix())
+        .verify(&token, connection.hub.now())
         .and_then(|grant| connection.tokens().put(grant));
     verdict.map_err(|error: TokenError| (error.status(), error.to_string()))
 }

@@ -11,7 +11,7 @@ use crate::emulator::links::{ConnectionEntry, ConnectionStop};
 use crate::emulator::server::Lifetime;
 use crate::emulator::session;
 use crate::emulator::tokens::Tokens;
-use crate::runtime::clock::{self, Unix};
+use crate::runtime::clock::Unix;
 use fe2o3_amqp::acceptor::{ConnectionAcceptor, ListenerConnectionHandle, SessionAcceptor};
 use fe2o3_amqp::types::definitions::Error;
 use std::io;
@@ -235,8 +235,8 @@ async fn run(connection: Arc<Connection>, mut handle: ListenerConnectionHandle) 
                     connection.life.tasks.spawn(serving);
                 }
             }
-            () = token_clock(next_end) => {
-                if let Some(error) = connection.end_tokens(clock::unix()) {
+            () = token_clock(next_end, &connection.hub) => {
+                if let Some(error) = connection.end_tokens(connection.hub.now()) {
                     close(&mut handle, error).await;
                     return;
                 }
@@ -247,10 +247,10 @@ async fn run(connection: Arc<Connection>, mut handle: ListenerConnectionHandle) 
 }
 
 /// Sleeps until just after `end`.
-async fn token_clock(end: Option<Unix>) {
+async fn token_clock(end: Option<Unix>, hub: &Hub) {
     match end {
         Some(end) => {
-            tokio::time::sleep(end.since(clock::unix()) + Duration::from_millis(1)).await;
+            tokio::time::sleep(end.since(hub.now()) + Duration::from_millis(1)).await;
         }
         None => std::future::pending().await,
     }

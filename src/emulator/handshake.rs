@@ -8,7 +8,6 @@ use crate::emulator::frames::{
 };
 use crate::emulator::hub::Hub;
 use crate::emulator::tokens::Grant;
-use crate::runtime::clock;
 use fe2o3_amqp::types::performatives::Open;
 use fe2o3_amqp::types::sasl::{SaslCode, SaslInit, SaslMechanisms, SaslOutcome};
 use serde_amqp::primitives::{Array, Binary, Symbol};
@@ -147,7 +146,7 @@ fn plain(response: Option<&Binary>, hub: &Hub) -> Option<Grant> {
     let (user, token) = text.split_once('\0')?.1.split_once('\0')?;
     let hub_name = hub.name();
     let named = |suffix: &str| user.strip_suffix(&format!("@sas{suffix}.{hub_name}"));
-    let grant = hub.authority().verify(token, clock::unix()).ok()?;
+    let grant = hub.authority().verify(token, hub.now()).ok()?;
     let matches = match (named(".root"), named("")) {
         (Some(policy), _) => grant.is_of_policy(policy),
         (None, Some(identity)) => grant.is_of_identity(identity),

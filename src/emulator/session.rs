@@ -12,7 +12,6 @@ use crate::emulator::ledger::Stamp;
 use crate::emulator::links::{CbsRole, ConnectionStop, Link, Listed};
 use crate::emulator::tokens::Signer;
 use crate::emulator::{cbs, telemetry};
-use crate::runtime::clock;
 use fe2o3_amqp::acceptor::{
     LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SupportedReceiverSettleModes,
 };
@@ -203,9 +202,7 @@ fn admit(
     connection: &Connection,
 ) -> Result<Admitted, Error> {
     let hub = &connection.hub;
-    let covering = connection
-        .tokens()
-        .covering(&identity, endpoint, clock::unix());
+    let covering = connection.tokens().covering(&identity, endpoint, hub.now());
     let place = Place {
         connection: Some(connection.id),
         device: Some(&identity.device),

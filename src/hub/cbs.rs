@@ -57,7 +57,8 @@ impl CbsError {
 
 /// An open `$cbs` link pair.
 pub struct Cbs {
-    session: SessionHandle<()>,
+    /// Its own; `None` where the devices' is used too.
+    session: Option<SessionHandle<()>>,
     sender: Sender,
     receiver: Receiver,
     id_prefix: String,
@@ -65,8 +66,16 @@ pub struct Cbs {
 }
 
 impl Cbs {
-    /// Attaches the pair. Not to be cancelled: on a time-out kill the connection.
+    /// Attaches the pair in a session of its own. Not to be cancelled: on a time-out kill the
+    /// connection.
     pub async fn open(mut session: SessionHandle<()>) -> Result<Self, CbsError> {
+        let mut cbs = Self::attach(&mut session).await?;
+        cbs.session = Some(session);
+        Ok(cbs)
+    }
+
+    /// Attaches the pair in somebody else's session; as [`Self::open`].
+    pub async fn attach(session: &mut SessionHandle<()>) -> Result<Self, CbsError> {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|_| CbsError::Lost)?;
         let id_prefix = encode::hex(&bytes);
@@ -75,7 +84,7 @@ impl Cbs {
             .source(NODE)
             .target(NODE)
             .verify_incoming_target(false)
-            .attach(&mut session)
+            .attach(session)
             .await
             .map_err(|_| CbsError::Lost)?;
         let receiver = Receiver::builder()
@@ -84,11 +93,11 @@ impl Cbs {
             .target(NODE)
             .credit_mode(CreditMode::Manual)
             .verify_incoming_source(false)
-            .attach(&mut session)
+            .attach(session)
             .await
             .map_err(|_| CbsError::Lost)?;
         Ok(Self {
-            session,
+            session: None,
             sender,
             receiver,
             id_prefix,
@@ -136,11 +145,13 @@ impl Cbs {
         now(self.receiver.drain());
     }
 
-    /// Closes both links and the session. The caller sets the deadline.
-    pub async fn close(mut self) {
+    /// Closes both links and its own session. The caller sets the deadline.
+    pub async fn close(self) {
         drop(self.sender.close().await);
         drop(self.receiver.close().await);
-        drop(self.session.end().await);
+        if let Some(mut session) = self.session {
+            drop(session.end().await);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::io::{BatchIo, KillSwitch};
 use super::lane::Shared;
+use super::refusals::RefusalCause;
 use super::tuning;
 use crate::config::HubConfig;
 use fe2o3_amqp::Connection;
@@ -28,6 +29,9 @@ const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The name of the hub has no address.
+    #[error("{0} has no address: {1}")]
+    Dns(String, io::Error),
     /// TCP.
     #[error("cannot reach {0}: {1}")]
     Tcp(String, io::Error),
@@ -41,20 +45,74 @@ pub enum ConnectError {
     #[error("AMQP open failed: {0}")]
     Open(String),
     /// A deadline passed.
-    #[error("{0} did not finish within hub.connect_timeout")]
-    Timeout(&'static str),
+    #[error("{} did not finish within hub.connect_timeout", .0.words())]
+    Timeout(Step),
+}
+
+/// A step that has a deadline of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Name resolution and TCP.
+    Tcp,
+    /// The TLS handshake.
+    Tls,
+    /// SASL and Open.
+    Open,
+}
+
+impl Step {
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP connect",
+            Self::Tls => "the TLS handshake",
+            Self::Open => "AMQP open",
+        }
+    }
 }
 
 impl ConnectError {
     /// `hub_reconnects_total{cause}`
     pub const fn label(&self) -> &'static str {
         match self {
-            Self::Tcp(..) => "connect_tcp",
+            Self::Dns(..) | Self::Tcp(..) => "connect_tcp",
             Self::Roots(..) => "connect_roots",
             Self::Tls(..) => "connect_tls",
             Self::Open(..) => "connect_open",
             Self::Timeout(..) => "connect_timeout",
         }
+    }
+
+    /// What it means to whoever runs the gateway.
+    pub fn refusal(&self) -> RefusalCause {
+        match self {
+            Self::Dns(..) => RefusalCause::Dns,
+            Self::Tcp(..) | Self::Timeout(Step::Tcp) => RefusalCause::Unreachable,
+            Self::Roots(..) => RefusalCause::CaFile,
+            Self::Tls(_, error) => {
+                let cause = error.get_ref().and_then(|error| error.downcast_ref());
+                cause.map_or(RefusalCause::Tls, of_tls)
+            }
+            Self::Timeout(Step::Tls) => RefusalCause::Tls,
+            Self::Open(..) | Self::Timeout(Step::Open) => RefusalCause::AmqpOpen,
+        }
+    }
+}
+
+/// Of a TLS handshake with the hub that failed.
+fn of_tls(error: &rustls::Error) -> RefusalCause {
+    use rustls::CertificateError as Certificate;
+    let rustls::Error::InvalidCertificate(certificate) = error else {
+        return RefusalCause::Tls;
+    };
+    match certificate {
+        Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+            RefusalCause::TlsName
+        }
+        Certificate::Expired
+        | Certificate::ExpiredContext { .. }
+        | Certificate::NotValidYet
+        | Certificate::NotValidYetContext { .. } => RefusalCause::TlsDates,
+        _ => RefusalCause::TlsCa,
     }
 }
 
@@ -94,14 +152,21 @@ pub async fn open(shared: &Shared) -> Result<(ConnectionHandle<()>, KillSwitch),
             Err(ConnectError::Open("malformed frame".to_owned()))
         }
         Err(_elapsed) => {
-            kill.kill();
-            Err(ConnectError::Timeout("AMQP open"))
+            kill.kill("AMQP open took too long");
+            Err(ConnectError::Timeout(Step::Open))
         }
     }
 }
 
 fn words(error: &OpenError) -> String {
-    let text = error.to_string();
+    // The engine's own task was told to go: not a word for whoever reads the log.
+    let text = match error {
+        OpenError::Io(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    if text.contains("was cancelled") {
+        return "the connection ended while it was opened".to_owned();
+    }
     text.chars()
         .take(tuning::TEXT_CHARS_MAX)
         .flat_map(char::escape_debug)
@@ -123,11 +188,16 @@ pub async fn wire(
     port: u16,
 ) -> Result<Wire, ConnectError> {
     let name = format!("{host}:{port}");
-    let connect = TcpStream::connect((host, port));
+    let connect = async {
+        let addresses = tokio::net::lookup_host((host, port)).await;
+        let addresses = addresses.map_err(|error| ConnectError::Dns(name.clone(), error))?;
+        let addresses: Vec<_> = addresses.collect();
+        let tcp = TcpStream::connect(&*addresses).await;
+        tcp.map_err(|error| ConnectError::Tcp(name.clone(), error))
+    };
     let tcp = timeout(config.connect_timeout, connect)
         .await
-        .map_err(|_| ConnectError::Timeout("TCP connect"))?
-        .map_err(|error| ConnectError::Tcp(name.clone(), error))?;
+        .map_err(|_| ConnectError::Timeout(Step::Tcp))??;
     tune(&tcp).map_err(|error| ConnectError::Tcp(name.clone(), error))?;
     if !tls {
         return Ok(Wire::Plain(tcp));
@@ -137,7 +207,7 @@ pub async fn wire(
         .map_err(|error| ConnectError::Tls(name.clone(), io::Error::other(error)))?;
     let tls = timeout(config.connect_timeout, connector.connect(server, tcp))
         .await
-        .map_err(|_| ConnectError::Timeout("TLS"))?
+        .map_err(|_| ConnectError::Timeout(Step::Tls))?
         .map_err(|error| ConnectError::Tls(name, error))?;
     Ok(Wire::Tls(Box::new(tls)))
 }

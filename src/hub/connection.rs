@@ -4,35 +4,27 @@
 //! loss from here: their links end with the session, and they wait for the lane's next one.
 //! Never takes the process down: what the engine does happens in its own tasks.
 
-use super::connect;
+use super::connect::{self, ConnectError};
 use super::io::KillSwitch;
 use super::lane::{Lane, Shared};
-use super::session::{Ended, Session, restart_pause};
+use super::refusals::Class;
+use super::session::Ended;
+use super::sessions::{Begun, Purpose};
 use super::supervisor::{self, Event, State, Supervisor};
 use super::token::Keeper;
 use super::tuning;
 use crate::runtime::clock::{self, Mono};
 use fe2o3_amqp::connection::{ConnectionHandle, Error};
-use fe2o3_amqp::session::SessionHandle;
 use prometheus::IntGauge;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// A request for a session of its own; only the token's keeper makes one.
-pub type BeginRequest = oneshot::Sender<SessionHandle<()>>;
-
-/// What a new session is for.
-enum Purpose {
-    /// The token's keeper.
-    Token(BeginRequest),
-    /// The devices of this slot.
-    Slot(usize),
-}
+pub type BeginRequest = oneshot::Sender<Begun>;
 
 /// Runs one lane of the pool until the hub stops.
 pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
@@ -44,13 +36,13 @@ pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
             State::Connecting => match connect(&shared, &lane).await {
                 Ok(Some(open)) => {
                     machine.on(Event::Opened, clock::mono(), tuning::roll());
-                    let cause = open.serve(&mut machine).await;
-                    note(&shared, &lane, cause);
+                    let lost = open.serve(&mut machine).await;
+                    note_loss(&shared, &lane, &lost);
                     Event::Lost
                 }
                 Ok(None) => Event::Stop,
-                Err(cause) => {
-                    note(&shared, &lane, cause);
+                Err(error) => {
+                    note_failure(&shared, &lane, &error);
                     Event::Failed
                 }
             },
@@ -87,29 +79,82 @@ async fn rested(shared: &Shared, until: Mono) -> Event {
 async fn connect<'a>(
     shared: &'a Arc<Shared>,
     lane: &'a Arc<Lane>,
-) -> Result<Option<Open<'a>>, &'static str> {
+) -> Result<Option<Open<'a>>, ConnectError> {
     let _gauge = Gauge::enter(shared, "connecting");
     let opened = tokio::select! {
         opened = connect::open(shared) => opened,
         () = shared.stop.cancelled() => return Ok(None),
     };
-    let (handle, kill) = opened.map_err(|error| {
-        shared.problem(lane.index, error.to_string());
-        error.label()
-    })?;
-    tracing::info!(connection = lane.index, "hub connection open");
+    let (handle, kill) = opened?;
+    let address = address(shared);
+    tracing::info!(connection = lane.index, address, "hub connection open");
+    shared.refusals.succeeded(Class::Connect, || lane.name());
     lane.serve(&kill);
     Ok(Some(Open::new(shared, lane, handle, kill)))
 }
 
-/// Counts a loss or a failure, unless it was asked for.
-fn note(shared: &Shared, lane: &Lane, cause: &'static str) {
+/// Where connections go.
+fn address(shared: &Shared) -> String {
+    let endpoint = &shared.config.endpoint;
+    format!("{}:{}", endpoint.host, endpoint.port)
+}
+
+/// Counts a connection that was open and is no more, unless that was asked for.
+fn note_loss(shared: &Shared, lane: &Lane, lost: &Lost) {
     if shared.stop.is_cancelled() {
         return;
     }
+    let Lost { cause, reason } = lost;
     let reconnects = &shared.metrics.hub_reconnects;
     reconnects.with_label_values(&[cause]).inc();
-    tracing::info!(connection = lane.index, cause, "hub connection lost");
+    shared.problem(lane.index, reason.clone());
+    let address = address(shared);
+    tracing::warn!(
+        connection = lane.index,
+        address,
+        cause,
+        reason,
+        "hub connection lost"
+    );
+}
+
+/// Counts an attempt that led to no connection.
+fn note_failure(shared: &Shared, lane: &Lane, error: &ConnectError) {
+    if shared.stop.is_cancelled() {
+        return;
+    }
+    let (cause, reason) = (error.label(), error.to_string());
+    let reconnects = &shared.metrics.hub_reconnects;
+    reconnects.with_label_values(&[cause]).inc();
+    shared.problem(lane.index, reason.clone());
+    shared
+        .refusals
+        .refused(error.refusal(), &lane.name(), &reason);
+    let address = address(shared);
+    tracing::info!(
+        connection = lane.index,
+        address,
+        cause,
+        reason,
+        "cannot connect to hub"
+    );
+}
+
+/// Why an open connection is no more.
+struct Lost {
+    /// `hub_reconnects_total{cause}`
+    cause: &'static str,
+    /// In words.
+    reason: String,
+}
+
+impl Lost {
+    fn new(cause: &'static str, reason: impl Into<String>) -> Self {
+        Self {
+            cause,
+            reason: reason.into(),
+        }
+    }
 }
 
 /// Counts a connection in one `hub_connections{state}` while it lives.
@@ -130,16 +175,18 @@ impl Drop for Gauge {
 }
 
 /// An open connection.
-struct Open<'a> {
-    shared: &'a Arc<Shared>,
-    lane: &'a Arc<Lane>,
-    handle: ConnectionHandle<()>,
-    kill: KillSwitch,
-    stop: CancellationToken,
-    sessions: JoinSet<(usize, Ended)>,
-    to_begin: VecDeque<Purpose>,
+pub(super) struct Open<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) lane: &'a Arc<Lane>,
+    pub(super) handle: ConnectionHandle<()>,
+    pub(super) kill: KillSwitch,
+    pub(super) stop: CancellationToken,
+    pub(super) sessions: JoinSet<(usize, Ended)>,
+    pub(super) to_begin: VecDeque<Purpose>,
     /// By slot: its session lives, or waits for its turn to be begun.
-    served: Vec<bool>,
+    pub(super) served: Vec<bool>,
+    /// Slots that use another's session.
+    pub(super) sharing: Vec<usize>,
 }
 
 impl<'a> Open<'a> {
@@ -158,11 +205,12 @@ impl<'a> Open<'a> {
             sessions: JoinSet::new(),
             to_begin: VecDeque::new(),
             served: vec![false; lane.slots.len()],
+            sharing: Vec::new(),
         }
     }
 
     /// Serves until the connection ends; says why it did.
-    async fn serve(mut self, machine: &mut Supervisor) -> &'static str {
+    async fn serve(mut self, machine: &mut Supervisor) -> Lost {
         let _gauge = Gauge::enter(self.shared, "open");
         let (begin, mut requests) = mpsc::channel(1);
         let keeper = Keeper::new(
@@ -172,12 +220,12 @@ impl<'a> Open<'a> {
             begin,
         );
         let mut keeper = self.shared.on_control(keeper.run(self.stop.clone()));
-        let cause = self.drive(&mut requests, &mut keeper, machine).await;
+        let lost = self.drive(&mut requests, &mut keeper, machine).await;
         drop(requests);
-        let orderly = cause == "shutdown";
+        let orderly = lost.cause == "shutdown";
         self.stop.cancel();
         if !orderly {
-            self.kill.kill();
+            self.kill.kill("the connection is over");
         }
         // The keeper's and the sessions' own deadlines bound these two waits.
         if !keeper.is_finished() {
@@ -190,9 +238,10 @@ impl<'a> Open<'a> {
         }
         let deadline = self.shared.config.operation_timeout;
         if orderly && timeout(deadline, self.handle.close()).await.is_err() {
-            self.kill.kill();
+            self.kill
+                .kill("the hub did not answer a close within hub.operation_timeout");
         }
-        cause
+        lost
     }
 
     async fn drive(
@@ -200,7 +249,7 @@ impl<'a> Open<'a> {
         requests: &mut mpsc::Receiver<BeginRequest>,
         keeper: &mut tokio::task::JoinHandle<()>,
         machine: &mut Supervisor,
-    ) -> &'static str {
+    ) -> Lost {
         let mut check = interval(tuning::SESSION_CHECK);
         let opened = clock::mono();
         let idle_timeout = self.shared.config.idle_timeout;
@@ -212,11 +261,11 @@ impl<'a> Open<'a> {
             tokio::select! {
                 biased;
                 ended = self.handle.on_close() => return self.cause(ended),
-                () = self.shared.stop.cancelled() => return "shutdown",
+                () = self.shared.stop.cancelled() => return Lost::new("shutdown", ""),
                 _ = &mut *keeper => {
                     // It runs as long as the connection; ending alone means it panicked.
                     self.shared.metrics.panics.inc();
-                    return "token_keeper";
+                    return Lost::new("token_keeper", "the keeper of its token ended");
                 }
                 Some(reply) = requests.recv() => self.to_begin.push_front(Purpose::Token(reply)),
                 Some(ended) = self.sessions.join_next() => self.session_ended(ended),
@@ -228,119 +277,59 @@ impl<'a> Open<'a> {
                 }
                 _ = heartbeat.tick() => {
                     let heard = self.kill.heard().map_or(opened, |heard| heard.max(opened));
-                    if supervisor::silent(heard, clock::mono(), idle_timeout) {
-                        return "silent";
+                    let now = clock::mono();
+                    if supervisor::silent(heard, now, idle_timeout) {
+                        let silence = now.since(heard).as_secs();
+                        return Lost::new("silent", format!("nothing was heard for {silence} s"));
                     }
                 }
                 () = std::future::ready(()), if !idle => {
-                    if !self.begin_next().await {
-                        return "begin";
+                    if let Err(reason) = self.begin_next().await {
+                        return self.unbegun(reason);
                     }
                 }
             }
         }
     }
 
-    fn cause(&self, ended: Result<(), Error>) -> &'static str {
-        if self.kill.killed() {
-            return "killed";
+    fn cause(&self, ended: Result<(), Error>) -> Lost {
+        if let Some(why) = self.kill.why() {
+            return Lost::new("killed", why);
         }
         match ended {
-            Ok(()) | Err(Error::RemoteClosed) => "closed_by_hub",
+            Ok(()) | Err(Error::RemoteClosed) => {
+                Lost::new("closed_by_hub", "the hub closed it without a word")
+            }
             Err(Error::RemoteClosedWithError(error)) => {
                 let cause = super::encode::cause(&error);
-                let text = super::outcome::words(Some(&cause));
-                self.shared.problem(self.lane.index, text);
-                "closed_by_hub"
+                Lost::new("closed_by_hub", super::outcome::words(Some(&cause)))
             }
-            Err(Error::TransportError(_)) => "transport",
-            Err(Error::JoinError(_)) => "panic",
-            Err(_) => "protocol",
+            Err(Error::TransportError(error)) => {
+                let error = super::outcome::escaped(&error.to_string());
+                Lost::new("transport", format!("the transport broke: {error}"))
+            }
+            Err(Error::JoinError(_)) => Lost::new("panic", "the AMQP engine stopped"),
+            Err(error) => Lost::new("protocol", super::outcome::escaped(&error.to_string())),
+        }
+    }
+
+    /// A session could not be begun: the connection's own end says more, if it came to one.
+    fn unbegun(&self, reason: String) -> Lost {
+        match self.kill.why() {
+            Some(why) => Lost::new("killed", why),
+            None => Lost::new("begin", reason),
         }
     }
 
     fn session_ended(&mut self, ended: Result<(usize, Ended), tokio::task::JoinError>) {
         match ended {
-            Ok((slot, Ended::Lost)) => {
-                self.shared.sessions_lost.fetch_add(1, Ordering::Relaxed);
-                self.served[slot] = false;
-                self.serve_demand();
-            }
+            Ok((slot, Ended::Lost)) => self.session_lost(slot),
             Ok((_, Ended::Told)) => {}
             Err(_panic) => {
                 // Which slot is unknown; a new connection serves all of them.
                 self.shared.metrics.panics.inc();
-                self.kill.kill();
+                self.kill.kill("the task of a session panicked");
             }
         }
-    }
-
-    /// Queues sessions that devices wait for; sessions nobody has asked for cost nothing.
-    fn serve_demand(&mut self) {
-        for (slot, place) in self.lane.slots.iter().enumerate() {
-            if !self.served[slot] && place.wanted.load(Ordering::Relaxed) {
-                self.served[slot] = true;
-                self.to_begin.push_back(Purpose::Slot(slot));
-            }
-        }
-    }
-
-    /// Replaces sessions near the engine's transfer limit (fe2o3 F5). Links move over when
-    /// nothing of theirs is in flight, so nothing is sent twice.
-    fn retire_worn_sessions(&mut self) {
-        for (slot, state) in self.lane.slots.iter().enumerate() {
-            let worn = |port: &Arc<super::session::Port>| {
-                let sent = port.transfers.load(Ordering::Relaxed);
-                sent > tuning::SESSION_TRANSFERS_MAX && !port.retired.swap(true, Ordering::Relaxed)
-            };
-            let port = state.port.borrow().clone();
-            if let Some(port) = port.filter(worn) {
-                port.retire.cancel();
-                self.to_begin.push_back(Purpose::Slot(slot));
-            }
-        }
-    }
-
-    /// Begins one session. `false`: the hub does not answer, or the connection is gone.
-    async fn begin_next(&mut self) -> bool {
-        let Some(purpose) = self.to_begin.pop_front() else {
-            return true;
-        };
-        let begin = fe2o3_amqp::Session::builder().begin(&mut self.handle);
-        let deadline = self.shared.config.operation_timeout;
-        let Ok(Ok(session)) = timeout(deadline, begin).await else {
-            return false;
-        };
-        match purpose {
-            Purpose::Token(reply) => drop(reply.send(session)),
-            Purpose::Slot(slot) => {
-                let session = Session::new(
-                    session,
-                    Arc::clone(self.shared),
-                    self.kill.clone(),
-                    self.lane.authorized.subscribe(),
-                    self.stop.clone(),
-                );
-                let place = &self.lane.slots[slot];
-                place.wanted.store(false, Ordering::Relaxed);
-                place.port.send_replace(Some(session.port()));
-                let stop = self.stop.clone();
-                self.sessions.spawn(async move {
-                    let port = session.port();
-                    let mut ended = session.run().await;
-                    if port.retired.load(Ordering::Relaxed) {
-                        ended = Ended::Told; // its successor serves the slot
-                    }
-                    if ended == Ended::Lost {
-                        tokio::select! {
-                            () = tokio::time::sleep(restart_pause()) => {}
-                            () = stop.cancelled() => {}
-                        }
-                    }
-                    (slot, ended)
-                });
-            }
-        }
-        true
     }
 }

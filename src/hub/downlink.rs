@@ -11,6 +11,7 @@ use super::message::Settlement;
 use super::outcome::{DeviceGone, judge_detach};
 use super::pace::Urgency;
 use super::path::{LinkEnd, Path, Patience, Seek};
+use super::refusals::Class;
 use super::session::Wanted;
 use crate::config::OnDisconnect;
 use crate::runtime::clock::{self, Mono};
@@ -154,6 +155,7 @@ impl Downlink {
                 State::Seeking(seek) => match seek.as_mut().poll(cx) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(live)) => {
+                        path.succeeded(Class::Link);
                         self.state = State::Live(live);
                         self.top_up(true);
                     }

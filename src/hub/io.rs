@@ -13,7 +13,7 @@ use bytes::{Buf, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -25,14 +25,17 @@ pub struct KillSwitch(Arc<Kill>);
 #[derive(Debug, Default)]
 struct Kill {
     dead: AtomicBool,
+    /// Why, by who was first.
+    why: OnceLock<&'static str>,
     /// Milliseconds on the monotonic clock.
     heard: AtomicU64,
     waker: Mutex<Option<Waker>>,
 }
 
 impl KillSwitch {
-    /// Every further read and write fails; one that waits now fails now.
-    pub fn kill(&self) {
+    /// Every further read and write fails; one that waits now fails now. `why` is for the log.
+    pub fn kill(&self, why: &'static str) {
+        self.0.why.get_or_init(|| why);
         self.0.dead.store(true, Ordering::SeqCst);
         let waker = self
             .0
@@ -49,6 +52,12 @@ impl KillSwitch {
     #[must_use]
     pub fn killed(&self) -> bool {
         self.0.dead.load(Ordering::SeqCst)
+    }
+
+    /// Why it was used.
+    #[must_use]
+    pub fn why(&self) -> Option<&'static str> {
+        self.0.why.get().copied().filter(|_| self.killed())
     }
 
     /// When the peer was heard last; `None` before its first byte.
@@ -247,7 +256,7 @@ mod tests {
             io.read_exact(&mut byte).await
         });
         tokio::task::yield_now().await;
-        kill.kill();
+        kill.kill("tested");
         assert!(reader.await.unwrap().is_err());
 
         let (ours, _theirs) = duplex(4);
@@ -255,7 +264,7 @@ mod tests {
         let mut io = BatchIo::new(ours, kill.clone(), 4);
         let writer = tokio::spawn(async move { io.write_all(&[0; 64]).await });
         tokio::task::yield_now().await;
-        kill.kill();
+        kill.kill("tested");
         assert!(writer.await.unwrap().is_err());
     }
 

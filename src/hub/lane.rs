@@ -7,6 +7,7 @@ use super::mint::Mint;
 use super::outside::Outside;
 use super::pace::Pacer;
 use super::pool::{Pool, Seat};
+use super::report::Reporter;
 use super::series;
 use super::session::Port;
 use crate::config::{HubConfig, TokenSource};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub ready: watch::Sender<usize>,
     /// Sessions that ended without being told to.
     pub sessions_lost: AtomicU64,
+    /// What the hub refuses.
+    pub refusals: Arc<Reporter>,
     news: Mutex<News>,
 }
 
@@ -124,6 +127,7 @@ impl Shared {
             wall,
             control,
             late_ms: AtomicU64::new(0),
+            refusals: Arc::new(Reporter::new(&metrics)),
             config,
             metrics,
             pacer,
@@ -153,16 +157,9 @@ impl Shared {
         self.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers what is wrong with a connection and logs it once; an empty text clears it.
+    /// Remembers what is wrong with a connection, for `/ready`; an empty text clears it.
     pub fn problem(&self, connection: usize, text: String) {
-        let mut news = self.news();
-        let Some(known) = news.problems.get_mut(connection) else {
-            return;
-        };
-        if *known != text {
-            if !text.is_empty() {
-                tracing::warn!(connection, problem = %text, "hub connection");
-            }
+        if let Some(known) = self.news().problems.get_mut(connection) {
             *known = text;
         }
     }
@@ -206,6 +203,7 @@ impl Shared {
             token_expiry: news.token_expiry.filter(|at| *at > (self.wall)()),
             key_in_use: news.key_in_use,
             problem: problem.cloned().unwrap_or_default(),
+            refusals: self.refusals.standing(),
         }
     }
 }
@@ -233,6 +231,8 @@ pub struct Lane {
     pub devices: AtomicUsize,
     /// Devices that are quiet should leave; kept by the pool.
     pub crowded: AtomicBool,
+    /// The hub allows one session a connection: `$cbs` and all devices share it.
+    pub one_session: AtomicBool,
     kill: Mutex<Option<KillSwitch>>,
 }
 
@@ -263,6 +263,7 @@ impl Lane {
             starved: Arc::new(Semaphore::new(bytes)),
             devices: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
+            one_session: AtomicBool::new(false),
             kill: Mutex::new(None),
         }
     }
@@ -273,15 +274,20 @@ impl Lane {
     }
 
     /// Cuts the connection that serves this lane now.
-    pub fn cut(&self) {
+    pub fn cut(&self, why: &'static str) {
         if let Some(kill) = &*self.kill.lock().unwrap_or_else(PoisonError::into_inner) {
-            kill.kill();
+            kill.kill(why);
         }
     }
 
     /// Devices placed here.
     pub fn load(&self) -> usize {
         self.devices.load(Ordering::Relaxed)
+    }
+
+    /// Its name where refusals are told.
+    pub fn name(&self) -> String {
+        format!("connection {}", self.index)
     }
 
     /// What the pool goes by.

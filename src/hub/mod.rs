@@ -3,7 +3,8 @@
 //! A message goes down this list; each file is one station and knows only the next:
 //! `links` (a device's task) → `uplink`/`downlink` → `path` → `session` (attaches, closes) →
 //! `connection` (supervises) → `connect`, `io` (the wire). `token`, `cbs` and `schedule` keep the
-//! one token that `mint` signs (`sas`, `timekeeper`) or gets from `outside` (`fetch`). `outcome` alone says what counts as accepted. No type of the AMQP library
+//! one token that `mint` signs (`sas`, `timekeeper`) or gets from `outside` (`fetch`). `outcome` alone says what counts as accepted,
+//! `refusals` what is said about the rest (`report`). No type of the AMQP library
 //! leaves this folder, and this folder knows no MQTT.
 
 mod cbs;
@@ -25,10 +26,13 @@ mod outside;
 mod pace;
 mod path;
 mod pool;
+pub mod refusals;
+mod report;
 mod sas;
 mod schedule;
 mod series;
 mod session;
+mod sessions;
 mod supervisor;
 #[cfg(test)]
 mod tests;
@@ -71,6 +75,8 @@ pub struct HubStatus {
     pub key_in_use: &'static str,
     /// What is wrong with a connection, in words; empty when all are well.
     pub problem: String,
+    /// What the hub refuses at the moment.
+    pub refusals: Vec<refusals::Standing>,
 }
 
 /// What a device's links report.
@@ -108,6 +114,7 @@ impl Hub {
                 () = stop.cancelled() => {}
             }
         });
+        tasks.spawn(Arc::clone(&shared.refusals).run(shared.stop.clone()));
         for lane in shared.pool.lanes() {
             let supervisor = connection::supervise(Arc::clone(&shared), Arc::clone(lane));
             tasks.spawn(supervisor);
@@ -156,7 +163,7 @@ impl Hub {
         let closed = timeout(within, self.tasks.wait()).await.is_ok();
         if !closed {
             for lane in self.shared.pool.lanes() {
-                lane.cut();
+                lane.cut("the gateway stops");
             }
         }
         closed

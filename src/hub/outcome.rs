@@ -167,11 +167,14 @@ pub fn words(cause: Option<&Cause>) -> String {
         if !text.is_empty() {
             text.push_str(": ");
         }
-        text.extend(
-            part.chars()
-                .take(TEXT_CHARS_MAX)
-                .flat_map(char::escape_debug),
-        );
+        text.push_str(&escaped(part));
     }
     text
+}
+
+/// Somebody else's words fit for a log line: escaped, capped.
+#[must_use]
+pub fn escaped(words: &str) -> String {
+    let shown = words.chars().take(TEXT_CHARS_MAX);
+    shown.flat_map(char::escape_debug).collect()
 }

@@ -7,6 +7,7 @@ use super::live::{Link, Live};
 use super::message::DeviceAddress;
 use super::outcome::{Cause, DeviceGone, Row, Verdict, words};
 use super::pace::Urgency;
+use super::refusals::{self, Class};
 use super::session::{Refused, Wanted};
 use super::tuning;
 use crate::runtime::clock::{self, Mono};
@@ -154,6 +155,20 @@ impl Patience {
 }
 
 impl Path {
+    /// Tells of what the hub refused, if that is what it did.
+    pub fn refused(&self, label: &str, error: Option<&Cause>) {
+        if let Some(cause) = refusals::of_error(label, error) {
+            let device = self.device.address.to_string();
+            self.shared.refusals.refused(cause, &device, &words(error));
+        }
+    }
+
+    /// Tells that a link was attached or a message accepted.
+    pub fn succeeded(&self, class: Class) {
+        let device = || self.device.address.to_string();
+        self.shared.refusals.succeeded(class, device);
+    }
+
     /// Books a detach or a refused attach, and says whether the device is gone for good.
     /// Otherwise the pause before the next attempt is set.
     pub fn detached(
@@ -169,6 +184,7 @@ impl Path {
             .with_label_values(&[row.label])
             .inc();
         tracing::debug!(device = %self.device.address, cause = %words(cause), "link detached");
+        self.refused(row.label, cause);
         match row.verdict {
             Verdict::Gone(reason) => {
                 return Err(DeviceGone {
@@ -185,7 +201,8 @@ impl Path {
                 patience.lose(false);
             }
             Verdict::Rebuild => {
-                self.lane().cut();
+                self.lane()
+                    .cut("the hub's words about a link call for a new connection");
                 patience.lose(false);
             }
             _ => drop(patience.lose(false)),

@@ -12,6 +12,8 @@ use super::lane::Shared;
 use super::live::{Closed, Handed, Link, Live};
 use super::outcome::Cause;
 use super::pace::Urgency;
+use super::refusals::RefusalCause;
+use super::report::within;
 use super::tuning;
 use fe2o3_amqp::link::{CreditMode, ReceiverAttachError, SenderAttachError};
 use fe2o3_amqp::session::SessionHandle;
@@ -225,8 +227,8 @@ impl Session {
                 true
             }
             Err(_elapsed) => {
-                tracing::warn!("the hub did not answer a detach in time, reconnecting");
-                self.kill.kill();
+                self.kill
+                    .kill("the hub did not answer a detach within hub.operation_timeout");
                 false
             }
         }
@@ -241,7 +243,9 @@ impl Session {
         match timeout(self.shared.config.operation_timeout, settled).await {
             Ok(settled) => settled,
             Err(_elapsed) => {
-                self.kill.kill(); // an attach may not be cancelled (fe2o3 F2)
+                // An attach may not be cancelled (fe2o3 F2).
+                self.kill
+                    .kill("the AMQP engine did not come to rest within hub.operation_timeout");
                 false
             }
         }
@@ -266,19 +270,21 @@ impl Session {
         match wanted {
             Wanted::Uplink(target, answer) => {
                 let name = link_name("up");
+                let silent = self.silent(&target);
                 let attach = Sender::builder()
                     .name(&name)
                     .target(target)
                     .verify_incoming_source(false)
                     .verify_incoming_target(false)
                     .attach(&mut self.handle);
-                let result = timeout(deadline, unhurried(attach)).await;
+                let result = within(deadline, unhurried(attach), silent).await;
                 let result = result.map(|r| r.map_err(sender_refusal));
                 let gauge = self.shared.gauges.uplinks.clone();
                 self.answer(&name, result, answer, gauge)
             }
             Wanted::Downlink(source, answer) => {
                 let name = link_name("down");
+                let silent = self.silent(&source);
                 let attach = Receiver::builder()
                     .name(&name)
                     .source(source)
@@ -287,12 +293,18 @@ impl Session {
                     .verify_incoming_source(false)
                     .verify_incoming_target(false)
                     .attach(&mut self.handle);
-                let result = timeout(deadline, unhurried(attach)).await;
+                let result = within(deadline, unhurried(attach), silent).await;
                 let result = result.map(|r| r.map_err(receiver_refusal));
                 let gauge = self.shared.gauges.downlinks.clone();
                 self.answer(&name, result, answer, gauge)
             }
         }
+    }
+
+    /// Tells that the attach of this address is not answered.
+    fn silent(&self, address: &str) -> impl FnOnce() + use<> {
+        let (refusals, address) = (Arc::clone(&self.shared.refusals), address.to_owned());
+        move || refusals.refused(RefusalCause::LinkSilent, &address, "")
     }
 
     fn answer<L: Link>(
@@ -312,7 +324,7 @@ impl Session {
                 }
                 Err(_) => {
                     tracing::error!("more links than devices on one session, reconnecting");
-                    self.kill.kill();
+                    self.kill.kill("more links than devices on one session");
                     false
                 }
             },
@@ -323,8 +335,8 @@ impl Session {
             }
             Ok(Err(Attach::Broken)) => false,
             Err(_elapsed) => {
-                tracing::warn!("the hub did not answer an attach in time, reconnecting");
-                self.kill.kill();
+                self.kill
+                    .kill("the hub did not answer an attach within hub.operation_timeout");
                 false
             }
         }
@@ -339,7 +351,8 @@ impl Session {
         }
         let deadline = self.shared.config.operation_timeout;
         if timeout(deadline, self.handle.end()).await.is_err() {
-            self.kill.kill();
+            self.kill
+                .kill("the hub did not answer an end within hub.operation_timeout");
         }
     }
 }

@@ -11,7 +11,10 @@ use super::io::KillSwitch;
 use super::lane::{Lane, Shared};
 use super::mint::{Candidate, Token, period};
 use super::outcome;
+use super::refusals::{self, Class, RefusalCause};
+use super::report::within;
 use super::schedule::{Action, Plan, Schedule};
+use super::sessions::Begun;
 use super::tuning;
 use crate::runtime::clock::{self, Mono, Unix};
 use std::sync::Arc;
@@ -33,6 +36,8 @@ pub struct Keeper {
     held: Option<Held>,
     /// The candidates of the attempt under way.
     candidates: Vec<Candidate>,
+    /// Puts that failed one after the other because the links were lost.
+    lost_in_a_row: u32,
     news: watch::Receiver<u64>,
 }
 
@@ -75,6 +80,7 @@ impl Keeper {
             cbs: None,
             held: None,
             candidates: Vec::new(),
+            lost_in_a_row: 0,
             news,
         }
     }
@@ -149,6 +155,8 @@ impl Keeper {
     fn publish(&self) {
         let holds = self.schedule.holds_token(clock::mono());
         if self.shared.authorize(&self.lane, holds) && !holds {
+            let connection = self.lane.index;
+            tracing::warn!(connection, "the token ended and could not be renewed");
             self.problem("the token ended and could not be renewed".to_owned());
         }
     }
@@ -173,7 +181,11 @@ impl Keeper {
         match result {
             Ok(token) => {
                 self.count("accepted");
+                self.lost_in_a_row = 0;
                 self.problem(String::new());
+                self.shared
+                    .refusals
+                    .succeeded(Class::Token, || self.lane.name());
                 self.schedule.accepted(now, token.minted, token.ends, roll);
                 self.shared.mint.accepted(candidate);
                 let label = candidate.label();
@@ -191,12 +203,14 @@ impl Keeper {
                 self.count("refused");
                 let of = candidate.label();
                 self.problem(format!("the hub refused the token of {of}: {error}"));
+                self.refused(&error, candidate);
                 self.shared.mint.refused(candidate, now);
                 self.schedule.refused(now, self.candidates.len(), roll);
             }
             Err(PutError::Cbs(error)) => {
                 self.count(error.label());
                 self.problem(format!("putting the token failed: {error}"));
+                self.refused(&error, candidate);
                 self.schedule.failed(now, roll);
                 if error.broken()
                     && let Some(cbs) = self.cbs.take()
@@ -206,10 +220,40 @@ impl Keeper {
             }
             Err(PutError::Source(message)) => {
                 self.count("source");
+                let cause = match message.contains("has ended") {
+                    true => RefusalCause::TokenExpired,
+                    false => RefusalCause::TokenSource,
+                };
+                self.shared
+                    .refusals
+                    .refused(cause, &self.lane.name(), &message);
                 self.problem(message);
                 self.schedule.failed(now, roll);
             }
         }
+    }
+
+    /// Tells why the token was not taken.
+    fn refused(&mut self, error: &CbsError, candidate: Candidate) {
+        let cause = match error {
+            CbsError::Status { code, text } => {
+                let signed_here = matches!(candidate, Candidate::Signed(..));
+                refusals::of_status(*code, text, signed_here)
+            }
+            CbsError::Timeout => return, // told when it had lasted long enough
+            CbsError::Lost => {
+                // Once is how a connection ends; again on the same one is the hub's will.
+                self.lost_in_a_row += 1;
+                if self.lost_in_a_row < 2 {
+                    return;
+                }
+                RefusalCause::CbsLost
+            }
+        };
+        let words = error.to_string();
+        self.shared
+            .refusals
+            .refused(cause, &self.lane.name(), &words);
     }
 
     fn count(&self, result: &str) {
@@ -231,32 +275,50 @@ impl Keeper {
     }
 
     async fn put_once(&mut self, token: &Token) -> Result<(), CbsError> {
-        let deadline = self.shared.config.operation_timeout;
-        let cbs = match &mut self.cbs {
-            Some(cbs) => cbs,
-            place => {
-                let (reply, session) = oneshot::channel();
-                if self.begin.send(reply).await.is_err() {
-                    return Err(CbsError::Lost);
-                }
-                let session = session.await.map_err(|_| CbsError::Lost)?;
-                let open = timeout(deadline, Cbs::open(session)).await;
-                let Ok(opened) = open else {
-                    self.kill.kill(); // an attach may not be cancelled (fe2o3 F2)
-                    return Err(CbsError::Timeout);
-                };
-                place.insert(opened?)
-            }
+        if self.cbs.is_none() {
+            self.cbs = Some(self.open().await?);
+        }
+        let cbs = self.cbs.as_mut().ok_or(CbsError::Lost)?;
+        let put = cbs.put(&self.shared.config.audience, &token.text);
+        let (shared, lane) = (&self.shared, &self.lane);
+        let silent = || {
+            shared
+                .refusals
+                .refused(RefusalCause::CbsSilent, &lane.name(), "")
         };
-        let name = &self.shared.config.audience;
-        let put = timeout(deadline, cbs.put(name, &token.text)).await;
-        put.unwrap_or(Err(CbsError::Timeout))
+        let put = within(shared.config.operation_timeout, put, silent);
+        put.await.unwrap_or(Err(CbsError::Timeout))
+    }
+
+    /// Gets the `$cbs` pair from the connection.
+    async fn open(&self) -> Result<Cbs, CbsError> {
+        let (reply, begun) = oneshot::channel();
+        if self.begin.send(reply).await.is_err() {
+            return Err(CbsError::Lost);
+        }
+        let session = match begun.await.map_err(|_| CbsError::Lost)? {
+            Begun::Session(session) => session,
+            Begun::Links(cbs) => return Ok(*cbs),
+        };
+        let silent = || {
+            let refusals = &self.shared.refusals;
+            refusals.refused(RefusalCause::CbsSilent, &self.lane.name(), "");
+        };
+        let deadline = self.shared.config.operation_timeout;
+        let opened = within(deadline, Cbs::open(session), silent).await;
+        opened.unwrap_or_else(|_elapsed| {
+            // An attach may not be cancelled (fe2o3 F2).
+            self.kill
+                .kill("the hub did not answer the attach of $cbs within hub.operation_timeout");
+            Err(CbsError::Timeout)
+        })
     }
 
     async fn close(&self, cbs: Cbs) {
         let deadline = self.shared.config.operation_timeout;
         if timeout(deadline, cbs.close()).await.is_err() {
-            self.kill.kill();
+            self.kill
+                .kill("the hub did not answer the close of $cbs in time");
         }
     }
 }

@@ -43,6 +43,9 @@ pub const THROTTLE_MAX: Duration = Duration::from_secs(60);
 pub const RENEWAL_SPREAD: f64 = 0.05;
 /// A token is not put again within this time because a link was refused.
 pub const SUSPECT_MIN: Duration = Duration::from_secs(2);
+/// A hub that has not answered a token or an attach for this long is told of, while the wait goes
+/// on.
+pub const SILENCE: Duration = Duration::from_secs(5);
 /// A token file is looked at this often.
 pub const TOKEN_FILE_CHECK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
 /// A token service that failed is not asked again within this time, by any connection.

@@ -15,6 +15,7 @@ use super::outcome::{
 };
 use super::pace::Urgency;
 use super::path::{LinkEnd, Owned, Path, Patience, Seek};
+use super::refusals::{self, Class};
 use super::session::Wanted;
 use super::tuning;
 use super::watchdog::Watchdog;
@@ -174,6 +175,7 @@ impl Uplink {
         match row.verdict {
             Verdict::Accepted(proof) => {
                 metrics.hub_accepted.inc();
+                path.succeeded(Class::Message);
                 self.patience.reset();
                 events.push_back(HubEvent::Sent(entry.ticket, Ok(proof)));
                 return Ok(());
@@ -202,6 +204,7 @@ impl Uplink {
             }
         }
         metrics.hub_deliveries.with_label_values(&[row.label]).inc();
+        path.refused(row.label, cause);
         Ok(())
     }
 
@@ -302,7 +305,9 @@ impl Uplink {
         }
         let deliveries = &path.shared.metrics.hub_deliveries;
         deliveries.with_label_values(&["no_outcome"]).inc();
-        tracing::warn!(device = %path.device.address, "no outcome in time, rebuilding the link");
+        let device = path.device.address.to_string();
+        let refusals = &path.shared.refusals;
+        refusals.refused(refusals::RefusalCause::NoOutcome, &device, "");
         self.watchdog.disarm();
         self.state = State::Idle; // the guard hands the link to its session for closing
         self.take_back(path, events)?;
@@ -335,7 +340,10 @@ impl Uplink {
                     return Ok(false);
                 };
                 match result {
-                    Ok(live) => self.state = State::Live(live),
+                    Ok(live) => {
+                        path.succeeded(Class::Link);
+                        self.state = State::Live(live);
+                    }
                     Err(cause) => {
                         self.state = State::Idle;
                         self.detached(path, cause, events)?;

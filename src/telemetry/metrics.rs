@@ -199,6 +199,10 @@ metrics! {
             "outcomes the hub gave to transfers";
         hub_reconnects: IntCounterVec = "hub_reconnects_total" ["cause"]
             "lost AMQP connections by cause";
+        hub_refusals: IntCounterVec = "hub_refusals_total" ["cause"]
+            "refusals of the hub by cause: connections, tokens, links, messages";
+        hub_refusing: IntGaugeVec = "hub_refusing" ["cause"]
+            "1 while the hub refuses for this cause";
         hub_throttles: IntCounterVec = "hub_throttled_total" []
             "throttling answers of the hub";
         hub_detaches: IntCounterVec = "hub_detaches_total" ["condition"]

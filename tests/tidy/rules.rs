@@ -61,6 +61,8 @@ const LAYERS: &[Layer] = &[
             "src/hub/sas.rs",
             "src/hub/outcome.rs",
             "src/hub/outcome/",
+            "src/hub/refusals.rs",
+            "src/hub/refusals/",
             "src/hub/supervisor.rs",
             "src/hub/message.rs",
             "src/hub/schedule.rs",

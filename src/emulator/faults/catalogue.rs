@@ -36,6 +36,7 @@ const CONDITIONS: &[&str] = &[
     "com.microsoft:iot-hub-suspended",
 ];
 const STATUSES: &[&str] = &["500", "401", "403", "404"];
+const HOURS: &[&str] = &["1", "2", "24"];
 const NONE: &[&str] = &[];
 
 macro_rules! kinds {
@@ -108,6 +109,8 @@ kinds! {
     CloseDuringBegin State Connection NONE "A session that begins closes its connection.",
     CloseDuringAttach State Connection NONE "A link that attaches closes its connection.",
     CbsStatus State Connection STATUSES "Tokens are refused with this status-code.",
+    ClockAhead State Port HOURS
+        "The hub's clock is ahead by so many hours, so that tokens end early.",
     CbsSilent State Connection NONE "Tokens are taken and not answered, nor put to use.",
     CbsDelayed State Connection NONE "Tokens are answered half a second late.",
     DispositionNever State Link NONE "Messages are accepted, and the sender is not told.",

@@ -251,7 +251,7 @@ fn commands_of(device: &str) -> String {
 
 fn cut(state: &State) {
     for kill in state.kills.lock().unwrap().drain(..) {
-        kill.kill();
+        kill.kill("told to");
     }
 }
 
