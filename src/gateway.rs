@@ -16,8 +16,8 @@ use crate::admin::{self, AdminHandle, HubRefusal, Readiness};
 use crate::auth::rules::RuleSet;
 use crate::config::secret::Secret;
 use crate::config::{Config, ListenerConfig, ShutdownConfig};
-use crate::hub::Hub;
 use crate::hub::refusals::Standing;
+use crate::hub::{Hub, HubStatus};
 use crate::listener::{Listener, Shared};
 use crate::router::refused::Folder;
 use crate::runtime::clock;
@@ -404,8 +404,8 @@ async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: 
         // Told to stop before there was a hub: who is let in now is closed at once.
         _ = left.wait_for(|phase| *phase != Phase::Starting) => return,
         ready = hub.ready(HUB_PATIENCE) => if !ready {
-            let problem = hub.status().problem;
-            tracing::warn!(%problem, "no hub yet; devices are accepted and their messages wait");
+            let problem = problem(&hub.status());
+            tracing::warn!(problem, "no hub yet; devices are accepted and their messages wait");
         }
     }
     for (name, address, listener) in bound {
@@ -430,8 +430,8 @@ fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
         let blocks = hub.refusals.iter().find(|refused| refused.blocks);
         let reason = match (phase, token, hub.connections_ready) {
             (Phase::Ready, Some(_), 1..) => blocks.map(explained).unwrap_or_default(),
-            (Phase::Ready, None, _) => format!("no valid token at the hub: {}", hub.problem),
-            (Phase::Ready, _, _) => format!("no connection to the hub: {}", hub.problem),
+            (Phase::Ready, None, _) => format!("no valid token at the hub: {}", problem(&hub)),
+            (Phase::Ready, _, _) => format!("no connection to the hub: {}", problem(&hub)),
             (other, _, _) => format!("the phase is {}", other.name()),
         };
         let ready = reason.is_empty();
@@ -445,6 +445,15 @@ fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
             hub_refuses: hub.refusals.iter().map(refused).collect(),
         }
     })
+}
+
+/// What keeps the gateway from its hub, in a sentence.
+fn problem(hub: &HubStatus) -> String {
+    match hub.refusals.first() {
+        Some(refused) if hub.problem.is_empty() => explained(refused),
+        Some(refused) => format!("{}; {}", hub.problem, refused.cause.fix()),
+        None => hub.problem.clone(),
+    }
 }
 
 /// What the hub refuses, and what to do, in a sentence.

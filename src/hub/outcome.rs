@@ -162,7 +162,8 @@ pub fn words(cause: Option<&Cause>) -> String {
         return String::new();
     };
     let mut text = String::new();
-    let parts = [cause.condition.as_str(), cause.description.as_str()];
+    let described = table::described(&cause.description);
+    let parts = [cause.condition.as_str(), described.as_ref()];
     for part in parts.into_iter().filter(|p| !p.is_empty()) {
         if !text.is_empty() {
             text.push_str(": ");
@@ -175,6 +176,12 @@ pub fn words(cause: Option<&Cause>) -> String {
 /// Somebody else's words fit for a log line: escaped, capped.
 #[must_use]
 pub fn escaped(words: &str) -> String {
-    let shown = words.chars().take(TEXT_CHARS_MAX);
-    shown.flat_map(char::escape_debug).collect()
+    let mut text = String::new();
+    for c in words.chars().take(TEXT_CHARS_MAX) {
+        match c {
+            '"' | '\'' => text.push(c), // the log quotes by itself
+            c => text.extend(c.escape_debug()),
+        }
+    }
+    text
 }

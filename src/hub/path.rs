@@ -7,7 +7,7 @@ use super::live::{Link, Live};
 use super::message::DeviceAddress;
 use super::outcome::{Cause, DeviceGone, Row, Verdict, words};
 use super::pace::Urgency;
-use super::refusals::{self, Class};
+use super::refusals::{self, Class, RefusalCause};
 use super::session::{Refused, Wanted};
 use super::tuning;
 use crate::runtime::clock::{self, Mono};
@@ -161,6 +161,15 @@ impl Path {
             let device = self.device.address.to_string();
             self.shared.refusals.refused(cause, &device, &words(error));
         }
+    }
+
+    /// Tells that the hub did not decide about a message in time.
+    pub fn undecided(&self) {
+        let deliveries = &self.shared.metrics.hub_deliveries;
+        deliveries.with_label_values(&["no_outcome"]).inc();
+        let device = self.device.address.to_string();
+        let refusals = &self.shared.refusals;
+        refusals.refused(RefusalCause::NoOutcome, &device, "");
     }
 
     /// Tells that a link was attached or a message accepted.

@@ -11,7 +11,7 @@ mod classify;
 #[cfg(test)]
 mod tests;
 
-pub use cause::{Class, Reach, RefusalCause};
+pub use cause::{Class, Reach, RefusalCause, documentation};
 pub use classify::{of_error, of_status};
 
 use crate::runtime::clock::Mono;

@@ -119,10 +119,15 @@ impl Reporter {
     }
 }
 
+/// A field that is left out where there is nothing to say.
+fn told(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 fn log(report: &Report) {
     let cause = report.cause;
-    let (word, code, says, fix) = (cause.word(), cause.code(), cause.says(), cause.fix());
-    let (refused, count, hub) = (&report.refused, report.count, &report.words);
+    let (word, code, says, fix) = (cause.word(), told(cause.code()), cause.says(), cause.fix());
+    let (refused, count, hub) = (&report.refused, report.count, told(&report.words));
     let (recent, lasted_s) = (report.recent, report.lasted.as_secs());
     match report.phase {
         Phase::Began => {

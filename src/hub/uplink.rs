@@ -15,7 +15,7 @@ use super::outcome::{
 };
 use super::pace::Urgency;
 use super::path::{LinkEnd, Owned, Path, Patience, Seek};
-use super::refusals::{self, Class};
+use super::refusals::Class;
 use super::session::Wanted;
 use super::tuning;
 use super::watchdog::Watchdog;
@@ -303,11 +303,7 @@ impl Uplink {
                 return Ok(false);
             }
         }
-        let deliveries = &path.shared.metrics.hub_deliveries;
-        deliveries.with_label_values(&["no_outcome"]).inc();
-        let device = path.device.address.to_string();
-        let refusals = &path.shared.refusals;
-        refusals.refused(refusals::RefusalCause::NoOutcome, &device, "");
+        path.undecided();
         self.watchdog.disarm();
         self.state = State::Idle; // the guard hands the link to its session for closing
         self.take_back(path, events)?;

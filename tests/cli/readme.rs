@@ -128,6 +128,18 @@ fn the_table_of_reasons_is_the_programs_own() {
 }
 
 #[test]
+fn the_table_of_what_the_hub_refuses_is_the_programs_own() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let file = std::fs::read_to_string(path).expect("README.md");
+    let table = iothub_gateway::hub::refusals::documentation();
+    let section = file
+        .split("\n## ")
+        .find(|s| s.starts_with("When the hub refuses\n"));
+    let section = section.expect("a section `When the hub refuses`");
+    assert!(section.contains(&table), "it has to contain\n\n{table}");
+}
+
+#[test]
 fn a_shown_line_that_is_not_what_is_printed_is_found() {
     assert!(fits("a…", "abc") && fits("a…c", "abc") && fits("abc", "abc") && fits("…", ""));
     assert!(fits("…c…", "abcd"));

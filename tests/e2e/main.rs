@@ -8,6 +8,7 @@ mod commands;
 mod doors;
 mod files;
 mod handover;
+mod hub_refuses;
 mod log;
 mod metrics;
 mod outage;

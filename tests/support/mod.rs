@@ -177,7 +177,7 @@ pub async fn start_hub(dir: &Path, options: &Options, amqp: u16, control: u16) -
     Emulator::start(config).await.expect("emulator starts")
 }
 
-fn emulator_toml(options: &Options, amqp: u16, control: u16) -> String {
+pub fn emulator_toml(options: &Options, amqp: u16, control: u16) -> String {
     let mut text = format!(
         "[amqp]\nbind = \"127.0.0.1:{amqp}\"\n\
          tls = {{ cert = \"server.pem\", key = \"server.key\" }}\n\

@@ -5,6 +5,7 @@
 //! as passing, as the SDKs take it.
 
 use super::{Cause, Row, Verdict, row};
+use std::borrow::Cow;
 
 /// What the error came with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +167,32 @@ fn by_code(cause: &Cause) -> Option<Judged> {
         500_008 | 504_101 => (Again, "hub_timeout"),
         _ => return None,
     })
+}
+
+/// The code, the message and the tracking id of a JSON description (wire sheet §6.1); any other
+/// as it is.
+pub(super) fn described(description: &str) -> Cow<'_, str> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Described {
+        error_code: u64,
+        #[serde(default)]
+        message: String,
+        tracking_id: Option<String>,
+    }
+    match serde_json::from_str(description) {
+        Ok(Described {
+            error_code,
+            message,
+            tracking_id: Some(tracking_id),
+        }) => format!("{error_code} {message} (tracking id {tracking_id})").into(),
+        Ok(Described {
+            error_code,
+            message,
+            ..
+        }) => format!("{error_code} {message}").into(),
+        Err(_) => description.into(),
+    }
 }
 
 /// The number after `"errorCode":` in a JSON description (wire sheet §6.1).

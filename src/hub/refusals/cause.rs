@@ -165,3 +165,16 @@ causes! {
         "the hub does not say whether it took a message",
         "check the hub's health in Azure; messages are sent again with the same id";
 }
+
+/// The README's table of causes.
+#[must_use]
+pub fn documentation() -> String {
+    let mut table = "| cause | IoT Hub's code | means | do |\n|---|---|---|---|\n".to_owned();
+    for cause in RefusalCause::ALL {
+        let (word, code) = (cause.word(), cause.code());
+        let code = if code.is_empty() { "–" } else { code };
+        let (says, fix) = (cause.says(), cause.fix());
+        table.push_str(&format!("| `{word}` | {code} | {says} | {fix} |\n"));
+    }
+    table
+}

@@ -13,7 +13,7 @@ use fe2o3_amqp::types::messaging::Outcome;
 use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::Symbol;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -76,6 +76,8 @@ pub struct State {
     pub mute_tokens: AtomicBool,
     /// Credit of new telemetry links; `None`: the library's automatic credit.
     credit: Mutex<Option<u32>>,
+    /// Highest channel number of new connections.
+    channel_max: AtomicU16,
     tls: Option<TlsAcceptor>,
 }
 
@@ -114,6 +116,7 @@ impl FakeHub {
             mute_attaches: AtomicBool::new(false),
             mute_tokens: AtomicBool::new(false),
             credit: Mutex::new(None),
+            channel_max: AtomicU16::new(1000),
             tls,
         });
         let serving = Arc::clone(&state);
@@ -167,6 +170,11 @@ impl FakeHub {
     /// Gives new telemetry links this credit and no more.
     pub fn credit(&self, credit: Option<u32>) {
         *self.state.credit.lock().unwrap() = credit;
+    }
+
+    /// Allows one session more than this on new connections.
+    pub fn channel_max(&self, max: u16) {
+        self.state.channel_max.store(max, Ordering::SeqCst);
     }
 
     /// Gives a telemetry link more credit.
@@ -279,7 +287,7 @@ where
     let acceptor = ConnectionAcceptor::builder()
         .container_id("fake")
         .sasl_acceptor(SaslAnonymousMechanism::new())
-        .channel_max(1000)
+        .channel_max(state.channel_max.load(Ordering::SeqCst))
         .build();
     let Ok(mut connection) = acceptor.accept(stream).await else {
         return;

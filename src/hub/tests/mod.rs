@@ -6,6 +6,7 @@ mod faults;
 mod flow;
 mod growth;
 mod limits;
+mod sessions;
 mod strict;
 mod tls;
 mod token;
