@@ -6,6 +6,7 @@
 //! are made to exist by that module when it starts. Hot paths use the held handles; label look-up
 //! happens on connection events only. A test holds the documented table against this file.
 
+mod memory;
 mod process;
 
 use process::Process;
@@ -298,6 +299,9 @@ impl Metrics {
         }
         let (queued, room) = super::log::queued();
         self.show_limit("log_queue_bytes", queued, room);
+        if let (Some(resident), Some(bound)) = (memory::resident(), memory::bound()) {
+            self.show_limit("memory_bytes", resident, bound);
+        }
         let families = self.registry.gather();
         let mut text = String::new();
         match TextEncoder::new().encode_utf8(&families, &mut text) {
