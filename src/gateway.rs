@@ -115,6 +115,7 @@ impl Gateway {
             config.limits.clone(),
             metrics.clone(),
             refused_folder(&config)?,
+            &config.file,
         );
         let reloader = Arc::new(Reloader {
             config: config.clone(),

@@ -97,6 +97,7 @@ pub(crate) fn authorize(
         Some(rule) => by_rule(rule, &subject)?,
         None => by_entry(rules, registered, &subject, trace)?,
     };
+    trace.names(&granted);
     if !facts.client_id_sent && !granted.terms.assign_client_id {
         return Err(denial::CLIENT_ID_MISSING);
     }

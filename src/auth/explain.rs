@@ -47,6 +47,8 @@ pub struct Outcome {
 pub struct Explanation {
     /// Rules and entries in the order asked; the last one decided, unless none did.
     pub steps: Vec<Step>,
+    /// The device the rules name for the credential, whatever came of it.
+    pub device: Option<String>,
     /// What came of it.
     pub outcome: Result<Outcome, Denial>,
     /// The password was not checked: the outcome is the one with the right password.
@@ -73,6 +75,7 @@ pub fn explain(rules: &RuleSet, claim: &Claim<'_>) -> Explanation {
         limits: a.limits,
     });
     Explanation {
+        device: trace.device().map(str::to_owned),
         steps: trace.into_steps(),
         outcome,
         password_pending,
@@ -135,20 +138,26 @@ impl fmt::Display for Outcome {
 }
 
 /// Collects steps when somebody asked for them; costs nothing otherwise.
-pub(crate) struct Trace(Option<Vec<Step>>);
+pub(crate) struct Trace(Option<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    steps: Vec<Step>,
+    device: Option<String>,
+}
 
 impl Trace {
     pub(crate) const fn off() -> Self {
         Self(None)
     }
 
-    pub(crate) const fn on() -> Self {
-        Self(Some(Vec::new()))
+    pub(crate) fn on() -> Self {
+        Self(Some(Seen::default()))
     }
 
     pub(crate) fn step(&mut self, name: &str, place: &str, what: &'static str) {
-        if let Some(steps) = &mut self.0 {
-            steps.push(Step {
+        if let Some(seen) = &mut self.0 {
+            seen.steps.push(Step {
                 name: name.to_owned(),
                 place: place.to_owned(),
                 what,
@@ -156,8 +165,19 @@ impl Trace {
         }
     }
 
+    /// The rules name this device.
+    pub(crate) fn names(&mut self, granted: &Granted) {
+        if let Some(seen) = &mut self.0 {
+            seen.device = Some(Outcome::of(granted).client_id);
+        }
+    }
+
+    pub(crate) fn device(&self) -> Option<&str> {
+        self.0.as_ref()?.device.as_deref()
+    }
+
     pub(crate) fn into_steps(self) -> Vec<Step> {
-        self.0.unwrap_or_default()
+        self.0.map(|seen| seen.steps).unwrap_or_default()
     }
 }
 

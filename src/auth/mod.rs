@@ -13,11 +13,13 @@ pub mod rules;
 pub mod sas;
 pub mod throttle;
 pub mod username;
+mod who;
 pub mod x509;
 
 pub use decide::{on_record, recheck};
 pub use denial::{ALL as DENIALS, BUSY, Denial, DenialKind};
 pub use explain::{Explanation, Outcome, Step, explain};
+pub use who::Who;
 
 use authorize::{Facts, Proof};
 use identity::{DeviceId, ModuleId};

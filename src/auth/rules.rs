@@ -17,6 +17,7 @@ mod device;
 pub mod encoding;
 mod expect;
 mod pattern;
+mod probe;
 pub mod psk_file;
 mod psk_store;
 mod reader;
@@ -24,7 +25,7 @@ mod rule;
 mod template;
 
 pub use encoding::PskHash;
-pub use expect::Probe;
+pub use probe::{Place, Probe};
 pub use psk_store::{IDENTITY_BYTES_MAX, PskEntry};
 pub use reader::Resolvers;
 pub use rule::parse_life;

@@ -5,6 +5,7 @@
 
 mod ask;
 mod look;
+mod reason;
 
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
@@ -61,7 +62,7 @@ pub fn run(args: &Args) -> ExitCode {
     }
     match (&report.config, &report.rules) {
         (Some(config), Some(rules)) if args.question.is_asked() => {
-            answer(&args.question, config, rules)
+            answer(&args.question, config, rules, &report.settings)
         }
         _ => {
             print(&mut std::io::stdout(), &summary(&args.config, &report));
@@ -71,8 +72,8 @@ pub fn run(args: &Args) -> ExitCode {
     }
 }
 
-fn answer(question: &Question, config: &Config, rules: &RuleSet) -> ExitCode {
-    match ask::answer(question, config, rules) {
+fn answer(question: &Question, config: &Config, rules: &RuleSet, settings: &[Setting]) -> ExitCode {
+    match ask::answer(question, config, rules, settings) {
         Ok(answer) => {
             print(&mut std::io::stdout(), &answer.text);
             match answer.yes {

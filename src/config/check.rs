@@ -163,6 +163,7 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
     let listeners = listener::listeners(&root, admin.bind, insecure_permissions);
     let rules_reader = Reader::new(cx, root.table("rules"), "rules");
     let config = Config {
+        file: path.to_owned(),
         rules_files: sections::rules_files(&rules_reader),
         refused_folder: rules_reader.path("refused_folder"),
         log: sections::log(&Reader::new(cx, root.table("log"), "log")),

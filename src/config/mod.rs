@@ -36,6 +36,8 @@ use std::time::Duration;
 /// Everything `run` needs, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file it was read from.
+    pub file: PathBuf,
     /// The upstream.
     pub hub: HubConfig,
     /// The device-side ports.

@@ -9,19 +9,21 @@ use super::admission::{Permit, Turn};
 use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
+use super::refusal::Line;
+use super::refusal::connect::{claim, connect_line};
 use super::setup::Counted;
-use super::{Site, log_text, poison};
+use super::{Site, poison};
 use crate::auth::rules::RuleSet;
-use crate::auth::{self, Admission, Decision, Denial, DenialKind, Transport};
+use crate::auth::{self, Admission, Decision, Denial, DenialKind, Who};
 use crate::hub::message::DeviceAddress;
 use crate::mqtt::packet::Connect;
 use crate::mqtt::session::{ConnectRefusal, Event, Session};
 use crate::router::registry::{Claim, SessionKey};
 use crate::router::topic_map;
 use crate::runtime::clock;
-use crate::telemetry::log::{CONNECT, REFUSAL};
+use crate::telemetry::log::CONNECT;
 use crate::telemetry::reason::Reason;
-use crate::tls::{Accepted, HandshakeError, KeySlot, Peer, Stream};
+use crate::tls::{Accepted, Claimed, HandshakeError, KeySlot, Peer, Stream};
 use bytes::BytesMut;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -47,31 +49,19 @@ pub(super) struct Arrival {
     pub(super) ending: Ending,
 }
 
-/// Why a socket got no further, for the metric and the log.
-struct Failure {
-    reason: Reason,
-    text: Cow<'static, str>,
-    detail: &'static str,
-}
-
-impl Failure {
-    fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            reason,
-            text: text.into(),
-            detail: "",
-        }
-    }
-}
+/// Why a socket got no further, for the metric; the log has been told.
+struct Failure(Reason);
 
 /// A CONNECT that is answered with a refusal.
-struct Refusal {
+pub(super) struct Refusal {
     code: ConnectRefusal,
-    reason: Reason,
+    pub(super) reason: Reason,
     /// For the device and the log.
-    text: Cow<'static, str>,
+    pub(super) text: Cow<'static, str>,
     /// For the log only: it may say whether a device exists.
-    detail: &'static str,
+    pub(super) detail: &'static str,
+    /// The will's.
+    pub(super) topic: Option<String>,
 }
 
 impl Refusal {
@@ -81,6 +71,7 @@ impl Refusal {
             reason,
             text: text.into(),
             detail: "",
+            topic: None,
         }
     }
 }
@@ -112,29 +103,46 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
     let stopped = site.shared.drain.clone();
     let outcome = tokio::select! {
         biased;
-        () = stopped.cancelled() => Err(Failure::new(Reason::Drain, "the gateway is stopping")),
+        () = stopped.cancelled() => {
+            Err(site.stranger(source, Reason::Drain, "the gateway is stopping"))
+        }
         outcome = async {
             let patience = site.shared.setup.limits.tls_timeout;
             let turn = handshake.come(patience).await;
             // Held up to the answer to CONNECT.
-            let _turn = turn.map_err(|full| Failure::new(full.reason(), full.setting()))?;
+            let _turn = turn.map_err(|full| site.stranger(source, full.reason(), full.setting()))?;
             greet(tcp, source, &site).await
         } => outcome,
     };
     match outcome {
         Ok((asked, granted)) => open(asked, granted, source, connection, ending, &site),
-        Err(failure) => {
-            ending.end(failure.reason);
-            if site.quota.allows(clock::mono()) {
-                tracing::info!(
-                    target: REFUSAL,
-                    listener = %site.name,
-                    %source,
-                    reason = %failure.reason,
-                    text = log_text(&failure.text),
-                    detail = failure.detail,
-                    "connection refused"
-                );
+        Err(Failure(reason)) => ending.end(reason),
+    }
+}
+
+impl Site {
+    /// Tells of somebody who said nothing of itself.
+    fn stranger(&self, source: SocketAddr, reason: Reason, text: &str) -> Failure {
+        self.refused(source, Who::at(&self.name, source.ip()), reason, text)
+    }
+
+    /// Tells of somebody who got as far as `who`.
+    fn refused(&self, source: SocketAddr, who: Who, reason: Reason, text: &str) -> Failure {
+        self.voice
+            .say(|| Line::new("connection refused", who, source, reason, text));
+        Failure(reason)
+    }
+
+    /// Who the transport says it is.
+    fn who(&self, source: SocketAddr, peer: &Peer) -> Who {
+        let who = Who::at(&self.name, source.ip());
+        match peer {
+            Peer::Plain | Peer::Tls(_) => who,
+            Peer::Psk { identity, .. } => who.with_psk(identity),
+            Peer::Certificate { chain, anchor, .. } => {
+                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
+                let anchor = anchor.as_deref().map(auth::x509::fingerprint);
+                who.with_certificate(der, anchor)
             }
         }
     }
@@ -146,7 +154,12 @@ async fn greet(
     site: &Site,
 ) -> Result<(Asked, Granted), Failure> {
     let Accepted { stream, peer } = transport(tcp, source, site).await?;
-    let mut asked = await_connect(stream, site).await?;
+    let mut asked = match await_connect(stream, site).await {
+        Ok(asked) => asked,
+        Err((reason, text)) => {
+            return Err(site.refused(source, site.who(source, &peer), reason, &text));
+        }
+    };
     match admit(&asked.connect, &peer, source, site).await {
         Ok(granted) => {
             let assigned = granted.admission.device.assigned_client_id();
@@ -162,15 +175,16 @@ async fn greet(
             let Asked {
                 stream,
                 mut session,
+                connect,
                 mut out,
                 ..
             } = asked;
             session.refuse(refusal.code, &refusal.text, &mut out);
             say_last(stream, &out).await;
-            Err(Failure {
-                detail: refusal.detail,
-                ..Failure::new(refusal.reason, refusal.text)
-            })
+            // After the answer: what the line costs may depend on who exists.
+            site.voice
+                .say(|| connect_line(&connect, &peer, source, site, &refusal));
+            Err(Failure(refusal.reason))
         }
     }
 }
@@ -190,11 +204,18 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
                 credential,
                 version,
                 text,
+                claimed,
             } = error;
             let labels = [credential, version, reason.word()];
             metrics.handshakes.with_label_values(&labels).inc();
             site.shared.attempts.handshake_failed(source.ip(), reason);
-            Failure::new(reason, text)
+            let who = Who::at(&site.name, source.ip());
+            let who = match &claimed {
+                Claimed::Nobody => who,
+                Claimed::Psk(identity) => who.with_psk(identity),
+                Claimed::Certificate(der) => who.with_certificate(der, None),
+            };
+            site.refused(source, who, reason, &text)
         })?;
     let (credential, session) = match &accepted.peer {
         Peer::Plain => return Ok(accepted),
@@ -218,7 +239,10 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
 }
 
 /// Reads until CONNECT is whole; the session knows how long and how large it may be.
-async fn await_connect(mut stream: Box<dyn Stream>, site: &Site) -> Result<Asked, Failure> {
+async fn await_connect(
+    mut stream: Box<dyn Stream>,
+    site: &Site,
+) -> Result<Asked, (Reason, Cow<'static, str>)> {
     let limits = site.shared.setup.session_limits();
     let mut session = Session::new(limits, clock::mono()).serving(site.versions);
     let mut input = BytesMut::new();
@@ -239,20 +263,20 @@ async fn await_connect(mut stream: Box<dyn Stream>, site: &Site) -> Result<Asked
             Ok(None) => {}
             Err(violation) => {
                 say_last(stream, &out).await;
-                return Err(Failure::new(violation.word(), violation.to_string()));
+                return Err((violation.word(), violation.to_string().into()));
             }
         }
         if let Some(violation) = session.expired(now) {
             conn::shut(stream, false).await;
-            return Err(Failure::new(violation.word(), violation.to_string()));
+            return Err((violation.word(), violation.to_string().into()));
         }
         input.reserve(CONNECT_READ_BYTES);
         // A little late rather than a little early: `expired` decides, not the timer.
         let wait = session.deadline().since(now) + Duration::from_millis(1);
         match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
-            Ok(Ok(0)) => return Err(Failure::new(Reason::PeerClosed, "closed before CONNECT")),
+            Ok(Ok(0)) => return Err((Reason::PeerClosed, "closed before CONNECT".into())),
             Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => return Err(Failure::new(Reason::PeerClosed, "failed before CONNECT")),
+            Ok(Err(_)) => return Err((Reason::PeerClosed, "failed before CONNECT".into())),
         }
     }
 }
@@ -284,6 +308,7 @@ async fn admit(
             reason: error.reason(),
             text: format!("the will: {error}").into(),
             detail: "",
+            topic: Some(will.topic.to_string()),
         })?;
     }
     let claim = site
@@ -310,6 +335,7 @@ async fn admit(
             reason: Reason::X509Revoked,
             text: "the certificate was revoked or its CA removed; use another one".into(),
             detail: "",
+            topic: None,
         });
     }
     Ok(Granted { admission, claim })
@@ -322,34 +348,7 @@ async fn authenticate(
     site: &Site,
     rules: &RuleSet,
 ) -> Result<Admission, Refusal> {
-    let decision = {
-        let claim = auth::Claim {
-            transport: match peer {
-                Peer::Plain | Peer::Tls(_) => Transport::None,
-                Peer::Psk { identity, .. } => Transport::Psk(identity),
-                Peer::Certificate {
-                    chain,
-                    chain_trusted,
-                    anchor,
-                    ..
-                } => Transport::Certificate {
-                    chain,
-                    trusted: *chain_trusted,
-                    anchors: anchor.as_slice(),
-                },
-            },
-            listener: &site.name,
-            accept: &site.accept,
-            source: source.ip().to_canonical(),
-            client_id: &connect.client_id,
-            username: connect.username.as_deref(),
-            password: connect.password.as_deref(),
-            hub_host: &site.shared.hub_host,
-            now: clock::unix(),
-        };
-        auth::decide(rules, &claim)
-    };
-    match decision {
+    match auth::decide(rules, &claim(connect, peer, source, site)) {
         Decision::Admit(admission) => Ok(admission),
         Decision::Deny(denial) => Err(denied(denial)),
         Decision::CheckPassword(check) => {
@@ -369,6 +368,7 @@ fn denied(denial: Denial) -> Refusal {
         reason: denial.reason,
         text: denial.text.into(),
         detail: denial.detail,
+        topic: None,
     }
 }
 

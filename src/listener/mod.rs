@@ -12,21 +12,20 @@ mod handshake;
 mod password;
 mod poison;
 mod quota;
+mod refusal;
 mod series;
 mod setup;
 #[cfg(test)]
 mod tests;
 
-use crate::auth::CredentialKind;
 use crate::auth::rules::RuleSet;
+use crate::auth::{CredentialKind, Who};
 use crate::config::ListenerConfig;
 use crate::config::limits::Limits;
 use crate::hub::Hub;
 use crate::mqtt::packet::Versions;
 use crate::router::refused::Folder;
 use crate::router::registry::Registry;
-use crate::runtime::clock;
-use crate::telemetry::log::REFUSAL;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reason::Reason;
 use crate::tls::Acceptor;
@@ -36,12 +35,13 @@ use attempts::Attempts;
 use ending::Ending;
 use handshake::Arrival;
 use password::Passwords;
-use quota::Quota;
+use refusal::{Line, Voice};
 use setup::Setup;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -63,6 +63,7 @@ pub struct Shared {
     rules: Arc<ArcSwap<RuleSet>>,
     hub: Hub,
     hub_host: String,
+    config: PathBuf,
     registry: Arc<Registry>,
     setup: Arc<Setup>,
     gate: Arc<Gate>,
@@ -75,7 +76,7 @@ pub struct Shared {
 impl Shared {
     /// `hub_host` is `[hub] host`, as SAS scopes and user names carry it. The rules may be
     /// swapped at any time; live sessions are ended through [`Shared::registry`]. `refused` is
-    /// where messages are kept that rules say to keep.
+    /// where messages are kept that rules say to keep; `config` the file that log lines point to.
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<RuleSet>>,
@@ -84,6 +85,7 @@ impl Shared {
         limits: Limits,
         metrics: Arc<Metrics>,
         refused: Option<Arc<Folder>>,
+        config: &Path,
     ) -> Arc<Self> {
         series::exist(&metrics);
         Arc::new(Self {
@@ -94,7 +96,8 @@ impl Shared {
             gate: Gate::new(&limits),
             attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
-            setup: Setup::new(limits, metrics, refused),
+            setup: Setup::new(limits, metrics, refused, config),
+            config: config.to_owned(),
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
@@ -156,7 +159,7 @@ struct Site {
     versions: Versions,
     acceptor: Arc<Acceptor>,
     shared: Arc<Shared>,
-    quota: Quota,
+    voice: Voice,
 }
 
 /// A bound port.
@@ -202,8 +205,8 @@ impl Listener {
                 accept: config.accept,
                 versions: config.mqtt_versions,
                 acceptor,
+                voice: Voice::of(&shared.config),
                 shared,
-                quota: Quota::default(),
             }),
         })
     }
@@ -282,16 +285,10 @@ impl Listener {
             Ok(permits) => permits,
             Err((reason, look_at)) => {
                 ending.end(reason);
-                if self.site.quota.allows(clock::mono()) {
-                    tracing::info!(
-                        target: REFUSAL,
-                        listener = %self.site.name,
-                        %source,
-                        %reason,
-                        look_at,
-                        "connection refused"
-                    );
-                }
+                self.site.voice.say(|| {
+                    let who = Who::at(&self.site.name, source.ip());
+                    Line::new("connection refused", who, source, reason, look_at)
+                });
                 return;
             }
         };

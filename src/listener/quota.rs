@@ -11,11 +11,22 @@ const LINES_PER_S: u64 = 20;
 pub(super) struct Quota {
     /// The second in the upper half, its lines in the lower.
     state: AtomicU64,
+    /// Lines left out since the latest one that was written.
+    suppressed: AtomicU64,
 }
 
 impl Quota {
-    /// Whether one more line may be written at `now`.
-    pub(super) fn allows(&self, now: Mono) -> bool {
+    /// Takes a line out of the quota of `now`: how many were left out before it. `None`: leave it
+    /// out.
+    pub(super) fn take(&self, now: Mono) -> Option<u64> {
+        if self.allows(now) {
+            return Some(self.suppressed.swap(0, Ordering::Relaxed));
+        }
+        self.suppressed.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    fn allows(&self, now: Mono) -> bool {
         let second = now.since(Mono::default()).as_secs() & u64::from(u32::MAX);
         let take = |state: u64| {
             let lines = if state >> 32 == second {
@@ -42,8 +53,11 @@ mod tests {
         let quota = Quota::default();
         for second in [0, 1, 7] {
             let now = Mono::from_start(Duration::from_secs(second));
-            let allowed = (0..10_000).filter(|_| quota.allows(now)).count() as u64;
-            assert_eq!(allowed, LINES_PER_S);
+            let taken: Vec<u64> = (0..10_000).filter_map(|_| quota.take(now)).collect();
+            assert_eq!(taken.len() as u64, LINES_PER_S);
+            let before = if second == 0 { 0 } else { 10_000 - LINES_PER_S };
+            assert_eq!(taken[0], before, "the first line tells of those left out");
+            assert_eq!(taken[1..].iter().sum::<u64>(), 0);
         }
     }
 }

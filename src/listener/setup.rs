@@ -1,12 +1,13 @@
 //! What every connection shares and none changes: the bounds and the meters.
 
 use super::poison::Loops;
-use super::quota::Quota;
+use super::refusal::Voice;
 use crate::config::limits::Limits;
 use crate::mqtt::session::SessionLimits;
 use crate::router::refused::Folder;
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Bounds and meters, with the handles the hot path needs.
@@ -17,8 +18,8 @@ pub(super) struct Setup {
     pub(super) refused: Option<Arc<Folder>>,
     /// Devices that come back with the message they were closed for.
     pub(super) loops: Loops,
-    /// Log lines about refused messages.
-    pub(super) quota: Quota,
+    /// Log lines about refused sessions, subscriptions and messages.
+    pub(super) voice: Voice,
     paused: [IntGauge; 4],
 }
 
@@ -51,6 +52,7 @@ impl Setup {
         limits: Limits,
         metrics: Arc<Metrics>,
         refused: Option<Arc<Folder>>,
+        config: &Path,
     ) -> Arc<Self> {
         let causes = [Pause::Window, Pause::Rate, Pause::Write, Pause::Filing];
         let paused = causes.map(|cause| {
@@ -63,7 +65,7 @@ impl Setup {
             limits,
             metrics,
             refused,
-            quota: Quota::default(),
+            voice: Voice::of(config),
             paused,
         })
     }
@@ -117,12 +119,13 @@ mod tests {
     use super::{Pause, Paused, Setup};
     use crate::config::limits::Limits;
     use crate::telemetry::metrics::Metrics;
+    use std::path::Path;
     use std::sync::Arc;
 
     #[test]
     fn a_connection_is_paused_for_one_cause_at_a_time() {
         let metrics = Arc::new(Metrics::new());
-        let setup = Setup::new(Limits::default(), metrics.clone(), None);
+        let setup = Setup::new(Limits::default(), metrics.clone(), None, Path::new(""));
         let shown = |cause: Pause| {
             let gauge = &metrics.paused_connections;
             gauge.with_label_values(&[cause.label()]).get()

@@ -170,6 +170,18 @@ pub fn subscription(
     check_filter(&Party::of(device), filter)
 }
 
+/// Where a device's telemetry goes.
+#[must_use]
+pub fn events_topic(device: &AuthenticatedDevice) -> String {
+    format!("{}/messages/events/", Party::of(device).root())
+}
+
+/// What a device subscribes to for its commands.
+#[must_use]
+pub fn commands_filter(device: &AuthenticatedDevice) -> String {
+    format!("{}/messages/devicebound/#", Party::of(device).root())
+}
+
 /// Whether a device of this client id (`device` or `device/module`) and these rights could publish
 /// to `topic`; for `check --as`, which has no device.
 ///

@@ -28,6 +28,7 @@ mod x509;
 
 pub use attempts::PskAttempts;
 pub use peer::{Accepted, KeySlot, Peer, PskHash, PskKeys, Session};
+pub use refusal::Claimed;
 
 use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
@@ -127,6 +128,8 @@ pub struct HandshakeError {
     pub version: &'static str,
     /// One printable line for the log.
     pub text: String,
+    /// Whom the client claimed to be, as far as it was read.
+    pub claimed: Claimed,
 }
 
 /// Deadlines of a handshake.
@@ -404,12 +407,14 @@ impl Refusal {
             reason,
             credential,
             text,
+            claimed,
         } = self;
         HandshakeError {
             reason,
             credential,
             version,
             text,
+            claimed,
         }
     }
 }

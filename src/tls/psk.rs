@@ -297,7 +297,7 @@ impl PskStack {
 /// The label and sentence of a key that was not proved. The client sees one alert for all.
 fn refused(standing: Standing, identity: &[u8]) -> Refusal {
     let name = printable(identity);
-    match standing {
+    let refusal = match standing {
         Standing::Known => {
             let text = format!(
                 "the client does not hold the key of PSK identity {name}: compare both keys"
@@ -329,7 +329,8 @@ fn refused(standing: Standing, identity: &[u8]) -> Refusal {
             );
             Refusal::new(Reason::ThrottledIdentity, "psk", text)
         }
-    }
+    };
+    refusal.of_psk(identity)
 }
 
 fn authenticated_by_psk(ssl: &SslRef) -> bool {

@@ -43,6 +43,20 @@ pub struct Refusal {
     pub credential: &'static str,
     /// One printable line.
     pub text: String,
+    /// Whom it concerns.
+    pub claimed: Claimed,
+}
+
+/// Whom a client claimed to be in a handshake that failed. Nothing of it was proved.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Claimed {
+    /// Nobody, or it was not read.
+    #[default]
+    Nobody,
+    /// A PSK identity.
+    Psk(Box<str>),
+    /// A certificate, DER.
+    Certificate(Box<[u8]>),
 }
 
 impl Refusal {
@@ -52,7 +66,18 @@ impl Refusal {
             reason,
             credential,
             text: text.into(),
+            claimed: Claimed::Nobody,
         }
+    }
+
+    /// With the PSK identity it is about; bytes that are no text name nobody.
+    #[must_use]
+    pub fn of_psk(mut self, identity: &[u8]) -> Self {
+        match str::from_utf8(identity) {
+            Ok("") | Err(_) => {}
+            Ok(identity) => self.claimed = Claimed::Psk(identity.into()),
+        }
+        self
     }
 }
 

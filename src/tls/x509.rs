@@ -13,7 +13,7 @@ pub mod verifier;
 use crate::runtime::clock;
 use crate::telemetry::reason::Reason;
 use crate::tls::material::Material;
-use crate::tls::refusal::{Refusal, farewell};
+use crate::tls::refusal::{Claimed, Refusal, farewell};
 use crate::tls::replay::Replay;
 use crate::tls::{CertificateRules, Peer, Session, Stream};
 use rustls::crypto::CryptoProvider;
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
-use verifier::{DeviceVerifier, JUDGED, Judgement};
+use verifier::{DeviceVerifier, JUDGED, Judged, Judgement};
 
 /// rustls counts it to a record's size.
 const RECORD_HEADER: usize = 5;
@@ -97,14 +97,18 @@ pub async fn accept(
             .await;
         (result, JUDGED.with(|judged| judged.take()))
     };
-    let (result, judgement) = JUDGED.scope(std::cell::RefCell::new(None), run).await;
+    let (result, judged) = JUDGED.scope(std::cell::RefCell::new(None), run).await;
     match result {
         Ok(stream) => {
-            let peer = peer(stream.get_ref().1, judgement)?;
+            let peer = peer(stream.get_ref().1, judged.map(|judged| judged.judgement))?;
             Ok((Box::new(stream), peer))
         }
         Err((error, stream)) => {
-            let refusal = explain(&error, judgement.as_ref());
+            let judgement = judged.as_ref().map(|judged| &judged.judgement);
+            let mut refusal = explain(&error, judgement);
+            if let Some(Judged { leaf, .. }) = judged {
+                refusal.claimed = Claimed::Certificate(leaf);
+            }
             if refusal.reason != Reason::PeerClosed {
                 farewell(stream, None).await;
             }

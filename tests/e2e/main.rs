@@ -8,6 +8,7 @@ mod commands;
 mod doors;
 mod files;
 mod handover;
+mod hints;
 mod hub_refuses;
 mod log;
 mod metrics;

@@ -1,4 +1,4 @@
-//! `[[expect]]`: tests of the rules, beside the rules; and the questions of `check --as`.
+//! `[[expect]]`: tests of the rules, beside the rules.
 //!
 //! ```toml
 //! [[expect]]
@@ -10,127 +10,13 @@
 //! ```
 
 use super::RuleSet;
+use super::probe::Probe;
 use super::reader::Section;
 use super::rule::parse_life;
-use crate::auth::authorize::{Facts, Proof, authorize, check_client_id};
-use crate::auth::explain::{Explanation, Outcome, PROBE_TIME, Trace};
+use crate::auth::DENIALS;
+use crate::auth::explain::Outcome;
 use crate::auth::rules::Problem;
-use crate::auth::x509::{Certificate, Fingerprint, Old, fingerprints, parse_thumbprint};
-use crate::auth::{CredentialKind, DENIALS};
-use crate::runtime::clock::Unix;
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
-
-/// A connection one could imagine: its credential counts as proved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Probe {
-    credential: CredentialKind,
-    name: String,
-    thumbprint: Option<Box<[u8]>>,
-    /// MQTT client id; empty: CONNECT has none.
-    pub client_id: String,
-    /// Listener's name.
-    pub listener: String,
-    /// Peer's address.
-    pub source: IpAddr,
-    /// MQTT user name.
-    pub username: Option<String>,
-    /// Alternative names of the certificate.
-    pub san: Vec<String>,
-    /// CAs that verified the certificate.
-    pub anchors: Vec<Fingerprint>,
-    /// How long the SAS token lives from now on; any life when not given.
-    pub token_life: Option<Duration>,
-}
-
-impl Probe {
-    /// Parses `psk:IDENTITY`, `x509:COMMON-NAME`, `thumbprint:HEX`, `sas:DEVICE` or
-    /// `password:USER`. The client id is what stands after the colon until set otherwise.
-    ///
-    /// # Errors
-    /// How it must be written.
-    pub fn parse(connect: &str) -> Result<Self, &'static str> {
-        const FORM: &str = "must be psk:IDENTITY, x509:COMMON-NAME, thumbprint:HEX, sas:DEVICE or \
-                            password:USER";
-        let (kind, name) = connect.split_once(':').ok_or(FORM)?;
-        let mut thumbprint = None;
-        let credential = match kind {
-            "psk" => CredentialKind::Psk,
-            "x509" => CredentialKind::X509,
-            "thumbprint" => {
-                thumbprint = Some(parse_thumbprint(name)?);
-                CredentialKind::X509
-            }
-            "sas" => CredentialKind::Sas,
-            "password" => CredentialKind::Password,
-            _ => return Err(FORM),
-        };
-        if name.is_empty() {
-            return Err(FORM);
-        }
-        let is_password = credential == CredentialKind::Password;
-        Ok(Self {
-            credential,
-            name: name.to_owned(),
-            thumbprint,
-            client_id: name.to_owned(),
-            listener: String::new(),
-            source: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            username: is_password.then(|| name.to_owned()),
-            san: Vec::new(),
-            anchors: Vec::new(),
-            token_life: None,
-        })
-    }
-
-    /// The kind of credential.
-    #[must_use]
-    pub fn credential(&self) -> CredentialKind {
-        self.credential
-    }
-
-    /// Whether it is a certificate known by its name and its CA, not by its thumbprint.
-    #[must_use]
-    pub fn is_issued(&self) -> bool {
-        self.credential == CredentialKind::X509 && self.thumbprint.is_none()
-    }
-
-    fn proof(&self) -> Proof {
-        match self.credential {
-            CredentialKind::Psk => Proof::Psk {
-                identity: self.name.as_str().into(),
-            },
-            CredentialKind::Sas => Proof::Sas,
-            CredentialKind::Password => Proof::Password,
-            CredentialKind::X509 => Proof::X509 {
-                certificate: Box::new(self.certificate()),
-                trusted: self.thumbprint.is_none(),
-                anchors: self.anchors.clone(),
-            },
-        }
-    }
-
-    fn certificate(&self) -> Certificate {
-        let print = self.thumbprint.as_deref().unwrap_or_default();
-        let name = match self.thumbprint {
-            None => vec![self.name.as_str().into()],
-            Some(_) => Vec::new(),
-        };
-        Certificate {
-            common_names: name,
-            alternative_names: self.san.iter().map(|n| n.as_str().into()).collect(),
-            sha1: print.try_into().unwrap_or_default(),
-            sha256: print.try_into().unwrap_or_default(),
-            not_before: Unix::from_secs(0),
-            not_after: Unix::from_secs(u64::MAX),
-            serial: Box::default(),
-            issuer: Default::default(),
-            for_clients: true,
-            signs: true,
-            old: Old::default(),
-        }
-    }
-}
+use crate::auth::x509::fingerprints;
 
 /// One `[[expect]]`.
 pub(super) struct Expectation {
@@ -219,38 +105,6 @@ pub(super) fn parse(mut section: Section<'_, '_>) -> Option<Expectation> {
 }
 
 impl RuleSet {
-    /// Which rule would decide about a connection, and why not the ones before it.
-    #[must_use]
-    pub fn explain_as(&self, probe: &Probe) -> Explanation {
-        let mut trace = Trace::on();
-        let sent = !probe.client_id.is_empty();
-        let proof = probe.proof();
-        let facts = Facts {
-            proofs: Vec::new(),
-            listener: probe.listener.as_str().into(),
-            source: probe.source,
-            username: probe.username.as_deref().map(Into::into),
-            client_id: match (sent, probe.credential) {
-                (false, CredentialKind::Sas) => probe.name.as_str().into(),
-                _ => probe.client_id.as_str().into(),
-            },
-            client_id_sent: sent,
-            expires: probe
-                .token_life
-                .map(|life| PROBE_TIME + life + self.sas.clock_skew),
-        };
-        let id = match facts.client_id.is_empty() {
-            true => Ok(()),
-            false => check_client_id(&facts.client_id).map(drop),
-        };
-        let granted = id.and_then(|()| authorize(self, &facts, &proof, PROBE_TIME, &mut trace));
-        Explanation {
-            steps: trace.into_steps(),
-            outcome: granted.map(|granted| Outcome::of(&granted)),
-            password_pending: false,
-        }
-    }
-
     /// Runs every `[[expect]]`; a problem for each that does not hold.
     #[must_use]
     pub fn run_expectations(&self) -> Vec<Problem> {

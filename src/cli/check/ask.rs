@@ -3,15 +3,18 @@
 //! Asks the very functions that decide at CONNECT; nothing here judges on its own. The credential
 //! counts as proved: no key is needed, and no key is shown.
 
-use crate::auth::rules::{Probe, RuleSet, parse_life};
-use crate::auth::x509::{Fingerprint, fingerprints};
-use crate::auth::{CredentialKind, Explanation, Outcome, Step};
-use crate::config::{Config, ListenerConfig};
+use super::reason;
+use crate::auth::identity::parse_client_id;
+use crate::auth::rules::{OnRefused, Place, Probe, RuleSet, parse_life};
+use crate::auth::x509::{Fingerprint, fingerprints, parse_thumbprint};
+use crate::auth::{CredentialKind, Denial, Explanation, Outcome, Step};
+use crate::config::{Config, ListenerConfig, Setting};
 use crate::router::topic_map::{Subscription, could_publish, could_subscribe};
 use crate::telemetry::log::capped;
+use crate::telemetry::reason::Reason;
 use std::fmt::Write as _;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 /// A connection to ask the rules about.
@@ -19,40 +22,52 @@ use std::time::Duration;
 pub struct Question {
     /// Ask who decides: psk:IDENTITY, x509:COMMON-NAME, thumbprint:HEX, sas:DEVICE, password:USER
     ///
-    /// Exit code 0 when the device is admitted, 1 when it is refused.
+    /// Given twice, a PSK or certificate and the token or password beside it; `none` for a client
+    /// that presents nothing. Exit code 0 when the device is admitted, 1 when it is refused.
     #[arg(long = "as", value_name = "CREDENTIAL")]
-    pub credential: Option<String>,
+    pub credentials: Vec<String>,
     /// MQTT client id, "" for none; without it, the name in CREDENTIAL
-    #[arg(long, requires = "credential", value_name = "ID")]
+    #[arg(long, requires = "credentials", value_name = "ID")]
     pub client_id: Option<String>,
     /// Listener; without it, the first that takes the credential
-    #[arg(long, requires = "credential", value_name = "NAME")]
+    #[arg(long, requires = "credentials", value_name = "NAME")]
     pub listener: Option<String>,
     /// Address the device comes from; without it, 127.0.0.1
-    #[arg(long, requires = "credential", value_name = "ADDRESS")]
+    #[arg(long, requires = "credentials", value_name = "ADDRESS")]
     pub source: Option<IpAddr>,
     /// MQTT user name
-    #[arg(long, requires = "credential", value_name = "NAME")]
+    #[arg(long, requires = "credentials", value_name = "NAME")]
     pub username: Option<String>,
     /// How long the SAS token lives from now on: 90m, 24h, 7d; without it, not too long
-    #[arg(long, requires = "credential", value_name = "TIME", value_parser = parse_life)]
+    #[arg(long, requires = "credentials", value_name = "TIME", value_parser = parse_life)]
     pub token_life: Option<Duration>,
-    /// CA that issued the certificate, PEM; without it, the only one of the listener's client_ca
-    #[arg(long, requires = "credential", value_name = "FILE")]
-    pub issuer_ca: Option<PathBuf>,
+    /// CA that issued the certificate: PEM file or sha256:HEX
+    ///
+    /// Without it, the only CA of the listener's client_ca, or nobody for a thumbprint.
+    #[arg(long, requires = "credentials", value_name = "CA")]
+    pub issuer_ca: Option<String>,
+    /// Common name of a certificate given by its thumbprint; may be given again
+    #[arg(long, requires = "credentials", value_name = "NAME")]
+    pub cn: Vec<String>,
     /// Alternative name of the certificate; may be given again
-    #[arg(long, requires = "credential", value_name = "NAME")]
+    #[arg(long, requires = "credentials", value_name = "NAME")]
     pub san: Vec<String>,
     /// Topic to publish to or, when it is a filter or a command topic, to subscribe to
-    #[arg(long, requires = "credential")]
+    #[arg(long, requires = "credentials")]
     pub topic: Option<String>,
+    /// QoS of that message or subscription
+    #[arg(long, requires = "credentials", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: Option<u8>,
+    /// Why it was refused, as the log has it, where that is not a matter of the rules
+    #[arg(long, requires = "credentials", value_name = "REASON", value_parser = reason::parse)]
+    pub reason: Option<Reason>,
 }
 
 impl Question {
     /// Whether anything is asked at all.
     #[must_use]
     pub fn is_asked(&self) -> bool {
-        self.credential.is_some()
+        !self.credentials.is_empty()
     }
 }
 
@@ -65,8 +80,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    fn refused(mut text: String, why: &str) -> Self {
-        let _ = writeln!(text, "refused: {why}");
+    fn refused(mut text: String, reason: Reason, why: &str) -> Self {
+        let _ = writeln!(text, "refused: {reason}: {why}");
         Self { text, yes: false }
     }
 }
@@ -76,65 +91,121 @@ pub(super) fn answer(
     question: &Question,
     config: &Config,
     rules: &RuleSet,
+    settings: &[Setting],
 ) -> Result<Answer, String> {
-    let credential = question.credential.as_deref().unwrap_or_default();
-    let mut probe = Probe::parse(credential).map_err(|form| format!("--as {form}"))?;
-    let kind = probe.credential();
-    let Some(listener) = listener(question, config, kind)? else {
-        let why = format!("no listener accepts {}", kind.label());
-        return Ok(Answer::refused(String::new(), &why));
+    let presented: Vec<&str> = question.credentials.iter().map(String::as_str).collect();
+    let mut probe = Probe::of(&presented).map_err(|form| format!("--as {form}"))?;
+    let kinds: Vec<_> = probe.credentials().collect();
+    let Some(listener) = listener(question, config, &kinds)? else {
+        let why = format!("no listener accepts {}", labels(&kinds));
+        let reason = Reason::CredentialNotAccepted;
+        return Ok(Answer::refused(String::new(), reason, &why));
     };
-    if let Some(id) = &question.client_id {
-        probe.client_id.clone_from(id);
-    } else if credential.starts_with("thumbprint:") {
-        return Err("--as thumbprint:… needs --client-id, which no thumbprint tells".to_owned());
-    }
-    probe.listener.clone_from(&listener.name);
-    probe.source = question.source.map_or(probe.source, |s| s.to_canonical());
-    probe.username = question.username.clone().or(probe.username);
-    probe.san.clone_from(&question.san);
-    probe.token_life = question.token_life;
-    let id = match probe.client_id.as_str() {
-        "" => "without client id".to_owned(),
-        id => format!("client id {}", shown(id)),
-    };
-    let mut text = format!(
-        "{} at listener {} from {}, {id}\n\n",
-        shown(credential),
-        listener.name,
-        probe.source,
-    );
-    if !listener.accept.contains(&kind) {
+    fill(&mut probe, question, config, listener)?;
+    let mut text = asked(question, &probe);
+    // What has nothing to do with the rules, and came before them.
+    let outside = question.reason.filter(|reason| reason::is_outside(*reason));
+    let not_taken = kinds.iter().find(|kind| !listener.accept.contains(kind));
+    if let (None, Some(kind)) = (outside, not_taken) {
         let why = format!(
             "listener {} does not accept {}; add it to `accept`",
             listener.name,
             kind.label()
         );
-        return Ok(Answer::refused(text, &why));
+        return Ok(Answer::refused(text, Reason::CredentialNotAccepted, &why));
     }
-    if probe.is_issued() {
-        match anchors(question, listener)? {
-            Ok(found) => probe.anchors = found,
-            Err(why) => return Ok(Answer::refused(text, &why)),
-        }
+    if let (Err(why), None) = (trust(&mut probe, question, listener)?, outside) {
+        return Ok(Answer::refused(text, Reason::X509Unknown, &why));
     }
     let explanation = rules.explain_as(&probe);
     steps(&mut text, &explanation.steps);
-    let topic = question.topic.as_deref();
-    let properties = config.limits.properties;
-    let yes = verdict(&mut text, &explanation, kind, topic, properties);
-    Ok(Answer { text, yes })
+    if let Some(reason) = outside {
+        let form = reason::waits_for_form(reason).then(|| probe.form());
+        if let Some(Err(denial)) = form {
+            return Ok(denied(text, denial));
+        }
+        reason::explain(&mut text, reason, &explanation, settings);
+        return Ok(Answer { text, yes: false });
+    }
+    let limits = config.limits.properties;
+    Ok(verdict(text, &explanation, &kinds, question, limits))
+}
+
+fn labels(kinds: &[CredentialKind]) -> String {
+    let labels: Vec<_> = kinds.iter().map(|kind| kind.label()).collect();
+    labels.join(" and ")
+}
+
+/// The first lines: what was asked.
+fn asked(question: &Question, probe: &Probe) -> String {
+    let id = match probe.client_id.as_str() {
+        "" => "without client id".to_owned(),
+        id => format!("client id {}", shown(id)),
+    };
+    format!(
+        "{} at listener {} from {}, {id}\n\n",
+        shown(&question.credentials.join(" ")),
+        probe.listener,
+        probe.source,
+    )
+}
+
+/// Puts what was asked into the probe.
+fn fill(
+    probe: &mut Probe,
+    question: &Question,
+    config: &Config,
+    listener: &ListenerConfig,
+) -> Result<(), String> {
+    let by_thumbprint = |text: &String| text.starts_with("thumbprint:");
+    if let Some(id) = &question.client_id {
+        probe.client_id.clone_from(id);
+    } else if question.credentials.first().is_some_and(by_thumbprint) {
+        if question.reason.is_none() && question.cn.is_empty() {
+            let why = "--as thumbprint:… needs --client-id, which no thumbprint tells";
+            return Err(why.to_owned());
+        }
+        probe.client_id.clear();
+    } else if parse_client_id(&probe.client_id).is_err() {
+        // A name that is no device id says nothing about the client id.
+        probe.client_id.clear();
+    }
+    probe.listener.clone_from(&listener.name);
+    probe.source = question.source.map_or(probe.source, |s| s.to_canonical());
+    probe.username = question.username.clone().or(probe.username.take());
+    probe.common_names.clone_from(&question.cn);
+    probe.san.clone_from(&question.san);
+    probe.token_life = question.token_life;
+    probe.place = Some(Place {
+        accept: listener.accept.clone(),
+        hub_host: config.hub.host.clone(),
+    });
+    Ok(())
+}
+
+/// Names the CAs that count as having verified the certificate. The inner error: the handshake
+/// fails.
+fn trust(
+    probe: &mut Probe,
+    question: &Question,
+    listener: &ListenerConfig,
+) -> Result<Result<(), String>, String> {
+    if !probe.is_issued() && question.issuer_ca.is_none() {
+        return Ok(Ok(()));
+    }
+    Ok(anchors(question, listener)?.map(|found| probe.anchors = found))
 }
 
 /// The listener asked about, or the first that takes this credential.
 fn listener<'c>(
     question: &Question,
     config: &'c Config,
-    kind: CredentialKind,
+    kinds: &[CredentialKind],
 ) -> Result<Option<&'c ListenerConfig>, String> {
     let Some(name) = &question.listener else {
-        let mut listeners = config.listeners.iter();
-        return Ok(listeners.find(|listener| listener.accept.contains(&kind)));
+        let takes =
+            |listener: &&ListenerConfig| kinds.iter().all(|kind| listener.accept.contains(kind));
+        return Ok(config.listeners.iter().find(takes));
     };
     let found = config.listeners.iter().find(|l| l.name == *name);
     found.map(Some).ok_or_else(|| {
@@ -162,7 +233,7 @@ fn anchors(
         return Ok(Err(why));
     };
     let trusted = read(bundle)?;
-    let Some(path) = &question.issuer_ca else {
+    let Some(named) = &question.issuer_ca else {
         return match trusted.as_slice() {
             [_] => Ok(Ok(trusted)),
             _ => Err(format!(
@@ -172,17 +243,26 @@ fn anchors(
             )),
         };
     };
-    let mut issuers = read(path)?;
+    let mut issuers = match named.strip_prefix("sha256:") {
+        Some(print) => vec![sha256(print)?],
+        None => read(Path::new(named))?,
+    };
     issuers.retain(|issuer| trusted.contains(issuer));
     if issuers.is_empty() {
         let why = format!(
             "the handshake fails: {} is not in tls.client_ca of listener {}",
-            capped(&path.display().to_string()),
+            shown(named),
             listener.name
         );
         return Ok(Err(why));
     }
     Ok(Ok(issuers))
+}
+
+fn sha256(print: &str) -> Result<Fingerprint, String> {
+    let bytes = parse_thumbprint(print).ok();
+    let bytes = bytes.and_then(|bytes| Fingerprint::try_from(&*bytes).ok());
+    bytes.ok_or_else(|| "--issuer-ca sha256: has 64 hex digits".to_owned())
 }
 
 fn read(path: &Path) -> Result<Vec<Fingerprint>, String> {
@@ -217,37 +297,52 @@ fn steps(text: &mut String, steps: &[Step]) {
     }
 }
 
-/// The last lines; whether they are a yes.
-fn verdict(
-    text: &mut String,
-    explanation: &Explanation,
-    kind: CredentialKind,
-    topic: Option<&str>,
-    properties_max: usize,
-) -> bool {
-    let outcome = match &explanation.outcome {
-        Ok(outcome) => outcome,
-        Err(denial) => {
-            let mut denial = *denial;
-            // The advice to ask here would be odd here.
-            if denial.detail.contains("check --as") {
-                denial.detail = "";
-            }
-            let _ = writeln!(text, "refused: {denial}");
-            return false;
-        }
-    };
-    let condition = match kind {
-        CredentialKind::Psk => "with its key: ",
-        CredentialKind::X509 => "with its private key: ",
-        CredentialKind::Sas => "with a token signed by its key: ",
-        CredentialKind::Password => "with its password: ",
-    };
-    let _ = writeln!(text, "{condition}{outcome}");
-    topic.is_none_or(|topic| may_use(text, outcome, topic, properties_max))
+fn denied(mut text: String, mut denial: Denial) -> Answer {
+    // The advice to ask here would be odd here.
+    if denial.detail.contains("check --as") {
+        denial.detail = "";
+    }
+    let _ = writeln!(text, "refused: {denial}");
+    Answer { text, yes: false }
 }
 
-fn may_use(text: &mut String, outcome: &Outcome, topic: &str, properties_max: usize) -> bool {
+/// The last lines, and whether they are a yes.
+fn verdict(
+    mut text: String,
+    explanation: &Explanation,
+    kinds: &[CredentialKind],
+    question: &Question,
+    properties_max: usize,
+) -> Answer {
+    let outcome = match &explanation.outcome {
+        Ok(outcome) => outcome,
+        Err(denial) => return denied(text, *denial),
+    };
+    let proofs: Vec<_> = kinds.iter().map(|kind| proof(*kind)).collect();
+    let _ = writeln!(text, "with {}: {outcome}", proofs.join(" and "));
+    let yes = match &question.topic {
+        Some(topic) => may_use(&mut text, outcome, topic, question.qos, properties_max),
+        None => true,
+    };
+    Answer { text, yes }
+}
+
+const fn proof(kind: CredentialKind) -> &'static str {
+    match kind {
+        CredentialKind::Psk => "its key",
+        CredentialKind::X509 => "its private key",
+        CredentialKind::Sas => "a token signed by its key",
+        CredentialKind::Password => "its password",
+    }
+}
+
+fn may_use(
+    text: &mut String,
+    outcome: &Outcome,
+    topic: &str,
+    qos: Option<u8>,
+    properties_max: usize,
+) -> bool {
     let (id, rights) = (&outcome.client_id, outcome.permissions);
     let listens = topic.contains(['#', '+']) || topic.contains("/messages/devicebound");
     let (verb, allowed) = match listens {
@@ -262,12 +357,42 @@ fn may_use(text: &mut String, outcome: &Outcome, topic: &str, properties_max: us
         }
     };
     let topic = shown(topic);
-    let _ = match allowed {
-        Ok(None) => writeln!(text, "may {verb} {topic}"),
-        Ok(Some(why)) => writeln!(text, "may {verb} {topic}, on which nothing comes: {why}"),
-        Err(error) => writeln!(text, "may not {verb} {topic}: {}: {error}", error.reason()),
+    if qos == Some(2) && !listens {
+        let (reason, fix) = (Reason::Qos2Publish, Reason::Qos2Publish.fix());
+        let _ = writeln!(text, "may not publish to {topic} with QoS 2; {fix}");
+        let _ = writeln!(text, "refused: {reason}: {}", reason.means());
+        return false;
+    }
+    let error = match allowed {
+        Ok(None) => {
+            let _ = writeln!(text, "may {verb} {topic}");
+            return true;
+        }
+        Ok(Some(why)) => {
+            let _ = writeln!(text, "may {verb} {topic}, on which nothing comes: {why}");
+            return true;
+        }
+        Err(error) => error,
     };
-    allowed.is_ok()
+    let _ = writeln!(text, "may not {verb} {topic}");
+    let _ = writeln!(text, "refused: {}: {error}", error.reason());
+    if !listens {
+        let _ = writeln!(text, "  {}", consequence(outcome.limits.on_refused));
+    }
+    false
+}
+
+/// What becomes of a refused message, and of its device.
+const fn consequence(on_refused: OnRefused) -> &'static str {
+    match on_refused {
+        OnRefused::Close => {
+            "on_refused = \"close\": MQTT 5 is told in the PUBACK, an older device is closed"
+        }
+        OnRefused::Discard => "on_refused = \"discard\": the message is acknowledged and dropped",
+        OnRefused::File => {
+            "on_refused = \"file\": the message is acknowledged and kept in rules.refused_folder"
+        }
+    }
 }
 
 /// A text of the command line, fit for a terminal.

@@ -35,6 +35,8 @@ pub(super) struct Close {
     pub(super) grace: Duration,
     /// Whether the hub still takes the device's word about commands.
     pub(super) settles: bool,
+    /// Whether the log has its refusal already.
+    pub(super) is_told: bool,
     /// Whether the device will come back with the message it is closed for.
     pub(super) poison: bool,
 }
@@ -50,6 +52,7 @@ impl Close {
             will: true,
             grace: GRACE,
             settles: true,
+            is_told: false,
             poison: false,
         }
     }
@@ -137,7 +140,10 @@ impl Close {
 
     /// A filter that 3.1 cannot be told about otherwise: its SUBACK has no code for it.
     pub(super) fn refused_filter(reason: Reason, text: &str) -> Self {
-        Self::new(reason, text.to_owned())
+        Self {
+            is_told: true,
+            ..Self::new(reason, text.to_owned())
+        }
     }
 
     /// An answer that must be given is larger than the client's Maximum Packet Size.
@@ -148,6 +154,7 @@ impl Close {
     /// A message that cannot be answered otherwise before MQTT 5.
     pub(super) fn refused_publish(reason: Reason, text: &str) -> Self {
         Self {
+            is_told: true,
             poison: true,
             ..Self::new(reason, text.to_owned())
         }

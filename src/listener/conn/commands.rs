@@ -7,9 +7,10 @@
 use super::close::Close;
 use super::{Conn, Upstream};
 use crate::hub::message::{Command, Settlement};
+use crate::listener::refusal::Line;
 use crate::mqtt::packet::{Filter, PacketId, QoS};
 use crate::mqtt::session::Deliver;
-use crate::router::topic_map;
+use crate::router::topic_map::{self, TopicError};
 use crate::telemetry::log::REFUSAL;
 use bytestring::ByteString;
 
@@ -25,10 +26,11 @@ impl<U: Upstream> Conn<U> {
                     self.subscriptions.set(which, qos);
                     granted.push(Some(qos));
                     if let Some(why) = which.unserved() {
-                        self.say_unserved(why);
+                        self.say_unserved(why, &filter.filter);
                     }
                 }
                 Err(error) => {
+                    self.log_refused_filter(filter, error);
                     refused = refused.or(Some(error));
                     granted.push(None);
                 }
@@ -47,6 +49,27 @@ impl<U: Upstream> Conn<U> {
             self.upstream().subscribe(window);
         }
         Ok(())
+    }
+
+    /// Tells of a filter the device may not subscribe to.
+    fn log_refused_filter(&self, filter: &Filter, error: TopicError) {
+        self.setup.voice.say(|| {
+            let text = error.to_string();
+            let line = Line::new(
+                "subscription refused",
+                self.who(),
+                self.source,
+                error.reason(),
+                text,
+            );
+            Line {
+                rule: Some(self.device.rule().to_string()),
+                expected: Some(topic_map::commands_filter(&self.device)),
+                topic: Some(&filter.filter),
+                qos: Some(filter.qos as u8),
+                ..line
+            }
+        });
     }
 
     pub(super) fn unsubscribe(

@@ -44,10 +44,11 @@ impl<U: Upstream> Conn<U> {
         self.setup.metrics.uplink_bytes.observe(bytes as f64);
         self.rate.spend(now);
         if let Some(reserved) = Reserved::of(&publish.topic) {
-            self.reserved(ticket, qos, &reserved);
+            self.reserved(ticket, qos, &publish.topic, &reserved);
             return Ok(());
         }
         let copy = self.copy(&publish);
+        let topic = publish.topic.clone();
         let max = self.bounds.limits.payload_bytes;
         if max.is_some_and(|max| bytes > max) {
             let text = "the payload is larger than the device's rule allows";
@@ -55,6 +56,7 @@ impl<U: Upstream> Conn<U> {
                 reason: Reason::PayloadTooLarge,
                 code: PAYLOAD_TOO_LARGE,
                 text,
+                topic: Some(&topic),
             };
             return self.refuse_publish(ticket, qos, &no, copy);
         }
@@ -73,6 +75,7 @@ impl<U: Upstream> Conn<U> {
                     reason: error.reason(),
                     code: error.mqtt5_reason(),
                     text: &error.to_string(),
+                    topic: Some(&topic),
                 };
                 self.refuse_publish(ticket, qos, &no, copy)
             }
@@ -114,10 +117,12 @@ impl<U: Upstream> Conn<U> {
         let Some(qos) = self.decided(ticket) else {
             return Ok(());
         };
+        let topic = copy.as_ref().map(|copy| copy.topic.to_string());
         let no = Refused {
             reason: Reason::of(refusal.reason).unwrap_or(Reason::Rejected),
             code: refusal.mqtt5_reason(),
             text: &refusal.text,
+            topic: topic.as_deref(),
         };
         self.refuse_publish(Ticket(ticket), qos, &no, copy)
     }

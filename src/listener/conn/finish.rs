@@ -6,15 +6,18 @@
 
 use super::close::{Close, GRACE_CONTENDED};
 use super::{Conn, Upstream, io};
+use crate::auth::Who;
 use crate::hub::HubEvent;
 use crate::hub::message::Settlement;
 use crate::hub::outcome::{HubAccepted, Refusal};
+use crate::listener::refusal::Line;
 use crate::listener::{log_text, poison};
 use crate::mqtt::packet::QoS;
 use crate::mqtt::session::Event;
 use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
-use crate::telemetry::log::{CONNECT, REFUSAL};
+use crate::telemetry::log::CONNECT;
+use crate::telemetry::reason::Reason;
 use crate::tls::Stream;
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
@@ -153,22 +156,39 @@ impl<U: Upstream> Conn<U> {
             seconds = clock::mono().since(self.since).as_secs(),
             "device disconnected"
         );
+        let refused = close.reason.refuses() && close.reason != Reason::Drain;
+        if refused && !close.is_told {
+            self.setup.voice.say(|| Line {
+                rule: Some(self.device.rule().to_string()),
+                ..Line::new(
+                    "session refused",
+                    self.who(),
+                    self.source,
+                    close.reason,
+                    &*close.text,
+                )
+            });
+        }
+    }
+
+    /// Whose connection it is, for a log line.
+    pub(super) fn who(&self) -> Who {
+        Who::of_device(&self.device)
     }
 
     /// Names a device that is closed for a message again and again.
     fn log_loop(&self, close: &Close) {
-        if self.setup.quota.allows(clock::mono()) {
-            tracing::warn!(
-                target: REFUSAL,
-                client_id = %self.claim.key(),
-                source = %self.source,
-                rule = %self.device.rule(),
-                reason = %poison::REASON,
-                cause = %close.reason,
-                text = poison::TEXT,
-                "device in a loop"
-            );
-        }
+        self.setup.voice.say(|| Line {
+            rule: Some(self.device.rule().to_string()),
+            got: Some(close.reason.word().to_owned()),
+            ..Line::new(
+                "device in a loop",
+                self.who(),
+                self.source,
+                poison::REASON,
+                poison::TEXT,
+            )
+        });
     }
 
     /// Sends the will, waits for what is in flight within the close's grace, ends the links.

@@ -5,14 +5,14 @@
 //! device has one file under way, and its messages stay in their order.
 
 use super::close::Close;
-use super::events::qos_label;
 use super::{Conn, Upstream};
 use crate::auth::rules::OnRefused;
+use crate::listener::refusal::{Line, Message};
 use crate::mqtt::packet::{Publish, QoS};
 use crate::mqtt::session::Ticket;
 use crate::router::refused::{self, KeepError, Record, RefusedByRule};
+use crate::router::topic_map;
 use crate::runtime::clock;
-use crate::telemetry::log::REFUSAL;
 use crate::telemetry::reason::Reason;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -26,6 +26,8 @@ pub(super) struct Refused<'a> {
     /// MQTT 5 PUBACK reason code (OASIS MQTT 5.0 §3.4.2.1).
     pub(super) code: u8,
     pub(super) text: &'a str,
+    /// Where it was published, as far as that is still known.
+    pub(super) topic: Option<&'a str>,
 }
 
 /// A message on its way to the folder.
@@ -35,6 +37,17 @@ struct Job {
     reason: Reason,
     code: u8,
     record: Record,
+}
+
+impl Job {
+    fn refused<'a>(&'a self, text: &'a str) -> Refused<'a> {
+        Refused {
+            reason: self.reason,
+            code: self.code,
+            text,
+            topic: Some(&self.record.publish.topic),
+        }
+    }
 }
 
 /// A message that was kept, or not.
@@ -105,7 +118,7 @@ impl<U: Upstream> Conn<U> {
         }
         self.session.acknowledge(ticket, leave, &mut self.out.bytes);
         self.show_refused("discarded");
-        self.log_refused(no.reason, no.text, &copy, "discarded", "");
+        self.log_refused(qos, no, "discarded", Some((&copy, None)));
         Ok(())
     }
 
@@ -119,6 +132,7 @@ impl<U: Upstream> Conn<U> {
                 _ => "told",
             };
             self.show_refused(action);
+            self.log_refused(qos, no, action, None);
         }
         told
     }
@@ -128,6 +142,7 @@ impl<U: Upstream> Conn<U> {
             return Ok(());
         }
         self.show_refused("closed");
+        self.log_refused(qos, no, "closed", None);
         Err(Close::refused_publish(no.reason, no.text))
     }
 
@@ -177,17 +192,15 @@ impl<U: Upstream> Conn<U> {
                 let out = &mut self.out.bytes;
                 self.session.acknowledge(job.ticket, leave, out);
                 self.show_refused("filed");
-                self.log_refused(job.reason, &job.record.text, publish, "filed", &id);
+                let no = job.refused(&job.record.text);
+                self.log_refused(job.qos, &no, "filed", Some((publish, Some(&id))));
             }
             Err(error) => {
                 self.show_refused("not_filed");
                 let text = error.to_string();
-                self.log_refused(job.reason, &text, publish, "not_filed", "");
-                let no = Refused {
-                    reason: job.reason,
-                    code: job.code,
-                    text: &job.record.text,
-                };
+                let no = job.refused(&text);
+                self.log_refused(job.qos, &no, "not_filed", Some((publish, None)));
+                let no = job.refused(&job.record.text);
                 self.tell_or_close(job.ticket, job.qos, &no)?;
             }
         }
@@ -200,23 +213,38 @@ impl<U: Upstream> Conn<U> {
         metric.with_label_values(&[action]).inc();
     }
 
-    fn log_refused(&self, reason: Reason, text: &str, publish: &Publish, action: &str, id: &str) {
-        if !self.setup.quota.allows(clock::mono()) {
-            return;
-        }
-        tracing::info!(
-            target: REFUSAL,
-            client_id = %self.claim.key(),
-            source = %self.source,
-            rule = %self.device.rule(),
-            %reason,
-            text = crate::listener::log_text(text),
-            action,
-            id,
-            qos = qos_label(publish.qos),
-            bytes = publish.payload.len(),
-            sha256 = refused::digest(&publish.payload),
-            "message refused"
-        );
+    /// Tells what became of a refused message; with what is known of it where there is a copy.
+    fn log_refused(
+        &self,
+        qos: QoS,
+        no: &Refused<'_>,
+        action: &'static str,
+        copy: Option<(&Publish, Option<&str>)>,
+    ) {
+        self.setup.voice.say(|| Line {
+            rule: Some(self.device.rule().to_string()),
+            expected: self.expected_topic(no.reason),
+            topic: no.topic,
+            qos: Some(qos as u8),
+            message: Some(Message {
+                action,
+                id: copy.and_then(|(_, id)| id.map(str::to_owned)),
+                bytes: copy.map(|(publish, _)| publish.payload.len()),
+                sha256: copy.map(|(publish, _)| refused::digest(&publish.payload)),
+            }),
+            ..Line::new(
+                "message refused",
+                self.who(),
+                self.source,
+                no.reason,
+                no.text,
+            )
+        });
+    }
+
+    /// Where this device may publish, when that is what it got wrong.
+    fn expected_topic(&self, reason: Reason) -> Option<String> {
+        let wrong = matches!(reason, Reason::TopicUnknown | Reason::TopicForeignDevice);
+        wrong.then(|| topic_map::events_topic(&self.device))
     }
 }

@@ -2,10 +2,10 @@
 //! them: the device stays, its SDK gets an error it knows, and the log says so once.
 
 use super::{Conn, Upstream};
+use crate::listener::refusal::Line;
 use crate::mqtt::packet::QoS;
 use crate::mqtt::session::{Deliver, Ticket};
 use crate::router::topic_map::{NOT_SERVED_BODY, Reserved, Subscription, TopicError};
-use crate::telemetry::log::REFUSAL;
 use bytes::Bytes;
 
 /// What the log says once for each connection.
@@ -18,7 +18,7 @@ pub(super) struct Said {
 
 impl<U: Upstream> Conn<U> {
     /// Acknowledges a request nobody serves, and answers it where the device listens.
-    pub(super) fn reserved(&mut self, ticket: Ticket, qos: QoS, request: &Reserved) {
+    pub(super) fn reserved(&mut self, ticket: Ticket, qos: QoS, topic: &str, request: &Reserved) {
         let listens = self.subscriptions.has(Subscription::TwinResponses);
         let answer = match request {
             Reserved::Twin(Some(topic)) if listens => Some(Deliver {
@@ -33,25 +33,25 @@ impl<U: Upstream> Conn<U> {
             .answer(ticket, answer.as_ref(), &mut self.out.bytes);
         let why = request.error();
         self.count("uplink", qos, why.reason().word());
-        self.say_unserved(why);
+        self.say_unserved(why, topic);
     }
 
     /// Says once that the device asks for something that is not served.
-    pub(super) fn say_unserved(&mut self, why: TopicError) {
+    pub(super) fn say_unserved(&mut self, why: TopicError, topic: &str) {
         let said = match why {
             TopicError::MethodUnsupported => &mut self.said.method,
             _ => &mut self.said.twin,
         };
         if !std::mem::replace(said, true) {
-            tracing::info!(
-                target: REFUSAL,
-                client_id = %self.claim.key(),
-                source = %self.source,
-                rule = %self.device.rule(),
-                reason = why.reason().word(),
-                text = %why,
-                "not served"
-            );
+            self.setup.voice.say(|| {
+                let text = why.to_string();
+                let line = Line::new("not served", self.who(), self.source, why.reason(), text);
+                Line {
+                    rule: Some(self.device.rule().to_string()),
+                    topic: Some(topic),
+                    ..line
+                }
+            });
         }
     }
 }

@@ -96,6 +96,7 @@ fn open(limits: Limits) -> Port {
         limits,
         metrics.clone(),
         None,
+        std::path::Path::new("gateway.toml"),
     );
     let config = ListenerConfig {
         name: "plain".to_owned(),

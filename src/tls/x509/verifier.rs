@@ -45,11 +45,17 @@ pub enum Judgement {
     Refused(Reason),
 }
 
+/// A verdict, and the DER of the end entity it is about.
+pub struct Judged {
+    pub judgement: Judgement,
+    pub leaf: Box<[u8]>,
+}
+
 tokio::task_local! {
     /// rustls keeps no verdict of a verifier with the connection, and the verifier is shared by
     /// all; the handshake's own task scope carries it out. A resumed session would leave it
     /// empty, which the caller treats as a refusal.
-    pub static JUDGED: RefCell<Option<Judgement>>;
+    pub static JUDGED: RefCell<Option<Judged>>;
 }
 
 /// A configured CA.
@@ -354,7 +360,8 @@ impl ClientCertVerifier for DeviceVerifier {
             Err(refused) => Judgement::Refused(refused.reason),
         };
         // Outside an acceptor's scope nobody asks for the verdict.
-        let _ = JUDGED.try_with(|judged| judged.replace(Some(judgement)));
+        let leaf = Box::from(leaf.as_ref());
+        let _ = JUDGED.try_with(|judged| judged.replace(Some(Judged { judgement, leaf })));
         let verified = |_| ClientCertVerified::assertion();
         result.map(verified).map_err(|refused| refused.error)
     }

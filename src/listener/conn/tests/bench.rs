@@ -19,6 +19,7 @@ use crate::telemetry::metrics::Metrics;
 use bytes::BytesMut;
 use mqttbytes::v4;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -167,7 +168,8 @@ impl Bench {
     /// An admitted device whose CONNACK was read.
     pub(super) async fn open(plan: Plan) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let setup = Setup::new(plan.limits.clone(), metrics.clone(), plan.folder.clone());
+        let (limits, folder) = (plan.limits.clone(), plan.folder.clone());
+        let setup = Setup::new(limits, metrics.clone(), folder, Path::new("gateway.toml"));
         let admission = admission();
         let registry: Arc<Registry> = Registry::new(Duration::ZERO);
         let device = admission.device.clone();

@@ -1,0 +1,154 @@
+//! The log line of a refusal: who, where, by which rule, what was expected and what came, what to
+//! do, and the `check` that asks the rules again.
+
+pub(super) mod connect;
+
+use super::log_text;
+use super::quota::Quota;
+use crate::auth::Who;
+use crate::runtime::clock;
+use crate::telemetry::log::REFUSAL;
+use crate::telemetry::reason::{Basis, Reason};
+use crate::telemetry::shell::option;
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+/// Lines about refusals: bounded, and counted where they are left out.
+#[derive(Default)]
+pub(super) struct Voice {
+    quota: Quota,
+    /// What `check -c` is to read; empty where there is no file.
+    config: PathBuf,
+}
+
+/// One refusal. What is not known is left out of the line.
+pub(super) struct Line<'a> {
+    /// What happened, a few words.
+    pub(super) what: &'static str,
+    pub(super) who: Who,
+    pub(super) source: SocketAddr,
+    pub(super) reason: Reason,
+    /// What the peer is told.
+    pub(super) text: Cow<'a, str>,
+    /// What only operators are told.
+    pub(super) detail: &'a str,
+    /// The rule or entry that decided.
+    pub(super) rule: Option<String>,
+    /// What would have been right, where that can be said in a word.
+    pub(super) expected: Option<String>,
+    /// What came instead.
+    pub(super) got: Option<String>,
+    /// The topic or filter.
+    pub(super) topic: Option<&'a str>,
+    pub(super) qos: Option<u8>,
+    /// What became of the message.
+    pub(super) message: Option<Message>,
+}
+
+/// A message that was refused.
+#[derive(Default)]
+pub(super) struct Message {
+    /// `refused_messages_total{action}`
+    pub(super) action: &'static str,
+    /// Its name in the folder.
+    pub(super) id: Option<String>,
+    pub(super) bytes: Option<usize>,
+    pub(super) sha256: Option<String>,
+}
+
+impl<'a> Line<'a> {
+    /// The line of `who`, with what there always is.
+    pub(super) fn new(
+        what: &'static str,
+        who: Who,
+        source: SocketAddr,
+        reason: Reason,
+        text: impl Into<Cow<'a, str>>,
+    ) -> Self {
+        Self {
+            what,
+            who,
+            source,
+            reason,
+            text: text.into(),
+            detail: "",
+            rule: None,
+            expected: None,
+            got: None,
+            topic: None,
+            qos: None,
+            message: None,
+        }
+    }
+}
+
+impl Voice {
+    /// Lines that point to this configuration file.
+    pub(super) fn of(config: &Path) -> Self {
+        Self {
+            quota: Quota::default(),
+            config: config.to_owned(),
+        }
+    }
+
+    /// Writes the line, unless there were too many this second. `line` is made only if so.
+    pub(super) fn say<'a>(&self, line: impl FnOnce() -> Line<'a>) {
+        let Some(suppressed) = self.quota.take(clock::mono()) else {
+            return;
+        };
+        let mut line = line();
+        let message = line.message.take().unwrap_or_default();
+        tracing::info!(
+            target: REFUSAL,
+            listener = line.who.listener,
+            source = %line.source,
+            identity = line.who.identity(),
+            client_id = line.who.client_id,
+            rule = line.rule,
+            reason = %line.reason,
+            expected = line.expected,
+            got = line.got,
+            text = log_text(&line.text),
+            detail = told(line.detail),
+            topic = line.topic,
+            qos = line.qos,
+            action = told(message.action),
+            id = message.id,
+            bytes = message.bytes,
+            sha256 = message.sha256,
+            suppressed = Some(suppressed).filter(|lines| *lines > 0),
+            fix = told(line.reason.fix()),
+            hint = self.hint(&line),
+            "{}",
+            line.what
+        );
+    }
+
+    /// The `check` that comes to the same answer.
+    fn hint(&self, line: &Line<'_>) -> Option<String> {
+        if self.config.as_os_str().is_empty() || !line.reason.refuses() {
+            return None;
+        }
+        let mut hint = String::from("iothub-gateway check");
+        hint.push_str(" -c ");
+        hint.push_str(&crate::telemetry::shell::quoted(
+            &self.config.to_string_lossy(),
+        ));
+        hint.push_str(&line.who.question());
+        if let Some(topic) = line.topic {
+            option(&mut hint, "topic", topic);
+        }
+        if let Some(qos) = line.qos {
+            option(&mut hint, "qos", &qos.to_string());
+        }
+        if line.reason.basis() != Basis::Rules {
+            option(&mut hint, "reason", line.reason.word());
+        }
+        Some(hint)
+    }
+}
+
+fn told(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
