@@ -62,7 +62,8 @@ def get(url):
 class Folder(unittest.TestCase):
     def setUp(self):
         self.folder = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        if "KEEP" not in os.environ:  # to look at what was written
+            self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
 
     def start(self, *command, **options):
         log = open(self.folder / "log", "ab")
