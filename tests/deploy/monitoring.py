@@ -6,6 +6,7 @@ that scrapes gateways with and without a fault, dashboards by its API, the alert
 """
 import http.server
 import os
+import re
 import signal
 import socket
 import ssl
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from check import DEPLOY, Folder, eventually, run
+from check import DEPLOY, ROOT, Folder, eventually, run
 from gateways import Emulator, Gateway, Prometheus, Repeat
 
 RULES = DEPLOY / "prometheus/rules.yaml"
@@ -54,6 +55,21 @@ class Rules(unittest.TestCase):
             self.assertEqual(set(rule["annotations"]), {"summary", "description", "runbook_url"}, name)
             section = f"deploy/RUNBOOK.md#{name.lower()}"
             self.assertEqual(rule["annotations"]["runbook_url"], section)
+
+    def test_each_cause_of_the_hubs_refusals_is_in_one_alert(self):
+        text = (ROOT / "README.md").read_text().split("## When the hub refuses")[1]
+        causes = re.findall(r"(?m)^\| `([a-z_]+)` \|", text.split("\n## ")[0])
+        self.assertGreater(len(causes), 20)
+        patterns = [re.search(r'hub_refusing\{cause=~"([^"]+)"', rule["expr"]) for rule in ALERTS.values()]
+        words = [word for pattern in patterns if pattern for word in pattern[1].split("|")]
+        self.assertEqual(sorted(words), sorted(causes))
+
+    def test_refusals_leave_out_the_ends_at_which_nobody_was_refused(self):
+        text = (ROOT / "config/README.md").read_text().split("## Reasons")[1]
+        ends = re.findall(r"(?m)^\| `([a-z_]+)` \| [a-z, ]+ \| end \|", text)
+        (record,) = [r for r in rules() if r.get("record") == "instance_reason:iothub_gateway_refusals:rate5m"]
+        left_out = re.search(r'reason!~"([^"]+)"', record["expr"])[1].split("|")
+        self.assertEqual(sorted(left_out), sorted([*ends, "drain"]))
 
 
 class Alerts(Folder):
@@ -110,6 +126,7 @@ class Alerts(Folder):
         while missing and time.monotonic() < until or time.monotonic() < clean_until:
             fired = prometheus.fired()
             for name in [name for name in missing if missing[name] <= fired.get(name, set())]:
+                self.show(missing[name], self.gateways[name], prometheus)
                 print(f"{name}: {sorted(missing.pop(name))} after {time.monotonic() - begun:.0f} s")
             time.sleep(0.5)
         fired = prometheus.fired()
@@ -120,8 +137,28 @@ class Alerts(Folder):
         self.assertEqual({name: names for name, names in more.items() if names}, {},
                          "fired beside what its fault brings about")
         self.assertEqual(nothing.firing(), {"": {"Absent"}})
+        self.show({"Absent"}, self.gateways["clean"], nothing)
+        self.show({}, self.gateways["clean"], prometheus)  # the commands it begins with
         shown = set().union(*(set(must) for must, _ in self.FIRES.values()), {"Absent"})
         self.assertEqual({"IothubGateway" + name for name in shown}, set(ALERTS))
+
+    def show(self, alerts, gateway, prometheus):
+        """Runs what the runbook says shows the matter, while it is the matter."""
+        (self.folder / "bin").mkdir(exist_ok=True)
+        program = self.folder / "bin/iothub-gateway"
+        if not program.exists():
+            program.symlink_to(BINARY)
+        text = (DEPLOY / "RUNBOOK.md").read_text()
+        parts = [text.split(f"\n### IothubGateway{alert}\n")[1] for alert in alerts] or [text]
+        for part in parts:
+            commands = part.split("```sh\n")[1].split("```")[0]
+            commands = commands.replace("127.0.0.1:9464", f"127.0.0.1:{gateway.admin}")
+            commands = commands.replace("127.0.0.1:9090", prometheus.address)
+            path = f"{program.parent}:{os.environ['PATH']}"
+            for command in commands.splitlines():
+                said = run("bash", "-o", "pipefail", "-c", command, cwd=gateway.folder,
+                           env={**os.environ, "PATH": path}, timeout=20)
+                self.assertTrue(said.strip(), f"{alerts}: {command}")
 
     def gateway(self, name, at=None, **sections):
         at = at or self.shared

@@ -5,6 +5,7 @@
 
 mod documents;
 mod rules;
+mod runbook;
 
 use std::fs;
 use std::path::{Path, PathBuf};

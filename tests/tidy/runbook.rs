@@ -1,0 +1,228 @@
+//! The runbook against what it is about: a section for each alert, a line for each log event at
+//! warn or above, and neither for anything else.
+
+use crate::{Source, root, sources};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+/// What a section has to say.
+const PARTS: [&str; 4] = ["**Symptom**", "**Cause**", "**Show**", "**Fix**"];
+
+fn runbook() -> String {
+    fs::read_to_string(root().join("deploy/RUNBOOK.md")).expect("the runbook")
+}
+
+fn alerts() -> BTreeSet<String> {
+    let rules = fs::read_to_string(root().join("deploy/prometheus/rules.yaml")).expect("rules");
+    let names = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    names.map(str::to_owned).collect()
+}
+
+/// Sections by heading of the third level.
+fn sections(text: &str) -> BTreeMap<String, String> {
+    let parts = text.split("\n### ").skip(1);
+    let section = |part: &str| {
+        let (heading, body) = part.split_once('\n').unwrap_or((part, ""));
+        let body = body.split("\n## ").next().unwrap_or_default();
+        (heading.to_owned(), body.to_owned())
+    };
+    parts.map(section).collect()
+}
+
+/// What a section lacks.
+fn lacks(body: &str) -> Vec<&'static str> {
+    let said = |part: &&str| {
+        let rest = body.split_once(*part).map(|(_, rest)| rest);
+        let words = rest.and_then(|rest| rest.split("**").next());
+        words.is_some_and(|words| words.split_whitespace().count() >= 3)
+    };
+    let mut missing: Vec<_> = PARTS.into_iter().filter(|part| !said(part)).collect();
+    if !body.contains("```sh\n") {
+        missing.push("a command");
+    }
+    missing
+}
+
+#[test]
+fn each_alert_has_a_whole_section_and_each_section_an_alert() {
+    let sections = sections(&runbook());
+    let named: BTreeSet<String> = sections.keys().cloned().collect();
+    assert_eq!(alerts(), named, "left: alerts, right: sections");
+    for (alert, body) in sections {
+        assert_eq!(lacks(&body), Vec::<&str>::new(), "{alert}");
+    }
+}
+
+#[test]
+fn a_section_without_a_fix_or_a_command_is_noticed() {
+    let whole = "**Symptom** a b c\n**Cause** a b c\n**Show**\n```sh\ncurl x y z\n```\n\
+                 **Fix** a b c";
+    assert_eq!(lacks(whole), Vec::<&str>::new());
+    assert_eq!(
+        lacks(&whole.replace("**Fix** a b c", "**Fix**")),
+        ["**Fix**"]
+    );
+    assert_eq!(lacks(&whole.replace("```sh", "```")), ["a command"]);
+}
+
+/// Level, target and message of an event; what is filled in is `…`.
+type Event = (String, String, String);
+
+/// The events at warn or above of one file, tests left out.
+fn events(source: &Source) -> Vec<Event> {
+    let code = source
+        .text
+        .split("\nmod tests {")
+        .next()
+        .unwrap_or_default();
+    let mut found = Vec::new();
+    for level in ["warn", "error"] {
+        for (at, _) in code.match_indices(&format!("{level}!(")) {
+            let before = code[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
+                continue; // another macro
+            }
+            let arguments = &code[at + level.len() + 2..];
+            let target = match arguments.trim_start().starts_with("target: REFUSAL") {
+                true => "iothub_gateway::refusal".to_owned(),
+                false => target(&source.path),
+            };
+            found.push((level.to_owned(), target, filled(&message(arguments))));
+        }
+    }
+    found
+}
+
+/// The module of a file, as log lines name it.
+fn target(path: &str) -> String {
+    let module = path.trim_start_matches("src/").trim_end_matches(".rs");
+    let module = module.trim_end_matches("/mod").replace('/', "::");
+    format!("iothub_gateway::{module}")
+}
+
+/// The first literal among a macro's own arguments that is no field's value.
+fn message(arguments: &str) -> String {
+    let (mut depth, mut previous) = (0, ' ');
+    let mut rest = arguments.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => break,
+            ')' | ']' | '}' => depth -= 1,
+            '"' => {
+                let literal = literal(&mut rest);
+                if depth == 0 && previous != '=' {
+                    return literal;
+                }
+            }
+            _ => {}
+        }
+        if !c.is_whitespace() {
+            previous = c;
+        }
+    }
+    String::new()
+}
+
+/// A string literal whose opening quote was read; a line's continuation is taken out.
+fn literal(rest: &mut std::str::Chars<'_>) -> String {
+    let mut text = String::new();
+    while let Some(c) = rest.next() {
+        match c {
+            '"' => break,
+            '\\' => match rest.next() {
+                Some('\n') => *rest = rest.as_str().trim_start().chars(),
+                Some(other) => text.push(other),
+                None => break,
+            },
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+/// The message with each `{…}` as an ellipsis.
+fn filled(message: &str) -> String {
+    let mut text = String::new();
+    for (index, part) in message.split('{').enumerate() {
+        let part = match (index, part.split_once('}')) {
+            (0, _) | (_, None) => part,
+            (_, Some((_, rest))) => {
+                text.push('…');
+                rest
+            }
+        };
+        text.push_str(part);
+    }
+    text
+}
+
+/// The rows of the runbook's table of log lines.
+fn documented(text: &str) -> Vec<Vec<String>> {
+    let table = text
+        .split_once("\n## Log lines")
+        .map_or("", |(_, rest)| rest);
+    let rows = table.lines().filter(|line| line.starts_with("| `"));
+    let cells = |row: &str| -> Vec<String> {
+        let cells = row.trim_matches('|').split(" | ");
+        let cells = cells.map(|cell| cell.trim().trim_matches('`').to_owned());
+        cells.collect()
+    };
+    rows.map(cells).collect()
+}
+
+#[test]
+fn each_log_event_at_warn_or_above_has_a_line_that_says_what_to_do() {
+    let of_the_gateway = |source: &&Source| {
+        let path = &source.path;
+        let others = ["src/emulator", "src/load"];
+        !others.iter().any(|other| path.starts_with(other)) && !path.ends_with("tests.rs")
+    };
+    let logged: BTreeSet<Event> = sources("src")
+        .iter()
+        .filter(of_the_gateway)
+        .flat_map(events)
+        .collect();
+    assert!(logged.len() > 20, "{logged:?}");
+    let mut described = BTreeSet::new();
+    for row in documented(&runbook()) {
+        let cells = <[String; 5]>::try_from(row).expect("five cells");
+        let [message, level, target, means, fix] = cells;
+        assert!(means.len() > 5 && fix.len() > 5, "{message}");
+        described.insert((level, target, message));
+    }
+    let missing: Vec<_> = logged.difference(&described).collect();
+    let stale: Vec<_> = described.difference(&logged).collect();
+    assert!(
+        missing.is_empty() && stale.is_empty(),
+        "not in deploy/RUNBOOK.md: {missing:#?}\nin no source: {stale:#?}"
+    );
+}
+
+#[test]
+fn events_are_found_in_all_their_shapes() {
+    let text = r#"
+        tracing::warn!("plain");
+        tracing::error!(%error, keys = %list.join(", "), "with fields: {error}; \
+             and {more}");
+        warn!(target: REFUSAL, kind = "x", "named {}", value);
+        compile_error!("no event");
+mod tests {
+        tracing::warn!("of a test");
+    "#;
+    let source = Source {
+        path: "src/hub/mod.rs".to_owned(),
+        text: text.to_owned(),
+    };
+    let event = |level: &str, target: &str, message: &str| {
+        (level.to_owned(), target.to_owned(), message.to_owned())
+    };
+    let expected = [
+        event("warn", "iothub_gateway::hub", "plain"),
+        event("warn", "iothub_gateway::refusal", "named …"),
+        event("error", "iothub_gateway::hub", "with fields: …; and …"),
+    ];
+    assert_eq!(events(&source), expected);
+}
