@@ -7,29 +7,33 @@
 pub mod dates;
 mod exposed;
 mod load;
+mod operator;
 mod reload;
+mod status;
 
 pub use exposed::exposed;
 pub use load::{Loaded, Sources, environment, load, load_rules};
 
-use crate::admin::{self, AdminHandle, HubRefusal, Readiness};
+use crate::admin::api::{Api, Tokens};
+use crate::admin::{self, AdminHandle, Served};
 use crate::auth::rules::RuleSet;
 use crate::config::secret::Secret;
-use crate::config::{Config, ListenerConfig, ShutdownConfig};
-use crate::hub::refusals::Standing;
-use crate::hub::{Hub, HubStatus};
-use crate::listener::{Listener, Shared};
+use crate::config::{AdminConfig, Config, ListenerConfig, ShutdownConfig};
+use crate::hub::Hub;
+use crate::listener::{Listener, Records, Shared};
 use crate::router::refused::Folder;
 use crate::runtime::clock;
 use crate::runtime::handover;
 use crate::runtime::phase::Phase;
 use crate::runtime::sockets::{self, Inherited};
+use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{
     Acceptor, CertificateRules, HandshakeLimits, OldCertificate, PskHash, PskKeys, PskLookup,
 };
 use arc_swap::ArcSwap;
 use reload::Reloader;
+use status::{problem, status};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +83,8 @@ pub struct Gateway {
     reloader: Arc<Reloader>,
     phase: watch::Sender<Phase>,
     shutdown: ShutdownConfig,
+    /// Cancelled when an operator asks for the end.
+    stop_wanted: CancellationToken,
     /// Second descriptors of every port, for the next process.
     sockets: Vec<(String, std::net::TcpListener)>,
 }
@@ -107,15 +113,20 @@ impl Gateway {
         let acceptors = acceptors(&config, &rules, &metrics)?;
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let mut shared_sockets = share_admin(&admin_socket);
-        let hub = Hub::start(Arc::new(config.hub.clone()), metrics.clone());
+        let causes = Arc::new(Causes::new(config.limits.causes));
+        let upstream = Arc::new(config.hub.clone());
+        let hub = Hub::start_noting(upstream, metrics.clone(), causes.clone());
         let shared = Shared::new(
             rules.clone(),
             hub.clone(),
             config.hub.host.clone(),
             config.limits.clone(),
             metrics.clone(),
-            refused_folder(&config)?,
-            &config.file,
+            Records {
+                refused: refused_folder(&config)?,
+                config: config.file.clone(),
+                causes: causes.clone(),
+            },
         );
         let reloader = Arc::new(Reloader {
             config: config.clone(),
@@ -123,25 +134,27 @@ impl Gateway {
             rules,
             registry: shared.registry().clone(),
             metrics: metrics.clone(),
+            wanted: Arc::default(),
         });
+        let stop_wanted = CancellationToken::new();
         let bound = bind_all(config.listeners, acceptors, &shared, inherited)?;
         shared_sockets.extend(bound.iter().filter_map(|(_, _, l)| l.share().ok()));
         let (phase, _) = watch::channel(Phase::Starting);
         let status = status(hub.clone(), phase.subscribe());
-        let (truth, bounds) = (Arc::downgrade(&status), Arc::downgrade(&shared));
-        metrics.before_render(move |metrics| {
-            let ready = truth.upgrade().is_some_and(|status| status().ready);
-            metrics.ready.set(i64::from(ready));
-            if let Some(shared) = bounds.upgrade() {
-                shared.show_limits(metrics);
-            }
-        });
-        let admin = admin::spawn_thread(admin_socket, metrics.clone(), status)
-            .map_err(StartError::Admin)?;
-        let listeners = bound
-            .iter()
-            .map(|(name, address, _)| (name.clone(), *address))
-            .collect();
+        show_before_render(&metrics, &status, &shared);
+        let office = operator::Office {
+            shared: shared.clone(),
+            hub: hub.clone(),
+            host: config.hub.host.clone(),
+            status,
+            causes,
+            reload: reloader.wanted.clone(),
+            stop: stop_wanted.clone(),
+        };
+        let admin = open_admin(admin_socket, metrics.clone(), office, &config.admin)?;
+        let named = bound.iter();
+        let listeners = named.map(|(name, address, _)| (name.clone(), *address));
+        let listeners = listeners.collect();
         let accepting = CancellationToken::new();
         tokio::spawn(accept(bound, hub.clone(), phase.clone(), accepting.clone()));
         let shutdown = config.shutdown;
@@ -155,6 +168,7 @@ impl Gateway {
             reloader,
             phase,
             shutdown,
+            stop_wanted,
             sockets: shared_sockets,
         })
     }
@@ -169,6 +183,11 @@ impl Gateway {
             return std::future::pending().await;
         };
         handover::succeeded(&path, &self.sockets).await
+    }
+
+    /// Resolves when an operator asks for an orderly stop.
+    pub async fn stop_wanted(&self) {
+        self.stop_wanted.cancelled().await;
     }
 
     /// Reloads rules and certificates on SIGHUP and whenever one of their files changes, until
@@ -328,6 +347,43 @@ fn bind_all(
     Ok(bound)
 }
 
+/// Brings what is only looked at when rendered up to date.
+fn show_before_render(metrics: &Arc<Metrics>, status: &admin::Status, shared: &Arc<Shared>) {
+    let (truth, bounds) = (Arc::downgrade(status), Arc::downgrade(shared));
+    metrics.before_render(move |metrics| {
+        let ready = truth.upgrade().is_some_and(|status| status().ready);
+        metrics.ready.set(i64::from(ready));
+        if let Some(shared) = bounds.upgrade() {
+            shared.show_limits(metrics);
+        }
+    });
+}
+
+/// Serves the operators.
+fn open_admin(
+    socket: std::net::TcpListener,
+    metrics: Arc<Metrics>,
+    office: operator::Office,
+    config: &AdminConfig,
+) -> Result<AdminHandle, StartError> {
+    let served = Served {
+        metrics,
+        status: office.status.clone(),
+        api: Some(Arc::new(Api::new(Arc::new(office), tokens(config)))),
+    };
+    let limits = admin::AdminLimits::default();
+    admin::spawn_thread_with(socket, served, limits).map_err(StartError::Admin)
+}
+
+/// Who may use the API.
+fn tokens(admin: &AdminConfig) -> Tokens {
+    Tokens {
+        read: admin.read_token.clone(),
+        operate: admin.operate_token.clone(),
+        loopback: admin.bind.ip().is_loopback(),
+    }
+}
+
 /// The admin server's socket for the next process.
 fn share_admin(socket: &std::net::TcpListener) -> Vec<(String, std::net::TcpListener)> {
     let socket = socket.try_clone().ok();
@@ -420,57 +476,4 @@ async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: 
         }
         starting
     });
-}
-
-/// What `/ready` answers: the truth of this moment.
-fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
-    Arc::new(move || {
-        let (phase, hub) = (*phase.borrow(), hub.status());
-        let now = clock::unix();
-        let token = hub.token_expiry.filter(|expiry| *expiry > now);
-        let blocks = hub.refusals.iter().find(|refused| refused.blocks);
-        let reason = match (phase, token, hub.connections_ready) {
-            (Phase::Ready, Some(_), 1..) => blocks.map(explained).unwrap_or_default(),
-            (Phase::Ready, None, _) => format!("no valid token at the hub: {}", problem(&hub)),
-            (Phase::Ready, _, _) => format!("no connection to the hub: {}", problem(&hub)),
-            (other, _, _) => format!("the phase is {}", other.name()),
-        };
-        let ready = reason.is_empty();
-        let degraded = hub.refusals.first().filter(|_| ready).map(explained);
-        Readiness {
-            ready,
-            phase: phase.name(),
-            reason: degraded.unwrap_or(reason),
-            hub_connections: hub.connections_ready,
-            token_expires_in_s: token.map(|expiry| expiry.since(now).as_secs()),
-            hub_refuses: hub.refusals.iter().map(refused).collect(),
-        }
-    })
-}
-
-/// What keeps the gateway from its hub, in a sentence.
-fn problem(hub: &HubStatus) -> String {
-    match hub.refusals.first() {
-        Some(refused) if hub.problem.is_empty() => explained(refused),
-        Some(refused) => format!("{}; {}", hub.problem, refused.cause.fix()),
-        None => hub.problem.clone(),
-    }
-}
-
-/// What the hub refuses, and what to do, in a sentence.
-fn explained(refused: &Standing) -> String {
-    let cause = refused.cause;
-    format!("{}: {}; {}", cause.word(), cause.says(), cause.fix())
-}
-
-fn refused(refused: &Standing) -> HubRefusal {
-    let cause = refused.cause;
-    HubRefusal {
-        cause: cause.word(),
-        code: cause.code(),
-        says: cause.says(),
-        fix: cause.fix(),
-        count: refused.count,
-        lasts_s: refused.lasted.as_secs(),
-    }
 }

@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used)] // a failed step of a test is a failed test
 
 use iothub_gateway::admin::{
-    AdminHandle, AdminLimits, HubRefusal, Readiness, Status, bind, spawn_thread, spawn_thread_with,
+    AdminHandle, AdminLimits, HubRefusal, Readiness, Served, Status, bind, spawn_thread,
+    spawn_thread_with,
 };
 use iothub_gateway::runtime::clock;
 use iothub_gateway::telemetry::metrics::Metrics;
@@ -55,7 +56,12 @@ fn degraded() -> Readiness {
 
 fn start(status: Status, limits: AdminLimits) -> AdminHandle {
     let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    spawn_thread_with(listener, Arc::new(Metrics::new()), status, limits).unwrap()
+    let served = Served {
+        metrics: Arc::new(Metrics::new()),
+        status,
+        api: None,
+    };
+    spawn_thread_with(listener, served, limits).unwrap()
 }
 
 fn server() -> AdminHandle {

@@ -1,11 +1,14 @@
-//! The operators' port: `/metrics`, `/live`, `/ready`.
+//! The operators' port: `/metrics`, `/live`, `/ready`, and the API of `api`.
 //!
 //! A small HTTP/1.1 server with bounds of its own, on its own thread, so that a slow scraper
-//! cannot disturb devices and a busy gateway still answers its probes. It changes nothing, and
+//! cannot disturb devices and a busy gateway still answers its probes. What is not below `/api/v1/` changes nothing. It
 //! knows the upstream only by the [`Readiness`] it is given. One request per connection, and the
 //! whole connection within [`AdminLimits::request_timeout`]: there is no idle connection to hold.
 
+pub mod api;
+
 use crate::telemetry::metrics::Metrics;
+use api::Api;
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -117,21 +120,26 @@ const HEADERS_MAX: usize = 64;
 /// The paths there are.
 const PATHS: &[&str] = &["/live", "/metrics", "/ready"];
 
+/// What is served.
+#[derive(Clone)]
+pub struct Served {
+    /// `/metrics`
+    pub metrics: Arc<Metrics>,
+    /// `/ready`
+    pub status: Status,
+    /// `/api/v1/`, where there is one.
+    pub api: Option<Arc<Api>>,
+}
+
 /// Serves until `shutdown`, with the default limits. Requests being answered then are finished.
-pub async fn serve(
-    listener: TcpListener,
-    metrics: Arc<Metrics>,
-    status: Status,
-    shutdown: CancellationToken,
-) {
-    serve_with(listener, metrics, status, shutdown, AdminLimits::default()).await;
+pub async fn serve(listener: TcpListener, served: Served, shutdown: CancellationToken) {
+    serve_with(listener, served, shutdown, AdminLimits::default()).await;
 }
 
 /// [`serve`] with other limits.
 pub async fn serve_with(
     listener: TcpListener,
-    metrics: Arc<Metrics>,
-    status: Status,
+    served: Served,
     shutdown: CancellationToken,
     limits: AdminLimits,
 ) {
@@ -150,7 +158,7 @@ pub async fn serve_with(
         while requests.try_join_next().is_some() {} // forget the finished ones
         match stream {
             Ok((stream, _)) => {
-                let request = connection(stream, Arc::clone(&metrics), Arc::clone(&status), limits);
+                let request = connection(stream, served.clone(), limits);
                 requests.spawn(async move {
                     request.await;
                     drop(permit);
@@ -167,10 +175,19 @@ pub async fn serve_with(
 }
 
 /// One request and its answer, or nothing when the peer is too slow.
-async fn connection(stream: TcpStream, metrics: Arc<Metrics>, status: Status, limits: AdminLimits) {
+async fn connection(stream: TcpStream, served: Served, limits: AdminLimits) {
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let answer = answer(request.method(), request.uri().path(), &metrics, &status);
-        std::future::ready(Ok::<_, Infallible>(answer))
+        let served = served.clone();
+        async move {
+            let path = request.uri().path();
+            let answer = match &served.api {
+                Some(api) if path.starts_with(api::ROOT) => {
+                    api.answer(request.map(Body::new)).await
+                }
+                _ => answer(request.method(), path, &served.metrics, &served.status),
+            };
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -294,7 +311,12 @@ pub fn spawn_thread(
     metrics: Arc<Metrics>,
     status: Status,
 ) -> std::io::Result<AdminHandle> {
-    spawn_thread_with(listener, metrics, status, AdminLimits::default())
+    let served = Served {
+        metrics,
+        status,
+        api: None,
+    };
+    spawn_thread_with(listener, served, AdminLimits::default())
 }
 
 /// [`spawn_thread`] with other limits.
@@ -303,8 +325,7 @@ pub fn spawn_thread(
 /// As [`spawn_thread`].
 pub fn spawn_thread_with(
     listener: std::net::TcpListener,
-    metrics: Arc<Metrics>,
-    status: Status,
+    served: Served,
     limits: AdminLimits,
 ) -> std::io::Result<AdminHandle> {
     let address = listener.local_addr()?;
@@ -322,7 +343,7 @@ pub fn spawn_thread_with(
     let thread = std::thread::Builder::new()
         .name("admin".to_owned())
         .spawn(move || {
-            runtime.block_on(serve_with(listener, metrics, status, until, limits));
+            runtime.block_on(serve_with(listener, served, until, limits));
         })?;
     Ok(AdminHandle {
         address,

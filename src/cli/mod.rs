@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 
 pub mod check;
+mod ctl;
 mod demo;
 mod device;
 mod emulator;
@@ -47,6 +48,8 @@ enum Command {
     Run(run::Args),
     /// Check configuration and rules; print every problem.
     Check(check::Args),
+    /// Ask a running gateway, and give it orders.
+    Ctl(ctl::Args),
     /// Run the IoT Hub emulator alone.
     Emulator(emulator::Args),
     /// Be many devices: load any MQTT server and report what it took.
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Ctl(args) => ctl::run(&args),
         Command::Emulator(args) => emulator::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Token(args) => token::run(&args),

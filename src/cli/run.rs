@@ -60,9 +60,9 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
     let (predecessor, inherited) = match sockets(&loaded.config) {
         Ok(found) => found,
         Err(error) => {
-            tracing::error!(
+            complain(&format!(
                 "shutdown.handover: {error}; stop the process that holds it, or remove the key"
-            );
+            ));
             return ExitCode::FAILURE;
         }
     };
@@ -86,10 +86,14 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             }
             false
         }
+        () = gateway.stop_wanted() => false,
         succeeded = succeeded(&gateway, served) => succeeded,
     };
     tracing::info!(succeeded, "stopping; a second signal ends at once");
-    systemd(&[NotifyState::Stopping]);
+    // A successor that took over is the service now, and it goes on.
+    if !succeeded {
+        systemd(&[NotifyState::Stopping]);
+    }
     let second = async {
         tokio::time::sleep(ONE_SIGNAL).await;
         stop_signal().await

@@ -355,7 +355,13 @@ impl Sources<'_> {
 }
 
 /// The keys `${file:…}` may stand in: those whose values are never shown.
-const SECRET_KEYS: &[&str] = &["hub.key", "hub.secondary_key", "hub.connection_string"];
+const SECRET_KEYS: &[&str] = &[
+    "hub.key",
+    "hub.secondary_key",
+    "hub.connection_string",
+    "admin.read_token",
+    "admin.operate_token",
+];
 
 /// Splits at the `}` that closes a `${` before `text`, with pairs of braces inside.
 fn split_closing(text: &str) -> Option<(&str, &str)> {

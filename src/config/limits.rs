@@ -209,6 +209,13 @@ limits! {
     /// and then up to 60 s, to be let in again.
     failures_per_device: count = 5, 1 => 1_000_000,
         "under 1MiB for the 10,000 latest devices; on_refused in a rule ends the loop";
+    /// Last causes kept of devices that were refused or lost, and as many of strangers, one for
+    /// each name and reason; `ctl explain` shows them.
+    causes: count = 4_096, 0 => 1_000_000,
+        "at most 3KiB each, 24MiB at the default; 0 keeps none";
+    /// Devices an operator keeps out for a time; more are not taken.
+    blocks: count = 10_000, 0 => 1_000_000,
+        "at most 300 B each";
     /// Bytes of the messages in rules.refused_folder; at this number they are refused as without
     /// it.
     refused_folder_bytes: bytes = 64 * MIB, 64 * KIB => 1024 * 1024 * MIB,

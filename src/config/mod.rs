@@ -191,8 +191,12 @@ pub enum OnDisconnect {
 /// `[admin]`.
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
-    /// `/metrics`, `/live`, `/ready`.
+    /// `/metrics`, `/live`, `/ready`, `/api/v1/`.
     pub bind: SocketAddr,
+    /// May read the API.
+    pub read_token: Option<Secret>,
+    /// May read it and give orders.
+    pub operate_token: Option<Secret>,
 }
 
 /// `[log]`.

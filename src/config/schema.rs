@@ -107,7 +107,7 @@ impl Section {
                 keys.push("commands_on_disconnect");
                 keys
             }
-            Self::Admin => vec!["bind"],
+            Self::Admin => vec!["bind", "read_token", "operate_token"],
             Self::Log => vec!["format", "filter"],
             Self::Shutdown => vec!["announce", "settle", "close", "drain_rate", "handover"],
         }

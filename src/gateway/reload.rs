@@ -20,11 +20,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// Why a reload happens, as the log says it.
 const HANGUP: &str = "SIGHUP";
 const CHANGE: &str = "a file changed";
+const ORDER: &str = "an operator asked";
 
 /// Least time between the end of a reload and the next one.
 const PAUSE: Duration = Duration::from_millis(250);
@@ -43,6 +45,8 @@ pub(super) struct Reloader {
     pub(super) rules: Arc<ArcSwap<RuleSet>>,
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
+    /// An operator asks for a reload.
+    pub(super) wanted: Arc<Notify>,
 }
 
 /// Everything a reload read, complete.
@@ -82,6 +86,7 @@ pub(super) async fn run(reloader: Arc<Reloader>, sources: Sources, stop: Cancell
         let cause = tokio::select! {
             () = stop.cancelled() => return,
             () = received(hangup.as_mut()) => HANGUP,
+            () = reloader.wanted.notified() => ORDER,
             () = watch.changed() => CHANGE,
             _ = dates.tick() => {
                 reloader.tell_dates(&sources);
@@ -120,7 +125,7 @@ async fn settle(
     let begun = clock::mono();
     loop {
         let left = PAIR.saturating_sub(clock::mono().since(begun));
-        let last = cause == HANGUP || left.is_zero();
+        let last = cause != CHANGE || left.is_zero();
         let (work, path) = (reloader.clone(), sources.clone());
         let done = tokio::task::spawn_blocking(move || work.reload(&path, cause, last)).await;
         let done = match done {

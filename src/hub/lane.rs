@@ -13,6 +13,7 @@ use super::session::Port;
 use crate::config::{HubConfig, TokenSource};
 use crate::runtime::clock::Unix;
 use crate::runtime::control::Control;
+use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -92,7 +93,13 @@ impl LinkGauges {
 
 impl Shared {
     /// The context of a hub that starts.
-    pub fn new(config: Arc<HubConfig>, metrics: Arc<Metrics>, pacer: Pacer, wall: Wall) -> Self {
+    pub fn new(
+        config: Arc<HubConfig>,
+        metrics: Arc<Metrics>,
+        causes: Arc<Causes>,
+        pacer: Pacer,
+        wall: Wall,
+    ) -> Self {
         series::exist(&metrics);
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
@@ -127,7 +134,7 @@ impl Shared {
             wall,
             control,
             late_ms: AtomicU64::new(0),
-            refusals: Arc::new(Reporter::new(&metrics)),
+            refusals: Arc::new(Reporter::new(&metrics, causes)),
             config,
             metrics,
             pacer,

@@ -46,6 +46,7 @@ pub use links::DeviceLinks;
 
 use crate::config::HubConfig;
 use crate::runtime::clock::{self, Unix};
+use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use lane::Shared;
 use message::{Command, DeviceAddress};
@@ -97,15 +98,30 @@ impl Hub {
     /// called inside a tokio runtime.
     #[must_use]
     pub fn start(config: Arc<HubConfig>, metrics: Arc<Metrics>) -> Self {
-        Self::start_by(config, metrics, Arc::new(clock::unix))
+        Self::start_noting(config, metrics, Arc::new(Causes::new(0)))
     }
 
-    /// [`Self::start`] with another wall clock.
-    fn start_by(config: Arc<HubConfig>, metrics: Arc<Metrics>, wall: lane::Wall) -> Self {
+    /// [`Self::start`]; what the hub refuses a device is kept in `causes`.
+    #[must_use]
+    pub fn start_noting(
+        config: Arc<HubConfig>,
+        metrics: Arc<Metrics>,
+        causes: Arc<Causes>,
+    ) -> Self {
+        Self::start_by(config, metrics, causes, Arc::new(clock::unix))
+    }
+
+    /// [`Self::start_noting`] with another wall clock.
+    fn start_by(
+        config: Arc<HubConfig>,
+        metrics: Arc<Metrics>,
+        causes: Arc<Causes>,
+        wall: lane::Wall,
+    ) -> Self {
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
         let (pacer, bucket) = pace::pacer(config.attach_rate_per_s, connections * sessions * 2);
-        let shared = Arc::new(Shared::new(config, metrics, pacer, wall));
+        let shared = Arc::new(Shared::new(config, metrics, causes, pacer, wall));
         let tasks = TaskTracker::new();
         let stop = shared.stop.clone();
         tasks.spawn(async move {

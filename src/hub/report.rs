@@ -6,6 +6,7 @@
 use super::refusals::{Class, Phase, RefusalCause, Refusals, Report, Standing};
 use super::tuning;
 use crate::runtime::clock;
+use crate::telemetry::causes::{Cause, Causes};
 use crate::telemetry::metrics::Metrics;
 use prometheus::{IntCounter, IntGauge};
 use std::pin::pin;
@@ -46,11 +47,13 @@ pub struct Reporter {
     /// [`Refusals::standing_classes`], readable without the lock.
     classes: AtomicU32,
     series: Vec<(IntCounter, IntGauge)>,
+    /// Where devices' own are kept.
+    causes: Arc<Causes>,
 }
 
 impl Reporter {
     /// Nothing is refused. Makes the series exist.
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, causes: Arc<Causes>) -> Self {
         let series = RefusalCause::ALL.iter().map(|cause| {
             let label = [cause.word()];
             let counter = metrics.hub_refusals.with_label_values(&label);
@@ -60,6 +63,7 @@ impl Reporter {
             refusals: Mutex::default(),
             classes: AtomicU32::new(0),
             series: series.collect(),
+            causes,
         }
     }
 
@@ -89,6 +93,21 @@ impl Reporter {
             counter.inc();
         }
         self.change(|refusals| refusals.refused(cause, subject, words, clock::mono()));
+        if matches!(cause.class(), Class::Link | Class::Message) {
+            let text = if words.is_empty() {
+                cause.says()
+            } else {
+                words
+            };
+            let cause = Cause {
+                reason: cause.word().into(),
+                code: cause.code().into(),
+                fix: cause.fix().into(),
+                client_id: subject.to_owned(),
+                ..Cause::at_hub(text)
+            };
+            self.causes.of_device(cause, clock::unix());
+        }
     }
 
     /// `subject` got as far as `class` says.

@@ -128,8 +128,8 @@ impl Site {
 
     /// Tells of somebody who got as far as `who`.
     fn refused(&self, source: SocketAddr, who: Who, reason: Reason, text: &str) -> Failure {
-        self.voice
-            .say(|| Line::new("connection refused", who, source, reason, text));
+        let line = Line::new("connection refused", who, source, reason, text);
+        self.voice.say(line);
         Failure(reason)
     }
 
@@ -182,8 +182,8 @@ async fn greet(
             session.refuse(refusal.code, &refusal.text, &mut out);
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
-            site.voice
-                .say(|| connect_line(&connect, &peer, source, site, &refusal));
+            let line = connect_line(&connect, &peer, source, site, &refusal);
+            site.voice.say(line);
             Err(Failure(refusal.reason))
         }
     }
@@ -297,7 +297,18 @@ async fn admit(
     attempts.decided(source.ip(), connect, refused);
     let mut admission = decided?;
     let device = &admission.device;
-    if site.shared.setup.loops.waits(&SessionKey::of(device)) {
+    let key = SessionKey::of(device);
+    if let Some(left) = site.shared.setup.blocks.left(&key) {
+        let text = format!(
+            "an operator keeps this device out for {} s more",
+            left.as_secs()
+        );
+        return Err(Refusal {
+            code: ConnectRefusal::NotAuthorized,
+            ..Refusal::unavailable(Reason::Blocked, text)
+        });
+    }
+    if site.shared.setup.loops.waits(&key) {
         return Err(Refusal::unavailable(poison::REASON, poison::TEXT));
     }
     if let Some(will) = &connect.will {
@@ -311,10 +322,7 @@ async fn admit(
             topic: Some(will.topic.to_string()),
         })?;
     }
-    let claim = site
-        .shared
-        .registry
-        .claim(SessionKey::of(device), device.clone());
+    let claim = site.shared.registry.claim(key, device.clone());
     let claim = claim
         .await
         .map_err(|error| Refusal::unavailable(error.reason(), error.to_string()))?;

@@ -6,6 +6,7 @@
 
 mod admission;
 mod attempts;
+mod blocks;
 mod conn;
 mod ending;
 mod handshake;
@@ -25,7 +26,8 @@ use crate::config::limits::Limits;
 use crate::hub::Hub;
 use crate::mqtt::packet::Versions;
 use crate::router::refused::Folder;
-use crate::router::registry::Registry;
+use crate::router::registry::{Eviction, Registry, SessionKey};
+use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reason::Reason;
 use crate::tls::Acceptor;
@@ -41,7 +43,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -58,12 +60,39 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// The longest text of foreign origin in a log line, bytes.
 const LOG_TEXT_BYTES: usize = 200;
 
+/// What is written down about refusals, and where.
+pub struct Records {
+    /// Messages that rules say to keep.
+    pub refused: Option<Arc<Folder>>,
+    /// The file that hints of log lines point to; empty for none.
+    pub config: PathBuf,
+    /// The last causes.
+    pub causes: Arc<Causes>,
+}
+
+#[cfg(test)]
+impl Records {
+    /// Nothing is kept.
+    fn none() -> Self {
+        Self::keeping(None)
+    }
+
+    /// Messages alone are kept.
+    fn keeping(refused: Option<Arc<Folder>>) -> Self {
+        Self {
+            refused,
+            config: PathBuf::new(),
+            causes: Arc::new(Causes::new(1)),
+        }
+    }
+}
+
 /// What all listeners and connections share.
 pub struct Shared {
     rules: Arc<ArcSwap<RuleSet>>,
     hub: Hub,
     hub_host: String,
-    config: PathBuf,
+    records: Records,
     registry: Arc<Registry>,
     setup: Arc<Setup>,
     gate: Arc<Gate>,
@@ -75,8 +104,7 @@ pub struct Shared {
 
 impl Shared {
     /// `hub_host` is `[hub] host`, as SAS scopes and user names carry it. The rules may be
-    /// swapped at any time; live sessions are ended through [`Shared::registry`]. `refused` is
-    /// where messages are kept that rules say to keep; `config` the file that log lines point to.
+    /// swapped at any time; live sessions are ended through [`Shared::registry`].
     #[must_use]
     pub fn new(
         rules: Arc<ArcSwap<RuleSet>>,
@@ -84,8 +112,7 @@ impl Shared {
         hub_host: String,
         limits: Limits,
         metrics: Arc<Metrics>,
-        refused: Option<Arc<Folder>>,
-        config: &Path,
+        records: Records,
     ) -> Arc<Self> {
         series::exist(&metrics);
         Arc::new(Self {
@@ -96,8 +123,8 @@ impl Shared {
             gate: Gate::new(&limits),
             attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
-            setup: Setup::new(limits, metrics, refused, config),
-            config: config.to_owned(),
+            setup: Setup::new(limits, metrics, &records),
+            records,
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
@@ -114,6 +141,27 @@ impl Shared {
         }
         let (in_use, bound) = self.hub.devices();
         metrics.show_limit("hub_devices", in_use, bound);
+    }
+
+    /// Keeps a device out for `time` and ends its session; `false` when `limits.blocks` are kept
+    /// out already.
+    pub fn block(&self, device: &SessionKey, time: Duration) -> bool {
+        let blocked = self.setup.blocks.add(device.clone(), time);
+        if blocked {
+            self.registry.kick(device, Eviction::Operator);
+        }
+        blocked
+    }
+
+    /// Lets a device in again; whether it was kept out.
+    pub fn unblock(&self, device: &SessionKey) -> bool {
+        self.setup.blocks.remove(device)
+    }
+
+    /// How long a device is still kept out.
+    #[must_use]
+    pub fn blocked(&self, device: &SessionKey) -> Option<Duration> {
+        self.setup.blocks.left(device)
     }
 
     /// The live sessions.
@@ -205,7 +253,7 @@ impl Listener {
                 accept: config.accept,
                 versions: config.mqtt_versions,
                 acceptor,
-                voice: Voice::of(&shared.config),
+                voice: Voice::of(&shared.records),
                 shared,
             }),
         })
@@ -285,10 +333,9 @@ impl Listener {
             Ok(permits) => permits,
             Err((reason, look_at)) => {
                 ending.end(reason);
-                self.site.voice.say(|| {
-                    let who = Who::at(&self.site.name, source.ip());
-                    Line::new("connection refused", who, source, reason, look_at)
-                });
+                let who = Who::at(&self.site.name, source.ip());
+                let line = Line::new("connection refused", who, source, reason, look_at);
+                self.site.voice.say(line);
                 return;
             }
         };

@@ -3,23 +3,26 @@
 
 pub(super) mod connect;
 
-use super::log_text;
 use super::quota::Quota;
+use super::{Records, log_text};
 use crate::auth::Who;
 use crate::runtime::clock;
+use crate::telemetry::causes::{Cause, Causes};
 use crate::telemetry::log::REFUSAL;
 use crate::telemetry::reason::{Basis, Reason};
 use crate::telemetry::shell::option;
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Lines about refusals: bounded, and counted where they are left out.
-#[derive(Default)]
 pub(super) struct Voice {
     quota: Quota,
     /// What `check -c` is to read; empty where there is no file.
     config: PathBuf,
+    /// Where the last ones are kept.
+    causes: Arc<Causes>,
 }
 
 /// One refusal. What is not known is left out of the line.
@@ -44,6 +47,8 @@ pub(super) struct Line<'a> {
     pub(super) qos: Option<u8>,
     /// What became of the message.
     pub(super) message: Option<Message>,
+    /// Whether the device had proved itself.
+    pub(super) is_of_session: bool,
 }
 
 /// A message that was refused.
@@ -79,25 +84,55 @@ impl<'a> Line<'a> {
             topic: None,
             qos: None,
             message: None,
+            is_of_session: false,
         }
     }
 }
 
 impl Voice {
-    /// Lines that point to this configuration file.
-    pub(super) fn of(config: &Path) -> Self {
+    /// Lines with these records behind them.
+    pub(super) fn of(records: &Records) -> Self {
         Self {
             quota: Quota::default(),
-            config: config.to_owned(),
+            config: records.config.clone(),
+            causes: records.causes.clone(),
         }
     }
 
-    /// Writes the line, unless there were too many this second. `line` is made only if so.
-    pub(super) fn say<'a>(&self, line: impl FnOnce() -> Line<'a>) {
-        let Some(suppressed) = self.quota.take(clock::mono()) else {
-            return;
+    /// Keeps the cause, and writes the line, unless there were too many this second.
+    pub(super) fn say(&self, line: Line<'_>) {
+        let hint = self.hint(&line);
+        self.keep(&line, hint.clone());
+        if let Some(suppressed) = self.quota.take(clock::mono()) {
+            Self::write(line, hint, suppressed);
+        }
+    }
+
+    /// Keeps why a session ended that nobody refused.
+    pub(super) fn lost(&self, line: &Line<'_>) {
+        self.keep(line, None);
+    }
+
+    fn keep(&self, line: &Line<'_>, hint: Option<String>) {
+        let cause = Cause {
+            rule: line.rule.clone(),
+            expected: line.expected.clone(),
+            got: line.got.clone().or(line.topic.map(str::to_owned)),
+            listener: line.who.listener.clone(),
+            source: line.who.source.to_string(),
+            identity: line.who.identity().unwrap_or_default(),
+            client_id: line.who.client_id.clone().unwrap_or_default(),
+            hint,
+            ..Cause::of(line.what, line.reason, log_text(&line.text))
         };
-        let mut line = line();
+        let now = clock::unix();
+        match line.is_of_session {
+            true => self.causes.of_device(cause, now),
+            false => self.causes.of_stranger(cause, now),
+        }
+    }
+
+    fn write(mut line: Line<'_>, hint: Option<String>, suppressed: u64) {
         let message = line.message.take().unwrap_or_default();
         tracing::info!(
             target: REFUSAL,
@@ -119,7 +154,7 @@ impl Voice {
             sha256 = message.sha256,
             suppressed = Some(suppressed).filter(|lines| *lines > 0),
             fix = told(line.reason.fix()),
-            hint = self.hint(&line),
+            hint,
             "{}",
             line.what
         );

@@ -1,5 +1,7 @@
 //! What every connection shares and none changes: the bounds and the meters.
 
+use super::Records;
+use super::blocks::Blocks;
 use super::poison::Loops;
 use super::refusal::Voice;
 use crate::config::limits::Limits;
@@ -7,7 +9,6 @@ use crate::mqtt::session::SessionLimits;
 use crate::router::refused::Folder;
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
-use std::path::Path;
 use std::sync::Arc;
 
 /// Bounds and meters, with the handles the hot path needs.
@@ -20,6 +21,8 @@ pub(super) struct Setup {
     pub(super) loops: Loops,
     /// Log lines about refused sessions, subscriptions and messages.
     pub(super) voice: Voice,
+    /// Devices an operator keeps out.
+    pub(super) blocks: Blocks,
     paused: [IntGauge; 4],
 }
 
@@ -48,24 +51,21 @@ impl Pause {
 }
 
 impl Setup {
-    pub(super) fn new(
-        limits: Limits,
-        metrics: Arc<Metrics>,
-        refused: Option<Arc<Folder>>,
-        config: &Path,
-    ) -> Arc<Self> {
-        let causes = [Pause::Window, Pause::Rate, Pause::Write, Pause::Filing];
-        let paused = causes.map(|cause| {
+    pub(super) fn new(limits: Limits, metrics: Arc<Metrics>, records: &Records) -> Arc<Self> {
+        let pauses = [Pause::Window, Pause::Rate, Pause::Write, Pause::Filing];
+        let paused = pauses.map(|cause| {
             metrics
                 .paused_connections
                 .with_label_values(&[cause.label()])
         });
+        let blocks = limits.blocks;
         Arc::new(Self {
             loops: Loops::new(&limits),
             limits,
             metrics,
-            refused,
-            voice: Voice::of(config),
+            refused: records.refused.clone(),
+            voice: Voice::of(records),
+            blocks: Blocks::new(blocks),
             paused,
         })
     }
@@ -118,14 +118,14 @@ impl Paused {
 mod tests {
     use super::{Pause, Paused, Setup};
     use crate::config::limits::Limits;
+    use crate::listener::Records;
     use crate::telemetry::metrics::Metrics;
-    use std::path::Path;
     use std::sync::Arc;
 
     #[test]
     fn a_connection_is_paused_for_one_cause_at_a_time() {
         let metrics = Arc::new(Metrics::new());
-        let setup = Setup::new(Limits::default(), metrics.clone(), None, Path::new(""));
+        let setup = Setup::new(Limits::default(), metrics.clone(), &Records::none());
         let shown = |cause: Pause| {
             let gauge = &metrics.paused_connections;
             gauge.with_label_values(&[cause.label()]).get()

@@ -7,6 +7,7 @@
 //! held across an await.
 
 mod heat;
+mod slot;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +18,12 @@ use crate::telemetry::reason::Reason;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry as Place;
 use heat::Heat;
+use slot::Slot;
 use std::fmt;
-use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::Notify;
 
 /// How long a newcomer waits for the older session's end, and for a damping pause; longer means
 /// a refusal, so that a waiting CONNECT never holds its handshake permit for long.
@@ -144,6 +144,19 @@ impl ClaimError {
     }
 }
 
+/// What a session did so far; counted by its own task, read by operators.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// When it was admitted.
+    pub since: Mono,
+    /// Messages the hub accepted.
+    pub accepted: AtomicU64,
+    /// Messages refused.
+    pub refused: AtomicU64,
+    /// Commands the device took.
+    pub commands: AtomicU64,
+}
+
 /// All live sessions. Its size is bounded by the admitted connections. `A` is what a reload
 /// needs to know about a session to decide whether its rights still exist.
 pub struct Registry<A = AuthenticatedDevice> {
@@ -253,7 +266,7 @@ impl<A> Registry<A> {
 
     fn fresh(self: &Arc<Self>, key: SessionKey, about: A, heat: Heat) -> (Claim<A>, Entry<A>) {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let slot = Arc::new(Slot::default());
+        let slot = Arc::new(Slot::at(clock::mono()));
         let claim = Claim {
             registry: self.clone(),
             key,
@@ -268,6 +281,19 @@ impl<A> Registry<A> {
             awaited: false,
         };
         (claim, entry)
+    }
+
+    /// Shows `see` each live session.
+    pub fn each(&self, mut see: impl FnMut(&SessionKey, &A, &Tally)) {
+        for entry in &self.sessions {
+            see(entry.key(), &entry.about, &entry.slot.tally);
+        }
+    }
+
+    /// What `see` makes of the live session of `key`.
+    pub fn look<R>(&self, key: &SessionKey, see: impl FnOnce(&A, &Tally) -> R) -> Option<R> {
+        let entry = self.sessions.get(key)?;
+        Some(see(&entry.about, &entry.slot.tally))
     }
 
     /// Ends the session of `key`; whether there was one.
@@ -415,6 +441,12 @@ impl<A> Claim<A> {
         &self.key
     }
 
+    /// What the session did so far.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.slot.tally
+    }
+
     /// The next order for this session; wakes the polling task when one comes.
     pub fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
         self.slot.poll_order(cx)
@@ -428,68 +460,5 @@ impl<A> Drop for Claim<A> {
         self.slot.end();
         let mine = |_: &SessionKey, e: &Entry<A>| e.generation == self.generation && !e.awaited;
         self.registry.sessions.remove_if(&self.key, mine);
-    }
-}
-
-/// Where orders for one session lie, and where its end is told.
-#[derive(Default)]
-struct Slot {
-    tray: Mutex<Tray>,
-    ended: AtomicBool,
-    end: Notify,
-}
-
-#[derive(Default)]
-struct Tray {
-    order: Option<Order>,
-    waker: Option<Waker>,
-}
-
-impl Slot {
-    fn tray(&self) -> MutexGuard<'_, Tray> {
-        self.tray.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn give(&self, order: Order) {
-        let mut tray = self.tray();
-        // A drain is gentle; it may not soften an order to close now.
-        if tray.order.is_none() || !matches!(order, Order::Drain { .. }) {
-            tray.order = Some(order);
-        }
-        let waker = tray.waker.take();
-        drop(tray);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn poll_order(&self, cx: &mut Context<'_>) -> Poll<Order> {
-        let mut tray = self.tray();
-        if let Some(order) = tray.order.take() {
-            return Poll::Ready(order);
-        }
-        match &mut tray.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            none => *none = Some(cx.waker().clone()),
-        }
-        Poll::Pending
-    }
-
-    fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::SeqCst)
-    }
-
-    fn end(&self) {
-        self.ended.store(true, Ordering::SeqCst);
-        self.end.notify_waiters();
-    }
-
-    async fn ended(&self) {
-        let mut told = pin!(self.end.notified());
-        // Listed before the flag is read, so an end between the two is not missed.
-        told.as_mut().enable();
-        if !self.has_ended() {
-            told.await;
-        }
     }
 }

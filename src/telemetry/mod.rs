@@ -1,5 +1,6 @@
 //! What operators see: metrics and logs.
 
+pub mod causes;
 pub mod log;
 pub mod metrics;
 pub mod reason;

@@ -6,6 +6,7 @@ mod support;
 mod badly;
 mod commands;
 mod doors;
+mod explain;
 mod files;
 mod handover;
 mod hints;

@@ -3,6 +3,7 @@
 use crate::config::file::Node;
 use crate::config::limits::{Limits, ROWS};
 use crate::config::reader::{Reader, absolute, text_of};
+use crate::config::secret::Secret;
 use crate::config::values::{show_duration, show_size};
 use crate::config::{AdminConfig, LogConfig, OnDisconnect, ShutdownConfig};
 use crate::telemetry::log::{capped, parse_filter};
@@ -138,7 +139,43 @@ pub(super) fn admin(reader: &Reader<'_>) -> AdminConfig {
              or close it with a firewall",
         );
     }
-    AdminConfig { bind }
+    let tokens = ["read_token", "operate_token"].map(|key| token(reader, key));
+    let [read_token, operate_token] = tokens;
+    if read_token.is_some() && read_token == operate_token {
+        reader.problem(
+            "operate_token",
+            "is the read_token too; make another, or remove read_token",
+        );
+    }
+    AdminConfig {
+        bind,
+        read_token,
+        operate_token,
+    }
+}
+
+/// Least characters of a token.
+const TOKEN_CHARS_MIN: usize = 16;
+
+/// A bearer token (RFC 6750 §2.1).
+fn token(reader: &Reader<'_>, key: &str) -> Option<Secret> {
+    let text = reader.secret(key)?;
+    let fit = |c: char| c.is_ascii_alphanumeric() || "-._~+/=".contains(c);
+    if text.len() < TOKEN_CHARS_MIN || !text.chars().all(fit) {
+        reader.problem(
+            key,
+            "must be at least 16 of the characters A-Z a-z 0-9 - . _ ~ + / =; make one with \
+             `openssl rand -base64 32`",
+        );
+        return None;
+    }
+    if reader.is_inline(key) {
+        reader.warning(
+            key,
+            "a secret in the configuration file; write ${file:PATH} instead",
+        );
+    }
+    Some(Secret::from(text.as_str()))
 }
 
 /// `[log]`.

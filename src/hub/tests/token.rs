@@ -122,7 +122,12 @@ async fn a_wall_clock_that_jumps_an_hour_either_way_costs_nobody_anything() {
             }
         };
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::start_by(Arc::new(settings), Arc::clone(&metrics), Arc::new(wall));
+        let hub = Hub::start_by(
+            Arc::new(settings),
+            Arc::clone(&metrics),
+            Arc::new(crate::telemetry::causes::Causes::new(1)),
+            Arc::new(wall),
+        );
         assert!(hub.ready(PATIENCE).await);
         let mut links = device(&hub, "load-0");
         links.send(0, message("x"));

@@ -13,6 +13,7 @@ use crate::mqtt::session::Deliver;
 use crate::router::topic_map::{self, TopicError};
 use crate::telemetry::log::REFUSAL;
 use bytestring::ByteString;
+use std::sync::atomic::Ordering::Relaxed;
 
 impl<U: Upstream> Conn<U> {
     pub(super) fn subscribe(&mut self, id: PacketId, filters: &[Filter]) -> Result<(), Close> {
@@ -53,22 +54,12 @@ impl<U: Upstream> Conn<U> {
 
     /// Tells of a filter the device may not subscribe to.
     fn log_refused_filter(&self, filter: &Filter, error: TopicError) {
-        self.setup.voice.say(|| {
-            let text = error.to_string();
-            let line = Line::new(
-                "subscription refused",
-                self.who(),
-                self.source,
-                error.reason(),
-                text,
-            );
-            Line {
-                rule: Some(self.device.rule().to_string()),
-                expected: Some(topic_map::commands_filter(&self.device)),
-                topic: Some(&filter.filter),
-                qos: Some(filter.qos as u8),
-                ..line
-            }
+        let text = error.to_string();
+        self.setup.voice.say(Line {
+            expected: Some(topic_map::commands_filter(&self.device)),
+            topic: Some(&filter.filter),
+            qos: Some(filter.qos as u8),
+            ..self.line("subscription refused", error.reason(), &text)
         });
     }
 
@@ -160,7 +151,10 @@ impl<U: Upstream> Conn<U> {
         self.commands_unacknowledged = self.commands_unacknowledged.saturating_sub(1);
         self.setup.metrics.downlink_inflight.dec();
         match how {
-            Settlement::Accepted => self.setup.metrics.downlink_qos1_accepted.inc(),
+            Settlement::Accepted => {
+                self.claim.tally().commands.fetch_add(1, Relaxed);
+                self.setup.metrics.downlink_qos1_accepted.inc();
+            }
             Settlement::Rejected => self.count("downlink", QoS::AtLeastOnce, "rejected"),
             Settlement::Released => self.count("downlink", QoS::AtLeastOnce, "released"),
         }
@@ -174,6 +168,7 @@ impl<U: Upstream> Conn<U> {
             self.links.settle(delivery, Settlement::Accepted);
             self.ears.hub.hear();
             metrics.downlink_inflight.dec();
+            self.claim.tally().commands.fetch_add(1, Relaxed);
             metrics.downlink_qos0_accepted.inc();
         }
         self.close_if_unsubscribed();

@@ -12,6 +12,7 @@ use crate::router::properties::Mended;
 use crate::router::topic_map::{self, Mapped, Reserved};
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::reason::Reason;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
 const PAYLOAD_TOO_LARGE: u8 = 0x97;
@@ -101,6 +102,7 @@ impl<U: Upstream> Conn<U> {
         let out = &mut self.out.bytes;
         self.session.acknowledge(Ticket(ticket), receipt, out);
         if let Some(qos) = self.decided(ticket) {
+            self.claim.tally().accepted.fetch_add(1, Relaxed);
             match qos {
                 QoS::AtMostOnce => self.setup.metrics.uplink_qos0_accepted.inc(),
                 _ => self.setup.metrics.uplink_qos1_accepted.inc(),

@@ -156,38 +156,35 @@ impl<U: Upstream> Conn<U> {
             seconds = clock::mono().since(self.since).as_secs(),
             "device disconnected"
         );
-        let refused = close.reason.refuses() && close.reason != Reason::Drain;
-        if refused && !close.is_told {
-            self.setup.voice.say(|| Line {
-                rule: Some(self.device.rule().to_string()),
-                ..Line::new(
-                    "session refused",
-                    self.who(),
-                    self.source,
-                    close.reason,
-                    &*close.text,
-                )
-            });
+        let line = self.line("session ended", close.reason, &close.text);
+        match close.reason {
+            _ if close.is_told => {}
+            Reason::Clean | Reason::Drain => {}
+            reason if reason.refuses() => self.setup.voice.say(line),
+            _ => self.setup.voice.lost(&line),
         }
     }
 
-    /// Whose connection it is, for a log line.
-    pub(super) fn who(&self) -> Who {
-        Who::of_device(&self.device)
+    /// A line about this connection.
+    pub(super) fn line<'a>(&self, what: &'static str, reason: Reason, text: &'a str) -> Line<'a> {
+        Line {
+            rule: Some(self.device.rule().to_string()),
+            is_of_session: true,
+            ..Line::new(
+                what,
+                Who::of_device(&self.device),
+                self.source,
+                reason,
+                text,
+            )
+        }
     }
 
     /// Names a device that is closed for a message again and again.
     fn log_loop(&self, close: &Close) {
-        self.setup.voice.say(|| Line {
-            rule: Some(self.device.rule().to_string()),
+        self.setup.voice.say(Line {
             got: Some(close.reason.word().to_owned()),
-            ..Line::new(
-                "device in a loop",
-                self.who(),
-                self.source,
-                poison::REASON,
-                poison::TEXT,
-            )
+            ..self.line("device in a loop", poison::REASON, poison::TEXT)
         });
     }
 

@@ -17,6 +17,7 @@ use crate::telemetry::reason::Reason;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll, ready};
 use tokio::task::JoinHandle;
 
@@ -93,6 +94,7 @@ impl<U: Upstream> Conn<U> {
         copy: Option<Box<Publish>>,
     ) -> Result<(), Close> {
         self.count("uplink", qos, no.reason.word());
+        self.claim.tally().refused.fetch_add(1, Relaxed);
         let rule = self.bounds.limits.on_refused;
         let Some(copy) = copy else {
             return self.tell_or_close(ticket, qos, no);
@@ -221,8 +223,7 @@ impl<U: Upstream> Conn<U> {
         action: &'static str,
         copy: Option<(&Publish, Option<&str>)>,
     ) {
-        self.setup.voice.say(|| Line {
-            rule: Some(self.device.rule().to_string()),
+        self.setup.voice.say(Line {
             expected: self.expected_topic(no.reason),
             topic: no.topic,
             qos: Some(qos as u8),
@@ -232,13 +233,7 @@ impl<U: Upstream> Conn<U> {
                 bytes: copy.map(|(publish, _)| publish.payload.len()),
                 sha256: copy.map(|(publish, _)| refused::digest(&publish.payload)),
             }),
-            ..Line::new(
-                "message refused",
-                self.who(),
-                self.source,
-                no.reason,
-                no.text,
-            )
+            ..self.line("message refused", no.reason, no.text)
         });
     }
 

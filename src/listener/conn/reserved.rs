@@ -43,14 +43,10 @@ impl<U: Upstream> Conn<U> {
             _ => &mut self.said.twin,
         };
         if !std::mem::replace(said, true) {
-            self.setup.voice.say(|| {
-                let text = why.to_string();
-                let line = Line::new("not served", self.who(), self.source, why.reason(), text);
-                Line {
-                    rule: Some(self.device.rule().to_string()),
-                    topic: Some(topic),
-                    ..line
-                }
+            let text = why.to_string();
+            self.setup.voice.say(Line {
+                topic: Some(topic),
+                ..self.line("not served", why.reason(), &text)
             });
         }
     }

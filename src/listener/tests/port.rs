@@ -95,8 +95,7 @@ fn open(limits: Limits) -> Port {
         "hub.example".into(),
         limits,
         metrics.clone(),
-        None,
-        std::path::Path::new("gateway.toml"),
+        crate::listener::Records::none(),
     );
     let config = ListenerConfig {
         name: "plain".to_owned(),

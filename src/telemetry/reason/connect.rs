@@ -78,6 +78,9 @@ macro_rules! connect_reasons {
         TakeoverStuck "takeover_stuck" State [Connect]
             "the older connection of the device did not end in time";
             "nothing: the device may come again";
+        Blocked "blocked" State [Connect]
+            "an operator keeps the device out for a time";
+            "wait, or let it in with `ctl unblock`";
         PoisonLoop "poison_loop" State [Connect]
             "the device was closed for a refused message again and again, and is paced";
             "see its refusals in the log, and `on_refused` for what a rule can do";

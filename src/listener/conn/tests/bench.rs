@@ -7,6 +7,7 @@ use crate::config::limits::Limits;
 use crate::hub::HubEvent;
 use crate::hub::message::{Command, Settlement, SystemProperties, Telemetry};
 use crate::hub::outcome::{Refusal, Settled, Verdict, judge_settled};
+use crate::listener::Records;
 use crate::listener::admission::Gate;
 use crate::listener::conn::{Bounds, Conn, Opened, Upstream, serve};
 use crate::listener::ending::Ending;
@@ -19,7 +20,6 @@ use crate::telemetry::metrics::Metrics;
 use bytes::BytesMut;
 use mqttbytes::v4;
 use std::collections::HashSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
@@ -168,8 +168,8 @@ impl Bench {
     /// An admitted device whose CONNACK was read.
     pub(super) async fn open(plan: Plan) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let (limits, folder) = (plan.limits.clone(), plan.folder.clone());
-        let setup = Setup::new(limits, metrics.clone(), folder, Path::new("gateway.toml"));
+        let records = Records::keeping(plan.folder.clone());
+        let setup = Setup::new(plan.limits.clone(), metrics.clone(), &records);
         let admission = admission();
         let registry: Arc<Registry> = Registry::new(Duration::ZERO);
         let device = admission.device.clone();

@@ -1,0 +1,146 @@
+//! What the API shows, and whom it asks.
+
+use crate::telemetry::causes::Cause;
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// Which connections are wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Most of them.
+    pub limit: usize,
+    /// Those behind this device, in order of their names.
+    pub after: Option<String>,
+    /// Beginning of the device's name.
+    pub device: Option<String>,
+    /// `psk`, `x509`, `sas` or `password`.
+    pub credential: Option<String>,
+    /// Listener's name.
+    pub listener: Option<String>,
+    /// Peer's address.
+    pub source: Option<String>,
+}
+
+/// A page of connections.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Page {
+    /// Live connections that fit, on all pages.
+    pub total: usize,
+    /// This page, in order of their names.
+    pub connections: Vec<Connection>,
+    /// `after` of the next page; none when this is the last.
+    pub next: Option<String>,
+}
+
+/// A live connection.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Connection {
+    /// `device` or `device/module`.
+    pub device: String,
+    /// Kind of the credential that counted.
+    pub credential: String,
+    /// Credentials as `check --as` takes them.
+    pub identity: String,
+    /// Rule or entry that admitted it.
+    pub rule: String,
+    /// Rights: `telemetry`, `commands`.
+    pub allow: Vec<String>,
+    /// Listener's name.
+    pub listener: String,
+    /// Peer's address.
+    pub source: String,
+    /// How long it has been connected, seconds.
+    pub connected_s: u64,
+    /// Messages the hub accepted.
+    pub accepted: u64,
+    /// Messages refused.
+    pub refused: u64,
+    /// Commands the device took.
+    pub commands: u64,
+}
+
+/// One device.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Device {
+    /// `device` or `device/module`.
+    pub device: String,
+    /// Its connection, when it is connected here.
+    pub connection: Option<Connection>,
+    /// How long an operator still keeps it out, seconds.
+    pub blocked_s: Option<u64>,
+    /// Causes known of it.
+    pub causes: usize,
+}
+
+/// The upstream.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Hub {
+    /// `[hub] host`.
+    pub host: String,
+    /// `ready`, `degraded` or `unavailable`.
+    pub status: String,
+    /// Why not ready.
+    pub reason: String,
+    /// Connections that hold a valid token.
+    pub connections_ready: usize,
+    /// Connections wanted.
+    pub connections_wanted: usize,
+    /// Time until the token ends, seconds.
+    pub token_expires_in_s: Option<u64>,
+    /// `primary`, `secondary`, `file` or `service`.
+    pub token_from: String,
+    /// What the hub refuses now.
+    pub refuses: Vec<Refusal>,
+}
+
+/// Something the hub refuses.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Refusal {
+    /// `hub_refusals_total{cause}`
+    pub cause: String,
+    /// IoT Hub's error code.
+    pub code: String,
+    /// What it means.
+    pub says: String,
+    /// What to do.
+    pub fix: String,
+    /// How often since it began.
+    pub count: u64,
+    /// Since when, seconds.
+    pub lasts_s: u64,
+}
+
+/// An order to keep a device out.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Block {
+    /// For how long, seconds.
+    pub seconds: u64,
+}
+
+/// The gateway as operators see it. No call blocks.
+pub trait Operator: Send + Sync {
+    /// Live connections.
+    fn connections(&self, filter: &Filter) -> Page;
+    /// One device, when anything is known of it.
+    fn device(&self, id: &str) -> Option<Device>;
+    /// Why this device, name or address was refused or lost, the latest first.
+    fn causes(&self, id: &str) -> Vec<Cause>;
+    /// The latest causes of everybody.
+    fn latest_causes(&self) -> Vec<Cause>;
+    /// The upstream.
+    fn hub(&self) -> Hub;
+    /// Ends a device's connection; whether it had one.
+    fn close(&self, id: &str) -> bool;
+    /// Keeps a device out and ends its connection.
+    ///
+    /// # Errors
+    /// Why not.
+    fn block(&self, id: &str, time: Duration) -> Result<(), String>;
+    /// Lets it in again; whether it was kept out.
+    fn unblock(&self, id: &str) -> bool;
+    /// Reads the files again.
+    fn reload(&self);
+    /// Begins an orderly stop.
+    fn drain(&self);
+}

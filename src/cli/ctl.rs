@@ -1,0 +1,214 @@
+//! `ctl`: asks a running gateway and gives it orders, over the API of its admin port.
+
+mod ask;
+mod show;
+
+use super::USAGE;
+use crate::admin::api::view::{Device, Hub, Page};
+use crate::telemetry::causes::Cause;
+use ask::{Ask, Failure};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Connections asked for at once.
+const PAGE: usize = 500;
+
+/// Arguments of `ctl`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Admin port of the gateway
+    #[arg(
+        long,
+        global = true,
+        default_value = "127.0.0.1:9464",
+        value_name = "ADDRESS"
+    )]
+    admin: String,
+    /// File with the token: admin.read_token, or admin.operate_token for orders
+    ///
+    /// Without it the environment's IOTHUB_GATEWAY_TOKEN is used, if there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// Print what the API answers
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    order: Order,
+}
+
+#[derive(clap::Subcommand)]
+enum Order {
+    /// List live connections
+    Devices(Filter),
+    /// Show one device
+    Device { id: String },
+    /// Say why a device, a name or an address was refused or lost, and what to do
+    Explain { id: String },
+    /// List the latest refusals and losses of everybody
+    Causes,
+    /// Show the upstream: token, connections, what the hub refuses
+    Hub,
+    /// Show the token: how long it lives and what signs it
+    Token,
+    /// End a device's connection
+    Kick { id: String },
+    /// Keep a device out for a time and end its connection
+    Block {
+        id: String,
+        /// For how long: 90s, 10m, 12h, 30d
+        #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = time)]
+        time: Duration,
+    },
+    /// Let a device in again
+    Unblock { id: String },
+    /// Read rules, keys and certificates again
+    Reload,
+    /// Begin an orderly stop
+    Drain,
+}
+
+/// Which connections.
+#[derive(clap::Args)]
+struct Filter {
+    /// Beginning of the device's name
+    #[arg(value_name = "PREFIX")]
+    device: Option<String>,
+    /// psk, x509, sas or password
+    #[arg(long)]
+    credential: Option<String>,
+    /// Listener's name
+    #[arg(long)]
+    listener: Option<String>,
+    /// Peer's address
+    #[arg(long)]
+    source: Option<String>,
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    crate::config::values::duration(text)
+}
+
+/// Runs the order; 0 done, 1 refused or unreachable, 64 wrong usage.
+pub fn run(args: &Args) -> ExitCode {
+    let ask = match Ask::new(&args.admin, args.token_file.as_deref()) {
+        Ok(ask) => ask,
+        Err(problem) => {
+            eprintln!("ctl: {problem}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(obey(args, &ask)),
+        Err(error) => Err(Failure::new(format!("cannot start: {error}"))),
+    };
+    match done {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("ctl: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
+    let device = |id: &str, tail: &str| format!("devices/{}{tail}", ask::encoded(id));
+    match &args.order {
+        Order::Devices(filter) => devices(args, ask, filter).await,
+        Order::Device { id } => {
+            let text = ask.get(&device(id, "")).await?;
+            shown::<Device>(args, text, show::device)
+        }
+        Order::Explain { id } => {
+            let text = ask.get(&device(id, "/causes")).await?;
+            shown::<Vec<Cause>>(args, text, |causes| show::causes(id, causes))
+        }
+        Order::Causes => {
+            let text = ask.get("causes").await?;
+            shown::<Vec<Cause>>(args, text, |causes| show::latest(causes))
+        }
+        Order::Hub => shown::<Hub>(args, ask.get("hub").await?, show::hub),
+        Order::Token => shown::<Hub>(args, ask.get("hub").await?, show::token),
+        Order::Kick { id } => {
+            ask.order("DELETE", &device(id, "/connection"), "").await?;
+            Ok(format!("{id}: told to end\n"))
+        }
+        Order::Block { id, time } => {
+            let body = serde_json::json!({ "seconds": time.as_secs() }).to_string();
+            ask.order("PUT", &device(id, "/block"), &body).await?;
+            Ok(format!("{id}: kept out for {} s\n", time.as_secs()))
+        }
+        Order::Unblock { id } => {
+            ask.order("DELETE", &device(id, "/block"), "").await?;
+            Ok(format!("{id}: let in again\n"))
+        }
+        Order::Reload => {
+            ask.order("POST", "reload", "").await?;
+            Ok("reload begun; the log tells its end\n".to_owned())
+        }
+        Order::Drain => {
+            ask.order("POST", "drain", "").await?;
+            Ok("stop begun; /ready tells the phase\n".to_owned())
+        }
+    }
+}
+
+/// The API's answer for people, or as it is.
+fn shown<T: serde::de::DeserializeOwned>(
+    args: &Args,
+    text: String,
+    show: impl FnOnce(&T) -> String,
+) -> Result<String, Failure> {
+    if args.json {
+        return Ok(text + "\n");
+    }
+    let value = serde_json::from_str(&text);
+    value
+        .map(|value| show(&value))
+        .map_err(|error| Failure::new(format!("the answer is not what is expected: {error}")))
+}
+
+/// Every page of the connections asked for.
+async fn devices(args: &Args, ask: &Ask, filter: &Filter) -> Result<String, Failure> {
+    let mut query = format!("connections?limit={PAGE}");
+    let given = [
+        ("device", &filter.device),
+        ("credential", &filter.credential),
+        ("listener", &filter.listener),
+        ("source", &filter.source),
+    ];
+    for (key, value) in given {
+        if let Some(value) = value {
+            query.push_str(&format!("&{key}={}", ask::encoded(value)));
+        }
+    }
+    let mut all = Page::default();
+    loop {
+        let after = all
+            .next
+            .take()
+            .map(|after| format!("&after={}", ask::encoded(&after)));
+        let text = ask
+            .get(&(query.clone() + &after.unwrap_or_default()))
+            .await?;
+        let page: Page = serde_json::from_str(&text).map_err(|error| {
+            Failure::new(format!("the answer is not what is expected: {error}"))
+        })?;
+        all.total = page.total;
+        all.connections.extend(page.connections);
+        all.next = page.next;
+        if all.next.is_none() {
+            break;
+        }
+    }
+    match args.json {
+        true => Ok(serde_json::to_string(&all).unwrap_or_default() + "\n"),
+        false => Ok(show::devices(&all)),
+    }
+}

@@ -1,0 +1,131 @@
+//! One request to the admin port, and its answer or its problem.
+
+use crate::config::secret::Secret;
+use crate::config::secret_file;
+use axum::body::{Body, to_bytes};
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// For a whole request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Largest answer: 1000 connections.
+const ANSWER_MAX: usize = 4 * 1024 * 1024;
+
+/// Where to ask, and as whom.
+pub(super) struct Ask {
+    admin: String,
+    token: Option<Secret>,
+}
+
+/// Why there is no answer.
+pub(super) struct Failure(String);
+
+impl Failure {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A path segment or a value of a query.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+impl Ask {
+    /// Reads the token.
+    ///
+    /// # Errors
+    /// What is wrong with its file.
+    pub(super) fn new(admin: &str, token: Option<&Path>) -> Result<Self, String> {
+        let token = match token {
+            Some(path) => Some(secret_file::read(path, false)?.trim().into()),
+            None => std::env::var("IOTHUB_GATEWAY_TOKEN")
+                .ok()
+                .map(|text| text.as_str().into()),
+        };
+        Ok(Self {
+            admin: admin.to_owned(),
+            token,
+        })
+    }
+
+    /// A question.
+    pub(super) async fn get(&self, path: &str) -> Result<String, Failure> {
+        self.order("GET", path, "").await
+    }
+
+    /// A question or an order: its answer.
+    pub(super) async fn order(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<String, Failure> {
+        let asked = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
+        let late = || Failure::new(format!("{}: no answer within 10 s", self.admin));
+        let (status, text) = asked.unwrap_or_else(|_| Err(late()))?;
+        if (200..300).contains(&status) {
+            return Ok(text);
+        }
+        let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let detail = problem["detail"].as_str().unwrap_or(&text);
+        Err(Failure::new(match status {
+            401 | 403 => format!("{detail}; give the token by --token-file"),
+            _ => detail.to_owned(),
+        }))
+    }
+
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<(u16, String), Failure> {
+        let admin = &self.admin;
+        let broken = |error: &dyn fmt::Display| Failure::new(format!("{admin}: {error}"));
+        let stream = TcpStream::connect(admin).await.map_err(|error| {
+            let help = "is the gateway running, and is this its admin.bind?";
+            Failure::new(format!("{admin}: {error}; {help}"))
+        })?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| broken(&error))?;
+        let serving = tokio::spawn(connection);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("/api/v1/{path}"))
+            .header(header::HOST, admin)
+            .header(header::CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.token {
+            let bearer = [b"Bearer ", token.expose()].concat();
+            let mut value =
+                header::HeaderValue::from_bytes(&bearer).map_err(|error| broken(&error))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request
+            .body(Body::from(body.to_owned()))
+            .map_err(|error| broken(&error))?;
+        let response = sender
+            .send_request(request)
+            .await
+            .map_err(|error| broken(&error))?;
+        let status = response.status().as_u16();
+        let answer = to_bytes(Body::new(response.into_body()), ANSWER_MAX).await;
+        serving.abort();
+        let answer = answer.map_err(|error| broken(&error))?;
+        Ok((status, String::from_utf8_lossy(&answer).into_owned()))
+    }
+}
