@@ -113,9 +113,7 @@ impl Gateway {
         let acceptors = acceptors(&config, &rules, &metrics)?;
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let mut shared_sockets = share_admin(&admin_socket);
-        let causes = Arc::new(Causes::new(config.limits.causes));
-        let upstream = Arc::new(config.hub.clone());
-        let hub = Hub::start_noting(upstream, metrics.clone(), causes.clone());
+        let (hub, causes) = start_hub(&config, &metrics);
         let shared = Shared::new(
             rules.clone(),
             hub.clone(),
@@ -133,6 +131,7 @@ impl Gateway {
             acceptors: acceptors.clone(),
             rules,
             registry: shared.registry().clone(),
+            hub: hub.clone(),
             metrics: metrics.clone(),
             wanted: Arc::default(),
         });
@@ -345,6 +344,14 @@ fn bind_all(
         tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
     }
     Ok(bound)
+}
+
+/// Starts the upstream, and the record of what it refuses.
+fn start_hub(config: &Config, metrics: &Arc<Metrics>) -> (Hub, Arc<Causes>) {
+    let causes = Arc::new(Causes::new(config.limits.causes));
+    let upstream = Arc::new(config.hub.clone());
+    let hub = Hub::start_noting(upstream, metrics.clone(), causes.clone());
+    (hub, causes)
 }
 
 /// Brings what is only looked at when rendered up to date.

@@ -16,14 +16,15 @@ use problem::Problem;
 use serde::Serialize;
 use std::sync::Arc;
 use std::time::Duration;
-use view::{Block, Filter, Operator};
+use view::{Block, Blocked, Filter, Operator};
 
 /// Where it lives.
 pub const ROOT: &str = "/api/v1/";
 
 /// Bytes of a request's body.
 const BODY_MAX: usize = 4 * 1024;
-/// Longest block of a device.
+/// Shortest and longest block of a device.
+const BLOCK_MIN: Duration = Duration::from_secs(1);
 const BLOCK_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// Connections of one page, unless asked for fewer.
 const PAGE: usize = 100;
@@ -150,13 +151,13 @@ impl Api {
         }
         let block: Block = serde_json::from_slice(&whole(body).await?)
             .map_err(|error| Problem::body(&error.to_string()))?;
-        let time = Duration::from_secs(block.seconds);
-        if time.is_zero() || time > BLOCK_MAX {
-            return Err(Problem::body("seconds must be 1 to 2592000 (30 days)"));
-        }
+        let time = Duration::try_from_secs_f64(block.seconds).ok();
+        let time = time.filter(|time| (BLOCK_MIN..=BLOCK_MAX).contains(time));
+        let time = time.ok_or_else(|| Problem::body("seconds are 1 to 2592000 (30 days)"))?;
         match self.operator.block(id, time) {
-            Ok(()) => Ok(empty()),
-            Err(why) => Err(Problem::refused(&why)),
+            Blocked::Done => Ok(empty()),
+            Blocked::NoDevice => Err(Problem::no_device(id)),
+            Blocked::Full => Err(Problem::full()),
         }
     }
 

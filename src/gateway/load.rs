@@ -49,7 +49,7 @@ pub fn environment() -> BTreeMap<String, String> {
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
     let environment = environment();
     let mut files = Files::default();
-    files.note(path);
+    note_configuration(path, &environment, &mut files);
     let examined = config::examine(path, environment.clone().into_iter());
     let mut problems = examined.problems;
     let rules = examined.draft.as_ref().map(|config| {
@@ -85,6 +85,22 @@ pub fn load_rules(
     environment: &BTreeMap<String, String>,
 ) -> Result<RuleSet, Vec<Problem>> {
     load_rules_noting(config, environment, &mut Files::default())
+}
+
+/// Notes the configuration file and the files it takes secrets from: a key that is rotated there
+/// counts.
+pub(super) fn note_configuration(
+    path: &Path,
+    environment: &BTreeMap<String, String>,
+    files: &mut Files,
+) {
+    files.note(path);
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let base = absolute.parent().unwrap_or(Path::new(""));
+    let text = fs::read_to_string(path).unwrap_or_default();
+    for secret in config::files_named(&text, base, environment) {
+        files.note(&secret);
+    }
 }
 
 /// Notes the files of all listeners' TLS.

@@ -2,7 +2,7 @@
 
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Connection, Device, Filter, Hub as HubView, Operator, Page, Refusal,
+    Blocked, Connection, Device, Filter, Hub as HubView, Operator, Page, Refusal,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, Who};
@@ -151,8 +151,10 @@ impl Operator for Office {
         key(id).is_some_and(|key| registry.kick(&key, Eviction::Operator))
     }
 
-    fn block(&self, id: &str, time: Duration) -> Result<(), String> {
-        let key = key(id).ok_or("this is no device id, nor device/module")?;
+    fn block(&self, id: &str, time: Duration) -> Blocked {
+        let Some(key) = key(id) else {
+            return Blocked::NoDevice;
+        };
         match self.shared.block(&key, time) {
             true => {
                 tracing::info!(
@@ -160,9 +162,9 @@ impl Operator for Office {
                     seconds = time.as_secs(),
                     "an operator blocks a device"
                 );
-                Ok(())
+                Blocked::Done
             }
-            false => Err("limits.blocks devices are kept out already".to_owned()),
+            false => Blocked::Full,
         }
     }
 

@@ -1,16 +1,17 @@
 //! Reload: read everything, then swap whole, then close the sessions that lost their right.
 //!
 //! What reloads is the content of files: rules with everything they name, server certificates,
-//! client CAs, revocation lists. Keys of the configuration file itself need a restart; they are
-//! checked and named. One problem anywhere keeps all of the old set. Files are read on a blocking
+//! client CAs, revocation lists, and the keys of the hub's policy. Other keys of the configuration
+//! file need a restart; they are checked and named. One problem anywhere keeps all of the old set. Files are read on a blocking
 //! thread, one reload at a time; what arrives meanwhile becomes one more.
 
-use super::load::{Sources, environment, load_rules_noting, note_tls};
+use super::load::{Sources, environment, load_rules_noting, note_configuration, note_tls};
 use super::{dates, exposed};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
 use crate::config::reload::{Files, Watch};
 use crate::config::{self, Config, Setting};
+use crate::hub::{Hub, PolicyKeys};
 use crate::router::registry::{Eviction, Registry};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::metrics::Metrics;
@@ -44,6 +45,7 @@ pub(super) struct Reloader {
     pub(super) acceptors: Vec<Arc<Acceptor>>,
     pub(super) rules: Arc<ArcSwap<RuleSet>>,
     pub(super) registry: Arc<Registry>,
+    pub(super) hub: Hub,
     pub(super) metrics: Arc<Metrics>,
     /// An operator asks for a reload.
     pub(super) wanted: Arc<Notify>,
@@ -54,7 +56,7 @@ struct Fresh {
     rules: RuleSet,
     prepared: Vec<Prepared>,
     settings: Vec<Setting>,
-    hub_key_changed: bool,
+    keys: PolicyKeys,
 }
 
 /// Why a reload did not happen.
@@ -69,7 +71,7 @@ struct Done {
     /// What was read, also when it was no good: its next change is the next try.
     files: Files,
     /// The keys of the configuration file, when it could be read.
-    settings: Option<(Vec<Setting>, bool)>,
+    settings: Option<Vec<Setting>>,
     /// Nothing was decided: a pair of files may be half changed, and there is time left.
     unsettled: bool,
 }
@@ -98,9 +100,9 @@ pub(super) async fn run(reloader: Arc<Reloader>, sources: Sources, stop: Cancell
             () = stop.cancelled() => return,
             done = settled => done,
         };
-        if let Some((settings, hub_key)) = done.and_then(|done| done.settings) {
+        if let Some(settings) = done.and_then(|done| done.settings) {
             reloader.tell_dates(&sources);
-            let changed = changed_keys(&sources.settings, &settings, hub_key);
+            let changed = changed_keys(&sources.settings, &settings);
             if changed != waiting {
                 tell_waiting(&changed);
                 waiting = changed;
@@ -168,7 +170,7 @@ fn tell_waiting(changed: &[String]) {
 }
 
 /// Keys that differ between the file at the start and now.
-fn changed_keys(before: &[Setting], now: &[Setting], hub_key: bool) -> Vec<String> {
+fn changed_keys(before: &[Setting], now: &[Setting]) -> Vec<String> {
     let index = |settings: &[Setting]| -> BTreeMap<String, String> {
         let pair = |setting: &Setting| (setting.key.clone(), setting.value.clone());
         settings.iter().map(pair).collect()
@@ -177,10 +179,8 @@ fn changed_keys(before: &[Setting], now: &[Setting], hub_key: bool) -> Vec<Strin
     let keys = before.keys().chain(now.keys());
     let differs = |key: &&String| before.get(*key) != now.get(*key);
     let mut changed: Vec<String> = keys.filter(differs).cloned().collect();
-    // Secrets are not in the settings.
-    if hub_key {
-        changed.push("hub.key".to_owned());
-    }
+    // Taken over with the keys.
+    changed.retain(|key| key != "hub.policy");
     changed.sort();
     changed.dedup();
     changed
@@ -195,7 +195,10 @@ impl Reloader {
         let mut unsettled = false;
         let settings = match self.read(sources, &mut files) {
             Ok(fresh) => {
-                let read = (fresh.settings, fresh.hub_key_changed);
+                let read = fresh.settings;
+                if self.hub.rekey(fresh.keys) {
+                    tracing::info!(cause, "the policy's keys changed; tokens are signed anew");
+                }
                 let rules = Arc::new(fresh.rules);
                 let before = self.adopt(rules.clone(), fresh.prepared).counts();
                 let closed = self.revoke(&rules, clock::unix());
@@ -242,7 +245,7 @@ impl Reloader {
     /// Reads everything, or gives every problem.
     fn read(&self, sources: &Sources, files: &mut Files) -> Result<Fresh, Unfit> {
         let environment = environment();
-        files.note(&sources.path);
+        note_configuration(&sources.path, &environment, files);
         let examined = config::examine(&sources.path, environment.clone().into_iter());
         let mut problems: Vec<String> = examined.problems.iter().map(ToString::to_string).collect();
         note_tls(&self.config, files);
@@ -264,8 +267,7 @@ impl Reloader {
                 rules,
                 prepared,
                 settings: examined.settings,
-                hub_key_changed: config.hub.key != self.config.hub.key
-                    || config.hub.secondary_key != self.config.hub.secondary_key,
+                keys: PolicyKeys::of(&config.hub),
             }),
             _ => {
                 problems.dedup();
@@ -388,8 +390,7 @@ mod tests {
             setting("c", "1"),
             setting("hub.key", "(secret)"),
         ];
-        assert_eq!(changed_keys(&before, &now, false), ["a", "b", "c"]);
-        assert_eq!(changed_keys(&before, &before, true), ["hub.key"]);
-        assert!(changed_keys(&before, &before, false).is_empty());
+        assert_eq!(changed_keys(&before, &now), ["a", "b", "c"]);
+        assert!(changed_keys(&before, &before).is_empty());
     }
 }

@@ -56,12 +56,32 @@ pub enum Mint {
     Outside(&'static str, mpsc::Sender<Ask>),
 }
 
+/// A shared access policy and its keys.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PolicyKeys {
+    policy: String,
+    primary: Secret,
+    secondary: Option<Secret>,
+}
+
+impl PolicyKeys {
+    /// Those of `[hub]`.
+    #[must_use]
+    pub fn of(config: &HubConfig) -> Self {
+        Self {
+            policy: config.policy.clone(),
+            primary: config.key.clone(),
+            secondary: config.secondary_key.clone(),
+        }
+    }
+}
+
 /// The policy's keys and what the hub said about them.
 pub struct Keys {
+    keys: PolicyKeys,
     newest: [Option<(Token, Offset)>; 2],
     life: Duration,
     reuse: Duration,
-    has_secondary: bool,
     primary_refused: Option<Mono>,
     timekeeper: Timekeeper,
 }
@@ -137,6 +157,21 @@ impl Mint {
         }
     }
 
+    /// Signs with these keys from now on; whether they are other ones.
+    pub fn rekey(&self, fresh: PolicyKeys) -> bool {
+        let Self::Keys(keys) = self else {
+            return false;
+        };
+        let mut keys = lock(keys);
+        let changed = keys.keys != fresh;
+        if changed {
+            keys.keys = fresh;
+            keys.newest = [None, None];
+            keys.primary_refused = None;
+        }
+        changed
+    }
+
     /// Whether the wall clock has moved since the hub last took a token.
     pub fn clock_jumped(&self, now: Mono, wall: Unix) -> bool {
         match self {
@@ -161,7 +196,7 @@ impl Keys {
             newest: [None, None],
             life,
             reuse: life.mul_f64(period(config)),
-            has_secondary: config.secondary_key.is_some(),
+            keys: PolicyKeys::of(config),
             primary_refused: None,
             timekeeper: Timekeeper::default(),
         }
@@ -174,7 +209,7 @@ impl Keys {
         {
             self.primary_refused = None; // a new period: it may have been put right
         }
-        let slots: &[Slot] = match (self.has_secondary, self.primary_refused) {
+        let slots: &[Slot] = match (self.keys.secondary.is_some(), self.primary_refused) {
             (false, _) => &[Slot::Primary],
             (true, None) => &[Slot::Primary, Slot::Secondary],
             (true, Some(_)) => &[Slot::Secondary, Slot::Primary],
@@ -197,12 +232,17 @@ impl Keys {
         let wall = offset.wall(now);
         let end = wall + self.life;
         let expiry = Unix::from_secs(end.as_millis().div_ceil(1000));
-        let key = match (&config.secondary_key, slot) {
+        let PolicyKeys {
+            policy,
+            primary,
+            secondary,
+        } = &self.keys;
+        let key = match (secondary, slot) {
             (Some(key), Slot::Secondary) => key,
-            _ => &config.key,
+            _ => primary,
         };
         let token = Token {
-            text: sas::mint(&config.audience, &config.policy, key, expiry),
+            text: sas::mint(&config.audience, policy, key, expiry),
             expiry,
             minted: now,
             ends: now + expiry.since(wall),

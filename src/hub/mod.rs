@@ -43,6 +43,7 @@ mod uplink;
 mod watchdog;
 
 pub use links::DeviceLinks;
+pub use mint::PolicyKeys;
 
 use crate::config::HubConfig;
 use crate::runtime::clock::{self, Unix};
@@ -136,6 +137,16 @@ impl Hub {
             tasks.spawn(supervisor);
         }
         Self { shared, tasks }
+    }
+
+    /// Signs with these keys from now on, and puts a new token on every connection; whether they
+    /// are other ones. The old token stays where it is until the new one is accepted.
+    pub fn rekey(&self, keys: PolicyKeys) -> bool {
+        let changed = self.shared.mint.rekey(keys);
+        if changed {
+            self.shared.token_news.send_modify(|news| *news += 1);
+        }
+        changed
     }
 
     /// Waits until one connection holds a token the hub accepted, or the time is up.

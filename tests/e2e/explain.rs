@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 const READ: &str = "read-token-0123456789";
-const OPERATE: &str = "operate-token-0123456789";
+pub const OPERATE: &str = "operate-token-0123456789";
 
 fn psk(identity: &str, key: &[u8]) -> Transport {
     Transport::Psk {
@@ -21,7 +21,7 @@ fn psk(identity: &str, key: &[u8]) -> Transport {
 }
 
 /// A bench whose operators have tokens.
-async fn bench(name: &str, options: Options) -> Bench {
+pub async fn bench(name: &str, options: Options) -> Bench {
     let tokens = format!("read_token = \"{READ}\"\noperate_token = \"{OPERATE}\"\n");
     let options = Options {
         // The [admin] table is the last one with `bind` in it.
@@ -313,7 +313,7 @@ fn bad_requests() -> Vec<Bad> {
         row("PUT /api/v1/devices/psk-1/block", &orders, "{\"seconds\":0}", 400, "30 days"),
         row("PUT /api/v1/devices/psk-1/block", &orders, "{\"second\":1}", 400, "unknown field"),
         row("PUT /api/v1/devices/psk-1/block", &orders, &large, 413, "4096"),
-        row("PUT /api/v1/devices/a%20b/block", &orders, "{\"seconds\":1}", 422, "no device id"),
+        row("PUT /api/v1/devices/a%20b/block", &orders, "{\"seconds\":1}", 404, "no device id"),
     ]
 }
 

@@ -13,6 +13,8 @@ mod hints;
 mod hub_refuses;
 mod log;
 mod metrics;
+#[cfg(feature = "interop")]
+mod openapi;
 mod outage;
 mod process;
 mod refusals;

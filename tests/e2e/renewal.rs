@@ -46,3 +46,54 @@ async fn two_hundred_devices_publish_through_nine_renewals_without_a_ripple() {
     let verdict = judge(&ledger(&bench.emulator), &seen);
     assert_eq!(verdict, Verdict::default());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policys_keys_are_changed_by_a_reload_and_no_device_is_closed() {
+    use base64::Engine;
+    let options = Options {
+        fleet: 20,
+        ..Options::default()
+    };
+    let bench = Bench::start("rekey", options).await;
+    let fleet = Fleet::start(bench.mqtt(), 20);
+    fleet.flows(100).await;
+    let accepted = ["result=\"accepted\""];
+    let before = bench.metric("token_renewals_total", &accepted).await;
+    let key = |text: &[u8]| base64::engine::general_purpose::STANDARD.encode(text);
+    for (which, file, new) in [
+        (
+            "primary",
+            "hub-key",
+            key(b"a new primary key, 32 bytes long"),
+        ),
+        (
+            "secondary",
+            "hub-key-2",
+            key(b"a new second key, as long as that"),
+        ),
+    ] {
+        let body = format!("{{\"which\":\"{which}\",\"key\":\"{new}\"}}");
+        let (status, text) = bench
+            .control("POST", "/policies/device/rotate", &body)
+            .await;
+        assert!((200..300).contains(&status), "{text}");
+        crate::support::secret(&bench.dir.join(file), &new);
+    }
+    // Both connections put a token of the new key; the old ones would be refused by now.
+    bench
+        .reaches("token_renewals_total", &accepted, before + 2.0)
+        .await;
+    assert_eq!(
+        bench
+            .metric("token_renewals_total", &["result=\"refused\""])
+            .await,
+        0.0
+    );
+    fleet.flows(100).await;
+    assert_eq!(bench.metric("disconnects_total", &[]).await, 0.0);
+    assert_eq!(bench.metric("hub_reconnects_total", &[]).await, 0.0);
+    assert_eq!(bench.metric("hub_detaches_total", &[]).await, 0.0);
+    let seen = fleet.finish().await;
+    let verdict = judge(&ledger(&bench.emulator), &seen);
+    assert_eq!((verdict.missing, verdict.foreign), (0, 0), "{verdict:?}");
+}

@@ -65,8 +65,14 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "Not blocked", detail)
     }
 
-    pub(super) fn refused(why: &str) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Refused", why)
+    pub(super) fn no_device(id: &str) -> Self {
+        let detail = format!("{id} is no device id, nor device/module");
+        Self::new(StatusCode::NOT_FOUND, "No device", detail)
+    }
+
+    pub(super) fn full() -> Self {
+        let detail = "as many devices as limits.blocks allows are kept out already";
+        Self::new(StatusCode::CONFLICT, "No room", detail)
     }
 
     pub(super) fn body(why: &str) -> Self {

@@ -114,8 +114,19 @@ pub struct Refusal {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Block {
-    /// For how long, seconds.
-    pub seconds: u64,
+    /// For how long, seconds; parts of one count.
+    pub seconds: f64,
+}
+
+/// What became of an order to keep a device out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// It is kept out.
+    Done,
+    /// No device can have this id.
+    NoDevice,
+    /// `limits.blocks` devices are kept out already.
+    Full,
 }
 
 /// The gateway as operators see it. No call blocks.
@@ -133,10 +144,7 @@ pub trait Operator: Send + Sync {
     /// Ends a device's connection; whether it had one.
     fn close(&self, id: &str) -> bool;
     /// Keeps a device out and ends its connection.
-    ///
-    /// # Errors
-    /// Why not.
-    fn block(&self, id: &str, time: Duration) -> Result<(), String>;
+    fn block(&self, id: &str, time: Duration) -> Blocked;
     /// Lets it in again; whether it was kept out.
     fn unblock(&self, id: &str) -> bool;
     /// Reads the files again.
