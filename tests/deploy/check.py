@@ -105,7 +105,7 @@ class Container(Folder):
         said = run(DEPLOY / "container/build", "--binary", BINARY, "--out", self.folder)
         sizes = [float(size) for size in re.findall(r"([0-9.]+) MB", said)]
         self.assertEqual(len(sizes), 2, said)
-        self.assertTrue(all(size < 40 for size in sizes), said)
+        self.assertTrue(all(size < 15 for size in sizes), said)
         print(said, end="")
         gateway, settings = self.unpack("iothub-gateway")
         self.assertEqual(settings["User"], "65532:65532")
