@@ -6,6 +6,7 @@
 
 pub mod dates;
 mod exposed;
+mod history;
 mod load;
 mod operator;
 mod reload;
@@ -135,7 +136,8 @@ impl Gateway {
             metrics: metrics.clone(),
             wanted: Arc::default(),
         });
-        let stop_wanted = CancellationToken::new();
+        let (stop_wanted, accepting) = (CancellationToken::new(), CancellationToken::new());
+        let upstream = &config.hub;
         let bound = bind_all(config.listeners, acceptors, &shared, inherited)?;
         shared_sockets.extend(bound.iter().filter_map(|(_, _, l)| l.share().ok()));
         let (phase, _) = watch::channel(Phase::Starting);
@@ -147,14 +149,14 @@ impl Gateway {
             host: config.hub.host.clone(),
             status,
             causes,
+            history: Arc::default(),
+            renewed_before: upstream.token_ttl.mul_f64(1.0 - upstream.renew_at),
             reload: reloader.wanted.clone(),
             stop: stop_wanted.clone(),
         };
+        office.begin_history(&metrics, &accepting);
         let admin = open_admin(admin_socket, metrics.clone(), office, &config.admin)?;
-        let named = bound.iter();
-        let listeners = named.map(|(name, address, _)| (name.clone(), *address));
-        let listeners = listeners.collect();
-        let accepting = CancellationToken::new();
+        let listeners = addresses(&bound);
         tokio::spawn(accept(bound, hub.clone(), phase.clone(), accepting.clone()));
         let shutdown = config.shutdown;
         Ok(Self {
@@ -344,6 +346,14 @@ fn bind_all(
         tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
     }
     Ok(bound)
+}
+
+/// Names and addresses of what is bound.
+fn addresses(bound: &[Bound]) -> Vec<(String, SocketAddr)> {
+    let bound = bound.iter();
+    bound
+        .map(|(name, address, _)| (name.clone(), *address))
+        .collect()
 }
 
 /// Starts the upstream, and the record of what it refuses.

@@ -197,12 +197,12 @@ fn only_get_and_head_are_answered() {
 #[test]
 fn an_unknown_path_lists_the_known_ones() {
     let server = server();
-    for path in ["/", "/metric", "/ready/", "/../live", "/%2e/live"] {
+    for path in ["/index.html", "/metric", "/ready/", "/../live", "/%2e/live"] {
         let answer = get(server.local_addr(), path);
         assert!(answer.starts_with("HTTP/1.1 404 "), "{path}: {answer}");
         assert_eq!(
             body(&answer),
-            "no such path; there are /live, /metrics, /ready\n"
+            "no such path; there are /, /live, /metrics, /ready, /api/v1/openapi.json\n"
         );
     }
     server.stop();

@@ -57,6 +57,16 @@ enum Role {
     Operate,
 }
 
+impl Role {
+    /// What this path needs.
+    fn of(parts: &[&str]) -> Self {
+        match parts {
+            ["reload" | "drain"] | ["devices", _, "connection" | "block"] => Self::Operate,
+            _ => Self::Read,
+        }
+    }
+}
+
 type Answer = Result<Response<Body>, Problem>;
 
 impl Api {
@@ -78,12 +88,7 @@ impl Api {
         let parts: Vec<&str> = path.split('/').collect();
         let query = head.uri.query().unwrap_or_default();
         let method = &head.method;
-        let orders = matches!(
-            parts[..],
-            ["reload" | "drain"] | ["devices", _, "connection" | "block"]
-        );
-        let role = if orders { Role::Operate } else { Role::Read };
-        let allowed = self.may(&head.headers, role);
+        let allowed = self.may(&head.headers, Role::of(&parts));
         let known = |methods: &'static str| match methods.split(", ").any(|m| m == method.as_str())
         {
             true => allowed.as_ref().map(drop).map_err(Clone::clone),
@@ -101,6 +106,10 @@ impl Api {
             ["causes"] => {
                 known("GET")?;
                 ok(&self.operator.latest_causes())
+            }
+            ["overview"] => {
+                known("GET")?;
+                ok(&self.operator.overview())
             }
             ["hub"] => {
                 known("GET")?;

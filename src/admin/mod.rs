@@ -6,6 +6,7 @@
 //! whole connection within [`AdminLimits::request_timeout`]: there is no idle connection to hold.
 
 pub mod api;
+mod page;
 
 use crate::telemetry::metrics::Metrics;
 use api::Api;
@@ -118,7 +119,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const HEADERS_MAX: usize = 64;
 
 /// The paths there are.
-const PATHS: &[&str] = &["/live", "/metrics", "/ready"];
+const PATHS: &[&str] = &["/", "/live", "/metrics", "/ready", "/api/v1/openapi.json"];
 
 /// What is served.
 #[derive(Clone)]
@@ -222,6 +223,9 @@ fn answer(method: &Method, path: &str, metrics: &Metrics, status: &Status) -> Re
         }
         "/ready" => ready(&status()),
         _ => {
+            if let Some(file) = page::file(path) {
+                return file;
+            }
             let body = format!("no such path; there are {}\n", PATHS.join(", "));
             text(StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, TEXT)], body)
         }

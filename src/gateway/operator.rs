@@ -1,16 +1,18 @@
 //! What operators ask, answered from the running gateway.
 
+use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Blocked, Connection, Device, Filter, Hub as HubView, Operator, Page, Refusal,
+    Blocked, Connection, Device, Filter, Hub as HubView, Operator, Overview, Page, Refusal,
 };
 use crate::auth::identity::parse_client_id;
-use crate::auth::{AuthenticatedDevice, Who};
+use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
 use crate::hub::Hub;
 use crate::listener::Shared;
 use crate::router::registry::{Eviction, SessionKey, Tally};
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
+use crate::telemetry::metrics::Metrics;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -27,8 +29,19 @@ pub(super) struct Office {
     pub(super) host: String,
     pub(super) status: Status,
     pub(super) causes: Arc<Causes>,
+    pub(super) history: Arc<History>,
+    /// How long before its end a token is renewed.
+    pub(super) renewed_before: Duration,
     pub(super) reload: Arc<Notify>,
     pub(super) stop: CancellationToken,
+}
+
+impl Office {
+    /// Notes what the metrics show until `stop`.
+    pub(super) fn begin_history(&self, metrics: &Arc<Metrics>, stop: &CancellationToken) {
+        let history = self.history.clone();
+        tokio::spawn(history.run(metrics.clone(), stop.clone()));
+    }
 }
 
 fn key(id: &str) -> Option<SessionKey> {
@@ -124,6 +137,27 @@ impl Operator for Office {
         self.causes.latest(LATEST)
     }
 
+    fn overview(&self) -> Overview {
+        let kinds = [
+            CredentialKind::Psk,
+            CredentialKind::X509,
+            CredentialKind::Sas,
+            CredentialKind::Password,
+        ];
+        let mut counts = kinds.map(|kind| (kind.label().to_owned(), 0));
+        self.shared.registry().each(|_, device, _| {
+            let kind = kinds.iter().position(|kind| *kind == device.credential());
+            if let Some((_, count)) = kind.and_then(|kind| counts.get_mut(kind)) {
+                *count += 1;
+            }
+        });
+        Overview {
+            connected: counts.iter().map(|(_, count)| count).sum(),
+            credentials: counts.to_vec(),
+            history: self.history.moments(),
+        }
+    }
+
     fn hub(&self) -> HubView {
         let (readiness, status) = ((self.status)(), self.hub.status());
         let refusal = |refusal: &crate::admin::HubRefusal| Refusal {
@@ -142,6 +176,10 @@ impl Operator for Office {
             connections_ready: status.connections_ready,
             connections_wanted: status.connections_wanted,
             token_expires_in_s: readiness.token_expires_in_s,
+            token_renews_in_s: readiness.token_expires_in_s.map(|left| {
+                // It is renewed at a share of its life, of which the rest is left then.
+                left.saturating_sub(self.renewed_before.as_secs())
+            }),
             token_from: status.key_in_use.to_owned(),
         }
     }

@@ -16,6 +16,8 @@ mod metrics;
 #[cfg(feature = "interop")]
 mod openapi;
 mod outage;
+#[cfg(feature = "interop")]
+mod page;
 mod process;
 mod refusals;
 mod renewal;

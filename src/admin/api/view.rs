@@ -72,6 +72,32 @@ pub struct Device {
     pub causes: usize,
 }
 
+/// Who is connected, and the last hour.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Overview {
+    /// Live connections.
+    pub connected: usize,
+    /// Of these, by kind of credential.
+    pub credentials: Vec<(String, usize)>,
+    /// One moment each ten seconds, the latest last.
+    pub history: Vec<Moment>,
+}
+
+/// Ten seconds of traffic.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Their end, seconds since 1970.
+    pub at: u64,
+    /// Messages the hub accepted.
+    pub accepted_per_s: f64,
+    /// Messages refused.
+    pub refused_per_s: f64,
+    /// Median time from PUBLISH to PUBACK, milliseconds, rounded up to a bucket.
+    pub p50_ms: Option<f64>,
+    /// The same for 99 of 100.
+    pub p99_ms: Option<f64>,
+}
+
 /// The upstream.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Hub {
@@ -87,6 +113,8 @@ pub struct Hub {
     pub connections_wanted: usize,
     /// Time until the token ends, seconds.
     pub token_expires_in_s: Option<u64>,
+    /// Time until it is renewed at the latest, seconds.
+    pub token_renews_in_s: Option<u64>,
     /// `primary`, `secondary`, `file` or `service`.
     pub token_from: String,
     /// What the hub refuses now.
@@ -139,6 +167,8 @@ pub trait Operator: Send + Sync {
     fn causes(&self, id: &str) -> Vec<Cause>;
     /// The latest causes of everybody.
     fn latest_causes(&self) -> Vec<Cause>;
+    /// Who is connected, and the last hour.
+    fn overview(&self) -> Overview;
     /// The upstream.
     fn hub(&self) -> Hub;
     /// Ends a device's connection; whether it had one.
