@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use problem::Problem;
 use serde::Serialize;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use view::{Block, Blocked, Filter, Operator};
@@ -193,7 +194,10 @@ impl Api {
         match (role, &bearer) {
             _ if operates => Ok(()),
             (Role::Read, _) if reads => Ok(()),
-            (Role::Read, None) if !configured && *loopback => Ok(()),
+            (Role::Read, None) if !configured && *loopback => match is_local(headers) {
+                true => Ok(()),
+                false => Err(Problem::foreign()),
+            },
             (Role::Operate, _) if !configured => Err(Problem::no_token("admin.operate_token")),
             (Role::Read, _) if !configured && !loopback => {
                 Err(Problem::no_token("admin.read_token"))
@@ -203,6 +207,31 @@ impl Api {
             (_, None) => Err(Problem::challenge()),
         }
     }
+}
+
+/// Whether a request without a token was made for this machine: a page elsewhere can make a browser
+/// call a loopback port, and by rebinding its name even read the answer; neither knows our address
+/// as host.
+fn is_local(headers: &HeaderMap) -> bool {
+    let host = |name| {
+        let value = headers.get(name)?.to_str().ok()?;
+        let value = value.strip_prefix("http://").unwrap_or(value);
+        Some(
+            value
+                .rsplit_once(':')
+                .map_or(value, |(host, _)| host)
+                .to_owned(),
+        )
+    };
+    let is_ours = |host: &String| match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host == "localhost",
+    };
+    let named = host(header::HOST).is_some_and(|host| is_ours(&host));
+    named
+        && headers
+            .get(header::ORIGIN)
+            .is_none_or(|_| host(header::ORIGIN).is_some_and(|o| is_ours(&o)))
 }
 
 /// The token of `Authorization: Bearer …`; nothing without that header.

@@ -9,7 +9,7 @@ mod reason;
 
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
-use crate::config::values::{human_count, human_size};
+use crate::config::values::{human_count, human_size, show_duration};
 use crate::config::{Config, Origin, Problem, Setting, examine};
 use crate::gateway::{environment, load_rules};
 use crate::telemetry::log::capped;
@@ -162,6 +162,7 @@ fn summary(path: &Path, report: &Report) -> String {
         );
         memory_table(&mut text, &worst);
         stop_time(&mut text, config);
+        silence(&mut text, config);
     }
     let name = capped(&path.display().to_string());
     let remarks = match report.warnings.len() {
@@ -227,6 +228,20 @@ fn stop_time(text: &mut String, config: &Config) {
         shutdown.settle.as_secs(),
         shutdown.close.as_secs(),
     );
+}
+
+/// How long a device may be silent, beside what a load balancer in front may allow.
+fn silence(text: &mut String, config: &Config) {
+    let limits = &config.limits;
+    if limits.keep_alive_max > limits.keep_alive_advised {
+        let _ = writeln!(
+            text,
+            "devices may ask for a keep-alive of up to {}; a load balancer in front may cut who is \
+             silent for {} (long_keep_alive_connections shows them)\n",
+            show_duration(limits.keep_alive_max),
+            show_duration(limits.keep_alive_advised),
+        );
+    }
 }
 
 fn memory_table(text: &mut String, worst: &WorstCase) {

@@ -20,6 +20,14 @@ mod token;
 /// Exit code for wrong usage or configuration (`EX_USAGE`).
 pub const USAGE: u8 = 64;
 
+/// What `--version` says: the release, and the commit of a release build.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (commit ",
+    env!("IOTHUB_GATEWAY_COMMIT"),
+    ")"
+);
+
 /// Stack of a worker thread, bytes of address space: the AMQP library decodes nested types by
 /// recursion without a limit of its own.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
@@ -34,7 +42,7 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 
 /// Custom protocol gateway for Azure IoT Hub: MQTT devices in, a few AMQP connections out.
 #[derive(Parser)]
-#[command(name = "iothub-gateway", version, about, arg_required_else_help = true)]
+#[command(name = "iothub-gateway", version = VERSION, about, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

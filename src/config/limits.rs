@@ -165,6 +165,10 @@ limits! {
     /// Largest keep-alive granted, also used for keep-alive 0 (IoT Hub: 1177 s).
     keep_alive_max: time = secs(1177), secs(1) => secs(65_535),
         "none; a dead device is seen after 1.5 times this";
+    /// Keep-alive beyond which a connection is shown in long_keep_alive_connections: load balancers
+    /// cut what is silent for longer, 4 minutes is common.
+    keep_alive_advised: time = secs(240), secs(1) => secs(65_535),
+        "none; it refuses nobody";
     /// Largest packet before CONNECT is answered, bytes.
     connect_bytes: bytes = 4 * KIB, 512 => 64 * KIB,
         "within the handshake's 64KiB; raise it for long tokens or Wills";

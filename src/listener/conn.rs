@@ -72,6 +72,8 @@ pub(super) struct Opened<U> {
     pub(super) bounds: Bounds,
     pub(super) source: SocketAddr,
     pub(super) live: Counted,
+    /// Counted while it may be silent for longer than a load balancer likes.
+    pub(super) long_keep_alive: Option<Counted>,
     pub(super) permit: Permit,
     pub(super) ending: Ending,
 }
@@ -121,6 +123,7 @@ pub(super) struct Conn<U> {
     since: Mono,
     /// Gone once the socket is closed.
     live: Option<Counted>,
+    _long_keep_alive: Option<Counted>,
     permit: Permit,
     ending: Ending,
 }
@@ -170,6 +173,7 @@ impl<U: Upstream> Conn<U> {
             source: opened.source,
             since: clock::mono(),
             live: Some(opened.live),
+            _long_keep_alive: opened.long_keep_alive,
             permit: opened.permit,
             ending: opened.ending,
         })

@@ -432,6 +432,8 @@ fn open(
         protocol = asked.connect.protocol.name(),
         "device connected"
     );
+    let keep_alive = Duration::from_secs(asked.connect.keep_alive_s.into());
+    let long = keep_alive.is_zero() || keep_alive > setup.limits.keep_alive_advised;
     let now = clock::mono();
     let expires = admission.expires.map(|at| now + at.since(clock::unix()));
     let opened = Opened {
@@ -449,6 +451,7 @@ fn open(
         },
         source,
         live: Counted::new(live),
+        long_keep_alive: long.then(|| Counted::new(setup.metrics.long_keep_alive.clone())),
         permit,
         ending,
     };

@@ -185,6 +185,8 @@ metrics! {
             "command taken from the hub, acknowledged by the device, hub told";
         inflight: IntGaugeVec = "inflight" ["direction" = DIRECTIONS]
             "messages not yet settled";
+        long_keep_alives: IntGaugeVec = "long_keep_alive_connections" []
+            "device connections that may be silent for longer than limits.keep_alive_advised";
         paused_connections: IntGaugeVec = "paused_connections" ["cause"]
             "device connections whose socket is not read";
         limits: IntGaugeVec = "limit" ["limit"]
@@ -256,6 +258,7 @@ metrics! {
         config_success_time: Gauge = config_success_times [] "When that was.";
         ready: IntGauge = ready_states [] "Brought up to date when rendered.";
         rules_loaded: IntGauge = loaded_rules [] "Rules in force.";
+        long_keep_alive: IntGauge = long_keep_alives [] "Connections with a long keep-alive.";
         psk_short_keys: IntGauge = short_psk_keys [] "Identities with a short key.";
         uplink_inflight: IntGauge = inflight ["uplink"] "Messages not settled, uplink.";
         downlink_inflight: IntGauge = inflight ["downlink"] "Messages not settled, downlink.";

@@ -355,6 +355,23 @@ async fn bad_requests_get_a_problem_document_and_disturb_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_tokens_this_machine_reads_and_nobody_orders() {
     let bench = Bench::start("no-tokens", Options::default()).await;
+    for (headers, status) in [
+        ("Host: 127.0.0.1:9464", 200),
+        ("Host: localhost", 200),
+        ("Host: [::1]:9464", 200),
+        ("Host: 127.0.0.1\r\nOrigin: http://127.0.0.1:9464", 200),
+        ("Host: rebound.example:9464", 403),
+        ("Host: 127.0.0.1.example", 403),
+        ("Host: 127.0.0.1\r\nOrigin: https://elsewhere.example", 403),
+        ("Host: 127.0.0.1\r\nOrigin: null", 403),
+    ] {
+        let request = format!("GET /api/v1/hub HTTP/1.1\r\n{headers}\r\n\r\n");
+        let answer = raw(&bench, request).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{headers}: {answer}"
+        );
+    }
     let (code, text) = ctl(&bench, None, "hub").await;
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = ctl(&bench, None, "drain").await;

@@ -151,3 +151,22 @@ async fn a_commands_way_is_timed_and_no_series_appears_with_its_first_event() {
     let appeared: Vec<_> = after.difference(&before).collect();
     assert!(appeared.is_empty(), "{appeared:#?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_may_be_silent_for_longer_than_a_load_balancer_likes_is_shown() {
+    let bench = Bench::start("keep-alive", Options::default()).await;
+    let name = "long_keep_alive_connections";
+    let short = Device::connect(bench.mqtt(), &psk(PSK), &Who::id("psk-1")).await;
+    assert_eq!(bench.metric(name, &[]).await, 0.0);
+    drop(short);
+    for keep_alive_s in [241, 0] {
+        let who = Who {
+            keep_alive_s,
+            ..Who::id("psk-1")
+        };
+        let long = Device::connect(bench.mqtt(), &psk(PSK), &who).await;
+        assert_eq!(bench.metric(name, &[]).await, 1.0, "{keep_alive_s}");
+        long.goodbye().await.expect("closed");
+        bench.falls(name, 0.0).await;
+    }
+}

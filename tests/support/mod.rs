@@ -341,6 +341,16 @@ impl Bench {
         }
     }
 
+    /// Waits until a gauge is at most `goal`.
+    pub async fn falls(&self, name: &str, goal: f64) {
+        let fallen = tokio::time::timeout(Duration::from_secs(20), async {
+            while self.metric(name, &[]).await > goal {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(fallen.await.is_ok(), "{name} stays above {goal}");
+    }
+
     fn control_address(&self) -> SocketAddr {
         self.emulator.control_addr().expect("bound")
     }

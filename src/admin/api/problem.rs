@@ -105,6 +105,12 @@ impl Problem {
         Self::new(StatusCode::UNAUTHORIZED, "Wrong token", detail).challenged("invalid_token")
     }
 
+    pub(super) fn foreign() -> Self {
+        let detail = "without a token only requests for a loopback host, and none from other \
+                      pages, are answered; set admin.read_token, or ask 127.0.0.1";
+        Self::new(StatusCode::FORBIDDEN, "Not for this host", detail)
+    }
+
     pub(super) fn scope() -> Self {
         let detail = "orders need admin.operate_token; this is the token for reading";
         let problem = Self::new(StatusCode::FORBIDDEN, "Not for this token", detail);

@@ -214,6 +214,7 @@ impl Bench {
                 limits: plan.rule,
             },
             source: ([127, 0, 0, 1], 1).into(),
+            long_keep_alive: None,
             live: Counted::new(gauge),
             permit,
             ending: Ending::new(metrics.clone()),
