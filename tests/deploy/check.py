@@ -7,6 +7,7 @@ Kubernetes' schema, the package built and installed into a folder.
 """
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -35,9 +36,15 @@ def run(*command, **options):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports connections get by themselves: nobody else takes it before it is bound."""
+    while True:
+        port = random.randrange(15000, 32000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def eventually(what, ask, seconds=15):
