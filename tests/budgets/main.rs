@@ -2,6 +2,8 @@
 //! per identity, sizes of what every device holds. The limits stand in `benches/budgets.toml`,
 //! the operations are those of the benches. Times are not looked at here.
 
+#[path = "../../benches/cases/amqp.rs"]
+mod amqp;
 #[path = "../../benches/cases/codec.rs"]
 mod codec;
 #[path = "../../benches/cases/hello.rs"]
@@ -54,6 +56,11 @@ fn mapping_topics_and_properties_allocates_no_more_than_budgeted() {
 }
 
 #[test]
+fn a_message_and_a_link_of_the_amqp_engine_allocate_no_more_than_budgeted() {
+    keeps("amqp", amqp::all);
+}
+
+#[test]
 fn tokens_allocate_no_more_than_budgeted() {
     keeps("token", token::all);
 }
@@ -96,7 +103,9 @@ fn every_suite_of_the_file_is_checked_here() {
     let suites: Vec<&str> = budgets.suites().collect();
     assert_eq!(
         suites,
-        ["codec", "hello", "route", "rules", "session", "token"],
+        [
+            "amqp", "codec", "hello", "route", "rules", "session", "token"
+        ],
         "left: budgets.toml; add a test for a new suite"
     );
 }
