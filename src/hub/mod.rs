@@ -4,13 +4,15 @@
 //! `links` (a device's task) → `uplink`/`downlink` → `path` → `session` (attaches, closes) →
 //! `connection` (supervises) → `connect`, `io` (the wire). `token`, `cbs` and `schedule` keep the
 //! one token that `mint` signs (`sas`, `timekeeper`) or gets from `outside` (`fetch`). `outcome` alone says what counts as accepted,
-//! `refusals` what is said about the rest (`report`). No type of the AMQP library
+//! `refusals` what is said about the rest (`report`). `driver` carries our own AMQP engine; the
+//! stations above do not use it yet. No type of the AMQP library
 //! leaves this folder, and this folder knows no MQTT.
 
 mod cbs;
 mod connect;
 mod connection;
 mod downlink;
+pub mod driver;
 mod encode;
 mod engine;
 mod fetch;

@@ -1,5 +1,6 @@
 //! The upstream against a fake hub on loopback.
 
+mod driver;
 mod fake;
 mod fake_links;
 mod faults;
