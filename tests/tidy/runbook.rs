@@ -1,5 +1,5 @@
 //! The runbook against what it is about: a section for each alert, a line for each log event at
-//! warn or above, and neither for anything else.
+//! warn or above, and neither for anything else; no metric that nobody looks at.
 
 use crate::{Source, root, sources};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,6 +65,38 @@ fn a_section_without_a_fix_or_a_command_is_noticed() {
         ["**Fix**"]
     );
     assert_eq!(lacks(&whole.replace("```sh", "```")), ["a command"]);
+}
+
+#[test]
+fn each_metric_is_in_an_alert_or_on_a_dashboard() {
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect(path);
+    let mut shown = read("deploy/prometheus/rules.yaml");
+    for name in ["overview", "devices", "hub"] {
+        let path = format!("deploy/grafana/dashboards/iothub-gateway-{name}.json");
+        shown.push_str(&read(&path));
+    }
+    let table = read("deploy/README.md");
+    let names = table
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `iothub_gateway_"));
+    let names: BTreeSet<&str> = names
+        .filter_map(|rest| rest.split(['`', '{']).next())
+        .collect();
+    assert!(names.len() > 30, "{names:?}");
+    let unseen = |name: &&&str| {
+        let name = format!("iothub_gateway_{name}");
+        let mut at = shown.match_indices(&name);
+        let is_all = |(at, found): (usize, &str)| {
+            let rest = &shown[at + found.len()..];
+            let rest =
+                ["_bucket", "_sum", "_count"].map(|part| rest.strip_prefix(part).unwrap_or(rest));
+            rest.iter()
+                .any(|rest| !rest.starts_with(|c: char| c == '_' || c.is_ascii_lowercase()))
+        };
+        !at.any(is_all)
+    };
+    let unseen: Vec<_> = names.iter().filter(unseen).collect();
+    assert!(unseen.is_empty(), "nobody looks at {unseen:?}");
 }
 
 /// Level, target and message of an event; what is filled in is `…`.
