@@ -27,6 +27,8 @@ const BODY_MAX: usize = 4 * 1024;
 /// Shortest and longest block of a device.
 const BLOCK_MIN: Duration = Duration::from_secs(1);
 const BLOCK_MAX: Duration = Duration::from_secs(30 * 86_400);
+/// Largest number that every reader of JSON takes as it is (RFC 8259 §6).
+const AFTER_MAX: u64 = (1 << 53) - 1;
 /// Connections of one page, unless asked for fewer.
 const PAGE: usize = 100;
 /// Most connections of one page.
@@ -96,10 +98,7 @@ impl Api {
             false => Err(Problem::method(methods)),
         };
         match parts[..] {
-            ["openapi.json"] => match *method == Method::GET {
-                true => Ok(json(StatusCode::OK, OPENAPI.to_owned())),
-                false => Err(Problem::method("GET")),
-            },
+            ["openapi.json"] => described(method),
             ["connections"] => {
                 known("GET")?;
                 ok(&self.operator.connections(&filter(query)?))
@@ -127,6 +126,10 @@ impl Api {
                 known("GET")?;
                 ok(&self.operator.causes(&decoded(id)?))
             }
+            ["devices", id, "events"] => {
+                known("GET")?;
+                self.events(&decoded(id)?, query)
+            }
             ["devices", id, "connection"] => {
                 known("DELETE")?;
                 match self.operator.close(&decoded(id)?) {
@@ -150,6 +153,19 @@ impl Api {
             }
             _ => Err(Problem::path()),
         }
+    }
+
+    fn events(&self, id: &str, query: &str) -> Answer {
+        let after = match query.strip_prefix("after=") {
+            Some(after) => {
+                let after = after.parse().ok().filter(|after| *after <= AFTER_MAX);
+                after.ok_or_else(|| Problem::query("after is a number of an answer before"))?
+            }
+            None if query.is_empty() => 0,
+            None => return Err(Problem::query("known is after")),
+        };
+        let events = self.operator.events(id, after);
+        ok(&events.ok_or_else(Problem::watched)?)
     }
 
     async fn block(&self, method: &Method, id: &str, body: Body) -> Answer {
@@ -284,6 +300,14 @@ fn decoded(text: &str) -> Result<String, Problem> {
     let text = percent_decode_str(text).decode_utf8();
     text.map(|text| text.into_owned())
         .map_err(|_| Problem::query("the path and the query are percent-encoded UTF-8"))
+}
+
+/// The description; whoever can reach the port may read it.
+fn described(method: &Method) -> Answer {
+    match *method == Method::GET {
+        true => Ok(json(StatusCode::OK, OPENAPI.to_owned())),
+        false => Err(Problem::method("GET")),
+    }
 }
 
 async fn whole(body: Body) -> Result<Bytes, Problem> {

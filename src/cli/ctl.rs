@@ -4,13 +4,15 @@ mod ask;
 mod show;
 
 use super::USAGE;
-use crate::admin::api::view::{Device, Hub, Page};
+use crate::admin::api::view::{Device, Events, Hub, Page};
 use crate::telemetry::causes::Cause;
 use ask::{Ask, Failure};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+/// How often a watched device is asked about.
+const LOOK: Duration = Duration::from_millis(300);
 /// Connections asked for at once.
 const PAGE: usize = 500;
 
@@ -45,6 +47,13 @@ enum Order {
     Device { id: String },
     /// Say why a device, a name or an address was refused or lost, and what to do
     Explain { id: String },
+    /// Show what a device does, until Ctrl-C: packets by kind and size, outcomes, no payload
+    Watch {
+        id: String,
+        /// End after so many events
+        #[arg(long, value_name = "N")]
+        count: Option<usize>,
+    },
     /// List the latest refusals and losses of everybody
     Causes,
     /// Show the upstream: token, connections, what the hub refuses
@@ -129,6 +138,7 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
             let text = ask.get(&device(id, "/causes")).await?;
             shown::<Vec<Cause>>(args, text, |causes| show::causes(id, causes))
         }
+        Order::Watch { id, count } => watch(args, ask, &device(id, "/events"), *count).await,
         Order::Causes => {
             let text = ask.get("causes").await?;
             shown::<Vec<Cause>>(args, text, |causes| show::latest(causes))
@@ -159,6 +169,41 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
     }
 }
 
+/// Asks again and again what a device did.
+async fn watch(
+    args: &Args,
+    ask: &Ask,
+    path: &str,
+    count: Option<usize>,
+) -> Result<String, Failure> {
+    let (mut after, mut left) = (0, count.unwrap_or(usize::MAX));
+    loop {
+        let text = ask.get(&format!("{path}?after={after}")).await?;
+        let seen: Events = serde_json::from_str(&text).map_err(|error| odd(&error))?;
+        let mut expected = after;
+        for event in seen.events.iter().take(left) {
+            if event.seq > expected && after > 0 {
+                eprintln!("({} events were too fast to be kept)", event.seq - expected);
+            }
+            expected = event.seq + 1;
+            match args.json {
+                true => println!("{}", serde_json::to_string(event).unwrap_or_default()),
+                false => println!("{}", show::event(event)),
+            }
+        }
+        left -= seen.events.len().min(left);
+        if left == 0 {
+            return Ok(String::new());
+        }
+        after = seen.next;
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn odd(error: &serde_json::Error) -> Failure {
+    Failure::new(format!("the answer is not what is expected: {error}"))
+}
+
 /// The API's answer for people, or as it is.
 fn shown<T: serde::de::DeserializeOwned>(
     args: &Args,
@@ -169,9 +214,7 @@ fn shown<T: serde::de::DeserializeOwned>(
         return Ok(text + "\n");
     }
     let value = serde_json::from_str(&text);
-    value
-        .map(|value| show(&value))
-        .map_err(|error| Failure::new(format!("the answer is not what is expected: {error}")))
+    value.map(|value| show(&value)).map_err(|error| odd(&error))
 }
 
 /// Every page of the connections asked for.
@@ -197,9 +240,7 @@ async fn devices(args: &Args, ask: &Ask, filter: &Filter) -> Result<String, Fail
         let text = ask
             .get(&(query.clone() + &after.unwrap_or_default()))
             .await?;
-        let page: Page = serde_json::from_str(&text).map_err(|error| {
-            Failure::new(format!("the answer is not what is expected: {error}"))
-        })?;
+        let page: Page = serde_json::from_str(&text).map_err(|error| odd(&error))?;
         all.total = page.total;
         all.connections.extend(page.connections);
         all.next = page.next;

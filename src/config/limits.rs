@@ -220,6 +220,9 @@ limits! {
     /// Devices an operator keeps out for a time; more are not taken.
     blocks: count = 10_000, 0 => 1_000_000,
         "at most 300 B each";
+    /// Devices an operator looks at at once (`ctl watch`); more are not taken.
+    watches: count = 16, 0 => 1_000,
+        "at most 200KiB each, while somebody looks";
     /// Bytes of the messages in rules.refused_folder; at this number they are refused as without
     /// it.
     refused_folder_bytes: bytes = 64 * MIB, 64 * KIB => 1024 * 1024 * MIB,

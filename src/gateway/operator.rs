@@ -3,7 +3,8 @@
 use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Blocked, Connection, Device, Filter, Hub as HubView, Operator, Overview, Page, Refusal,
+    Blocked, Connection, Device, Event, Events, Filter, Hub as HubView, Operator, Overview, Page,
+    Refusal,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
@@ -131,6 +132,20 @@ impl Operator for Office {
 
     fn causes(&self, id: &str) -> Vec<Cause> {
         self.causes.about(id)
+    }
+
+    fn events(&self, id: &str, after: u64) -> Option<Events> {
+        let (events, next) = self.shared.events(id, after)?;
+        let shown = |event: crate::listener::Event| Event {
+            seq: event.seq,
+            at_ms: event.at_ms,
+            what: event.what.to_owned(),
+            text: event.text,
+        };
+        Some(Events {
+            events: events.into_iter().map(shown).collect(),
+            next,
+        })
     }
 
     fn latest_causes(&self) -> Vec<Cause> {

@@ -183,6 +183,13 @@ async fn greet(
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
             let line = connect_line(&connect, &peer, source, site, &refusal);
+            if site.shared.setup.watches.any() {
+                let text = format!("{}: {}", refusal.reason, refusal.text);
+                site.shared
+                    .setup
+                    .watches
+                    .see(&connect.client_id, "connect_refused", &text);
+            }
             site.voice.say(line);
             Err(Failure(refusal.reason))
         }
@@ -422,6 +429,12 @@ fn open(
     let credential = device.credential().label();
     let connections = &setup.metrics.connections;
     let live = connections.with_label_values(&[&*site.name, credential]);
+    if setup.watches.any() {
+        let text = format!("{source} at listener {} by {}", site.name, device.rule());
+        setup
+            .watches
+            .see(&claim.key().to_string(), "connected", &text);
+    }
     tracing::info!(
         target: CONNECT,
         device = %claim.key(),

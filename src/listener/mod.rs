@@ -18,6 +18,7 @@ mod series;
 mod setup;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use crate::auth::rules::RuleSet;
 use crate::auth::{CredentialKind, Who};
@@ -49,6 +50,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+pub use watch::Event;
 
 /// Connections the kernel may hold for us.
 const BACKLOG: i32 = 1024;
@@ -141,6 +143,13 @@ impl Shared {
         }
         let (in_use, bound) = self.hub.devices();
         metrics.show_limit("hub_devices", in_use, bound);
+    }
+
+    /// What a device did since event `after`, and `after` of the next question; the first question
+    /// begins the watch. `None` when `limits.watches` devices are watched already.
+    #[must_use]
+    pub fn events(&self, device: &str, after: u64) -> Option<(Vec<Event>, u64)> {
+        self.setup.watches.events(device, after)
     }
 
     /// Keeps a device out for `time` and ends its session; `false` when `limits.blocks` are kept

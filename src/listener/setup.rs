@@ -4,6 +4,7 @@ use super::Records;
 use super::blocks::Blocks;
 use super::poison::Loops;
 use super::refusal::Voice;
+use super::watch::Watches;
 use crate::config::limits::Limits;
 use crate::mqtt::session::SessionLimits;
 use crate::router::refused::Folder;
@@ -21,6 +22,8 @@ pub(super) struct Setup {
     pub(super) loops: Loops,
     /// Log lines about refused sessions, subscriptions and messages.
     pub(super) voice: Voice,
+    /// Devices an operator looks at.
+    pub(super) watches: Watches,
     /// Devices an operator keeps out.
     pub(super) blocks: Blocks,
     paused: [IntGauge; 4],
@@ -58,7 +61,7 @@ impl Setup {
                 .paused_connections
                 .with_label_values(&[cause.label()])
         });
-        let blocks = limits.blocks;
+        let (blocks, watches) = (limits.blocks, limits.watches);
         Arc::new(Self {
             loops: Loops::new(&limits),
             limits,
@@ -66,6 +69,7 @@ impl Setup {
             refused: records.refused.clone(),
             voice: Voice::of(records),
             blocks: Blocks::new(blocks),
+            watches: Watches::new(watches),
             paused,
         })
     }

@@ -378,3 +378,64 @@ async fn without_tokens_this_machine_reads_and_nobody_orders() {
     assert_eq!(code, Some(1), "{text}");
     assert!(text.contains("admin.operate_token is set"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_device_shows_what_it_does_and_no_payload() {
+    let bench = bench("watch", Options::default()).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"));
+    command.args(["ctl", "--admin", &bench.gateway.admin().to_string()]);
+    command.env("IOTHUB_GATEWAY_TOKEN", READ);
+    command.args(["watch", "psk-1", "--count", "6"]);
+    let watch = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
+    // The watch begins with its first question.
+    let admin = bench.gateway.admin();
+    let begun = move || {
+        let request = format!(
+            "GET /api/v1/devices/psk-1/events HTTP/1.1\r\nHost: x\r\n\
+             Authorization: Bearer {READ}\r\n\r\n"
+        );
+        let mut stream = std::net::TcpStream::connect(admin).expect("connected");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("written");
+    };
+    tokio::task::spawn_blocking(begun).await.expect("asked");
+    let refused = Device::try_connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1 ")).await;
+    assert!(refused.expect("an answer").is_err());
+    let mut device = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    let filter = "devices/psk-1/messages/devicebound/#";
+    device
+        .subscribe(filter, mqttbytes::QoS::AtLeastOnce)
+        .await
+        .expect("SUBACK");
+    let events = "devices/psk-1/messages/events/";
+    device
+        .publish(events, b"SECRET-PAYLOAD")
+        .await
+        .expect("PUBACK");
+    assert!(
+        device
+            .publish("devices/sas-1/messages/events/", b"x")
+            .await
+            .is_err()
+    );
+    let done = tokio::time::timeout(Duration::from_secs(20), watch).await;
+    let done = done.expect("six events").expect("joined");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let words: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(1))
+        .collect();
+    let expected = [
+        "connected",
+        "subscribe",
+        "publish",
+        "accepted",
+        "publish",
+        "refused",
+    ];
+    assert_eq!(words, expected, "{text}");
+    assert!(
+        text.contains("devices/psk-1/messages/events/ QoS 1, 14 B"),
+        "{text}"
+    );
+    assert!(!text.contains("SECRET"), "{text}");
+}

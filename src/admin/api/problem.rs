@@ -70,6 +70,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "No device", detail)
     }
 
+    pub(super) fn watched() -> Self {
+        let detail = "as many devices as limits.watches allows are watched already";
+        Self::new(StatusCode::CONFLICT, "No room", detail)
+    }
+
     pub(super) fn full() -> Self {
         let detail = "as many devices as limits.blocks allows are kept out already";
         Self::new(StatusCode::CONFLICT, "No room", detail)

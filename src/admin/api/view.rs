@@ -146,6 +146,28 @@ pub struct Block {
     pub seconds: f64,
 }
 
+/// What a watched device did.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Events {
+    /// In their order.
+    pub events: Vec<Event>,
+    /// `after` of the next question.
+    pub next: u64,
+}
+
+/// Something a watched device did or met.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Event {
+    /// Counts events of this watch; a gap says that some were lost.
+    pub seq: u64,
+    /// Milliseconds since 1970.
+    pub at_ms: u64,
+    /// `publish`, `accepted`, `refused`, `subscribe`, `command`, `disconnected` and the like.
+    pub what: String,
+    /// Topic, size, reason; never a payload.
+    pub text: String,
+}
+
 /// What became of an order to keep a device out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blocked {
@@ -165,6 +187,8 @@ pub trait Operator: Send + Sync {
     fn device(&self, id: &str) -> Option<Device>;
     /// Why this device, name or address was refused or lost, the latest first.
     fn causes(&self, id: &str) -> Vec<Cause>;
+    /// What a device did since event `after`; `None` when too many devices are watched.
+    fn events(&self, id: &str, after: u64) -> Option<Events>;
     /// The latest causes of everybody.
     fn latest_causes(&self) -> Vec<Cause>;
     /// Who is connected, and the last hour.

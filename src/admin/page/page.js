@@ -132,6 +132,8 @@ async function refresh() {
     showHub(hub);
     showOverview(seen);
     showCauses(causes);
+    const page = document.documentElement;
+    page.dataset.loadedMs = page.dataset.loadedMs || Math.round(performance.now());
   } catch (error) {
     at("state").textContent = error.message;
     at("state").className = "unavailable";

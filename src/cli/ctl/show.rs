@@ -1,6 +1,6 @@
 //! What the API answers, for people.
 
-use crate::admin::api::view::{Connection, Device, Hub, Page};
+use crate::admin::api::view::{Connection, Device, Event, Hub, Page};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::causes::Cause;
 use std::fmt::Write as _;
@@ -167,6 +167,19 @@ fn cause(cause: &Cause) -> String {
         }
     }
     text
+}
+
+/// One line: time of day, what, and more.
+pub(super) fn event(event: &Event) -> String {
+    let of_day = event.at_ms % 86_400_000;
+    let (seconds, ms) = (of_day / 1000, of_day % 1000);
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    format!(
+        "{hours:02}:{minutes:02}:{:02}.{ms:03}Z  {:15}  {}",
+        seconds % 60,
+        event.what,
+        plain(&event.text)
+    )
 }
 
 pub(super) fn latest(causes: &[Cause]) -> String {

@@ -120,6 +120,7 @@ impl<U: Upstream> Conn<U> {
             self.upstream().settle(delivery, Settlement::Released);
             return;
         }
+        self.see("command", || format!("{bytes} B"));
         let metrics = &self.setup.metrics;
         metrics.downlink_bytes.observe(bytes as f64);
         metrics.downlink_inflight.inc();
@@ -147,6 +148,7 @@ impl<U: Upstream> Conn<U> {
 
     /// The device decided about a QoS 1 command.
     pub(super) fn command_decided(&mut self, delivery: u64, how: Settlement) {
+        self.see("command_decided", || format!("{how:?}").to_lowercase());
         self.upstream().settle(delivery, how);
         self.commands_unacknowledged = self.commands_unacknowledged.saturating_sub(1);
         self.setup.metrics.downlink_inflight.dec();

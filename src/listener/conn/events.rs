@@ -29,8 +29,18 @@ impl<U: Upstream> Conn<U> {
     pub(super) fn packet(&mut self, event: Event, now: Mono) -> Result<(), Close> {
         match event {
             Event::Publish(ticket, publish) => self.publish(ticket, publish, now)?,
-            Event::Subscribe(id, filters) => self.subscribe(id, &filters)?,
-            Event::Unsubscribe(id, filters) => self.unsubscribe(id, &filters)?,
+            Event::Subscribe(id, filters) => {
+                for filter in &filters {
+                    self.see("subscribe", || filter.filter.to_string());
+                }
+                self.subscribe(id, &filters)?;
+            }
+            Event::Unsubscribe(id, filters) => {
+                for filter in &filters {
+                    self.see("unsubscribe", || filter.to_string());
+                }
+                self.unsubscribe(id, &filters)?;
+            }
             Event::Delivered(delivery) => self.command_decided(delivery, Settlement::Accepted),
             Event::Rejected(delivery) => self.command_decided(delivery, Settlement::Rejected),
             Event::Disconnect => return Err(Close::clean()),
@@ -44,6 +54,9 @@ impl<U: Upstream> Conn<U> {
         let (qos, bytes) = (publish.qos, publish.payload.len());
         self.setup.metrics.uplink_bytes.observe(bytes as f64);
         self.rate.spend(now);
+        self.see("publish", || {
+            format!("{} QoS {}, {bytes} B", publish.topic, qos_label(qos))
+        });
         if let Some(reserved) = Reserved::of(&publish.topic) {
             self.reserved(ticket, qos, &publish.topic, &reserved);
             return Ok(());
@@ -103,6 +116,7 @@ impl<U: Upstream> Conn<U> {
         self.session.acknowledge(Ticket(ticket), receipt, out);
         if let Some(qos) = self.decided(ticket) {
             self.claim.tally().accepted.fetch_add(1, Relaxed);
+            self.see("accepted", || format!("QoS {}", qos_label(qos)));
             match qos {
                 QoS::AtMostOnce => self.setup.metrics.uplink_qos0_accepted.inc(),
                 _ => self.setup.metrics.uplink_qos1_accepted.inc(),

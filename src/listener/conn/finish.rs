@@ -147,6 +147,9 @@ impl<U: Upstream> Conn<U> {
     }
 
     fn log_end(&self, close: &Close) {
+        self.see("disconnected", || {
+            format!("{}: {}", close.reason, close.text)
+        });
         tracing::info!(
             target: CONNECT,
             device = %self.claim.key(),
@@ -162,6 +165,14 @@ impl<U: Upstream> Conn<U> {
             Reason::Clean | Reason::Drain => {}
             reason if reason.refuses() => self.setup.voice.say(line),
             _ => self.setup.voice.lost(&line),
+        }
+    }
+
+    /// Shows whoever looks at this device what it did.
+    pub(super) fn see(&self, what: &'static str, text: impl FnOnce() -> String) {
+        if self.setup.watches.any() {
+            let device = self.claim.key().to_string();
+            self.setup.watches.see(&device, what, &text());
         }
     }
 

@@ -95,6 +95,7 @@ impl<U: Upstream> Conn<U> {
     ) -> Result<(), Close> {
         self.count("uplink", qos, no.reason.word());
         self.claim.tally().refused.fetch_add(1, Relaxed);
+        self.see("refused", || format!("{}: {}", no.reason, no.text));
         let rule = self.bounds.limits.on_refused;
         let Some(copy) = copy else {
             return self.tell_or_close(ticket, qos, no);
