@@ -145,7 +145,8 @@ impl Link {
     /// Sends a message. Exactly one [`LinkEvent::Outcome`] follows, unless it is settled.
     ///
     /// # Errors
-    /// Nothing was sent; after [`SendError::WouldBlock`] a [`LinkEvent::Credit`] follows.
+    /// Nothing was sent. [`SendError::WouldBlock`]: a [`LinkEvent::Credit`] follows.
+    /// [`SendError::Stale`]: before [`LinkEvent::Attached`], or after the end.
     pub fn send(&mut self, message: &Message<'_>) -> Result<DeliveryId, SendError> {
         self.shared.act(|state| state.engine.send(self.id, message))
     }

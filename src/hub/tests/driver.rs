@@ -246,6 +246,29 @@ async fn what_many_devices_say_in_one_turn_is_one_write() {
 }
 
 #[tokio::test]
+async fn a_message_is_taken_only_between_attached_and_the_end() {
+    let rig = Rig::start(None).await;
+    let mut link = rig.uplink("d1");
+    let message = Message {
+        head: &[0x00, 0x53, 0x75, 0xa0, 1, b'a'],
+        ..Message::default()
+    };
+    assert_eq!(link.send(&message), Err(SendError::Stale), "too early");
+    attached(&mut link).await;
+    send(&mut link, 0).await;
+    while !matches!(
+        next(&mut link).await,
+        LinkEvent::Outcome(0, Outcome::Accepted)
+    ) {}
+    rig.fake
+        .detach_uplink("d1", "amqp:link:detach-forced", "moved")
+        .await;
+    while !matches!(next(&mut link).await, LinkEvent::Detached(Some(_))) {}
+    assert_eq!(link.send(&message), Err(SendError::Stale), "too late");
+    assert_eq!(rig.fake.seen().transfers.len(), 1);
+}
+
+#[tokio::test]
 async fn a_refusal_comes_with_its_reason_and_harms_no_neighbour() {
     let rig = Rig::start(None).await;
     let mut good = rig.uplink("good");
