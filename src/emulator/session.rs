@@ -21,6 +21,7 @@ use fe2o3_amqp::types::performatives::Attach;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::TaskTracker;
 
 /// Time for a client to answer a detach before its link is forgotten.
 pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -79,6 +80,19 @@ pub(crate) async fn serve(mut session: ListenerSessionHandle, connection: Arc<Co
 /// The library could not answer an attach.
 struct Unanswered;
 
+/// Begins a refusal here, so that the detach leaves with the attach: a client that answers the null
+/// terminus with a detach of its own must find ours, with the reason, on the way.
+async fn begin_refusal(closing: impl Future<Output = ()> + Send + 'static, tasks: &TaskTracker) {
+    let mut closing = Box::pin(closing);
+    tokio::select! {
+        biased;
+        () = &mut closing => {}
+        () = std::future::ready(()) => {
+            tasks.spawn(closing);
+        }
+    }
+}
+
 async fn attach_link(
     session: &mut ListenerSessionHandle,
     mut attach: Attach,
@@ -103,6 +117,9 @@ async fn attach_link(
         // go on sending settled dispositions, and both are taken.
         attach.rcv_settle_mode = ReceiverSettleMode::Second;
     }
+    // Known before the client is: its first token may come before the next line.
+    let replies = matches!(verdict, Verdict::CbsReplies(_))
+        .then(|| cbs::reply_channel(session_id, connection));
     let endpoint = acceptor(&attach, &verdict, connection)
         .accept_incoming_attach(attach, session)
         .await
@@ -112,16 +129,7 @@ async fn attach_link(
     match (verdict, endpoint, listed) {
         (Verdict::Refuse(error), endpoint, _) => {
             connection.hub.stats.attaches_refused.inc();
-            let mut closing = Box::pin(refuse(endpoint, error));
-            // Begun here, so that the detach leaves with the attach: a client that answers the
-            // null terminus with a detach of its own must find ours, with the reason, on the way.
-            tokio::select! {
-                biased;
-                () = &mut closing => {}
-                () = std::future::ready(()) => {
-                    tasks.spawn(closing);
-                }
-            }
+            begin_refusal(refuse(endpoint, error), &tasks).await;
         }
         (Verdict::CbsRequests(room), LinkEndpoint::Receiver(receiver), _) => {
             let stop = connection.entry.add_cbs_link(CbsRole::Requests);
@@ -129,9 +137,10 @@ async fn attach_link(
             tasks.spawn(holding(room, serving));
         }
         (Verdict::CbsReplies(room), LinkEndpoint::Sender(sender), _) => {
-            let replies = cbs::reply_channel(session_id, &connection);
             let stop = connection.entry.add_cbs_link(CbsRole::Replies);
-            tasks.spawn(holding(room, cbs::serve_replies(sender, replies, stop)));
+            if let Some(replies) = replies {
+                tasks.spawn(holding(room, cbs::serve_replies(sender, replies, stop)));
+            }
         }
         (Verdict::Device(admitted), LinkEndpoint::Receiver(receiver), Some((link, listed))) => {
             let stamp = admitted.stamp();
