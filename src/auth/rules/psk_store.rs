@@ -28,6 +28,9 @@ pub(crate) enum Owner {
 
 const FLEET_BIT: u32 = 1 << 31;
 
+/// The table's value for the first record.
+const FIRST: u32 = 1;
+
 /// The keys of an identity, borrowed from the rules. Has no `Debug`.
 #[derive(Clone, Copy)]
 pub struct PskEntry<'a> {
@@ -138,11 +141,14 @@ impl PskStore {
         Ok(())
     }
 
-    /// The keys of an identity.
+    /// The keys of an identity. Who is not here costs the reading of a record, too: the time a
+    /// refusal takes does not tell who exists.
     pub(crate) fn get(&self, identity: &[u8]) -> Option<(Owner, PskEntry<'_>)> {
-        let offset = self.find_slot(identity).ok()?;
-        let record = self.record(offset);
-        Some((record.owner, record.entry))
+        if self.len == 0 {
+            return None;
+        }
+        let record = self.record(self.find_slot(identity).unwrap_or(FIRST));
+        (record.identity == identity).then_some((record.owner, record.entry))
     }
 
     /// The record of `identity`, or the free slot where it belongs.

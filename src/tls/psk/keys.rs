@@ -81,37 +81,25 @@ impl Keyring {
         let found = catch_unwind(AssertUnwindSafe(|| {
             if valid { (self.lookup)(identity) } else { None }
         }));
-        match found {
-            Ok(Some(PskKeys {
-                key,
-                next_key,
-                hash,
-            })) if !key.is_empty() => {
-                let next_key = next_key.filter(|key| !key.is_empty());
-                let has_next = next_key.is_some();
-                let next = next_key.unwrap_or(next);
-                Candidates {
-                    standing: Standing::Known,
-                    current: key,
-                    next,
-                    has_next,
-                    hash,
-                }
-            }
-            Err(_) | Ok(_) => {
-                let standing = if valid {
-                    Standing::Unknown
-                } else {
-                    Standing::Invalid
-                };
-                Candidates {
-                    standing,
-                    current,
-                    next,
-                    has_next: false,
-                    hash: PskHash::default(),
-                }
-            }
+        let found = found.ok().flatten().filter(|keys| !keys.key.is_empty());
+        let standing = match (&found, valid) {
+            (Some(_), _) => Standing::Known,
+            (None, true) => Standing::Unknown,
+            (None, false) => Standing::Invalid,
+        };
+        // A made-up key is copied as a real one was: making and wiping a copy takes its time.
+        let keys = found.unwrap_or_else(|| PskKeys {
+            key: Secret::new(current.expose().to_vec()),
+            next_key: None,
+            hash: PskHash::default(),
+        });
+        let next_key = keys.next_key.filter(|key| !key.is_empty());
+        Candidates {
+            standing,
+            current: keys.key,
+            has_next: next_key.is_some(),
+            next: next_key.unwrap_or(next),
+            hash: keys.hash,
         }
     }
 
