@@ -5,6 +5,7 @@
 //! better off connected than refused.
 
 pub mod dates;
+mod doors;
 mod exposed;
 mod history;
 mod load;
@@ -18,10 +19,9 @@ pub use load::{Loaded, Sources, environment, load, load_rules};
 use crate::admin::api::{Api, Tokens};
 use crate::admin::{self, AdminHandle, Served};
 use crate::auth::rules::RuleSet;
-use crate::config::secret::Secret;
-use crate::config::{AdminConfig, Config, ListenerConfig, ShutdownConfig};
+use crate::config::{AdminConfig, Config, ShutdownConfig};
 use crate::hub::Hub;
-use crate::listener::{Listener, Records, Shared};
+use crate::listener::{Records, Shared};
 use crate::router::refused::Folder;
 use crate::runtime::clock;
 use crate::runtime::handover;
@@ -29,10 +29,8 @@ use crate::runtime::phase::Phase;
 use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{
-    Acceptor, CertificateRules, HandshakeLimits, OldCertificate, PskHash, PskKeys, PskLookup,
-};
 use arc_swap::ArcSwap;
+use doors::Doors;
 use reload::Reloader;
 use status::{problem, status};
 use std::net::SocketAddr;
@@ -78,16 +76,15 @@ pub struct Gateway {
     shared: Arc<Shared>,
     hub: Hub,
     metrics: Arc<Metrics>,
-    listeners: Vec<(String, SocketAddr)>,
+    doors: Arc<Doors>,
     admin: AdminHandle,
-    accepting: CancellationToken,
     reloader: Arc<Reloader>,
     phase: watch::Sender<Phase>,
     shutdown: ShutdownConfig,
     /// Cancelled when an operator asks for the end.
     stop_wanted: CancellationToken,
-    /// Second descriptors of every port, for the next process.
-    sockets: Vec<(String, std::net::TcpListener)>,
+    /// A second descriptor of the admin port, for the next process.
+    admin_socket: Option<std::net::TcpListener>,
 }
 
 impl Gateway {
@@ -111,9 +108,8 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         reload::show_rules(&rules, &metrics);
         let rules = Arc::new(ArcSwap::from_pointee(rules));
-        let acceptors = acceptors(&config, &rules, &metrics)?;
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
-        let mut shared_sockets = share_admin(&admin_socket);
+        let admin_shared = admin_socket.try_clone().ok();
         let (hub, causes) = start_hub(&config, &metrics);
         let shared = Shared::new(
             rules.clone(),
@@ -127,19 +123,18 @@ impl Gateway {
                 causes: causes.clone(),
             },
         );
+        let (stop_wanted, accepting) = (CancellationToken::new(), CancellationToken::new());
+        let upstream = &config.hub;
+        let doors = Doors::bind(&config, &shared, &rules, &metrics, &accepting, inherited)?;
+        let doors = Arc::new(doors);
         let reloader = Arc::new(Reloader {
-            config: config.clone(),
-            acceptors: acceptors.clone(),
+            doors: doors.clone(),
             rules,
-            registry: shared.registry().clone(),
+            shared: shared.clone(),
             hub: hub.clone(),
             metrics: metrics.clone(),
             wanted: Arc::default(),
         });
-        let (stop_wanted, accepting) = (CancellationToken::new(), CancellationToken::new());
-        let upstream = &config.hub;
-        let bound = bind_all(config.listeners, acceptors, &shared, inherited)?;
-        shared_sockets.extend(bound.iter().filter_map(|(_, _, l)| l.share().ok()));
         let (phase, _) = watch::channel(Phase::Starting);
         let status = status(hub.clone(), phase.subscribe());
         show_before_render(&metrics, &status, &shared);
@@ -156,21 +151,20 @@ impl Gateway {
         };
         office.begin_history(&metrics, &accepting);
         let admin = open_admin(admin_socket, metrics.clone(), office, &config.admin)?;
-        let listeners = addresses(&bound);
-        tokio::spawn(accept(bound, hub.clone(), phase.clone(), accepting.clone()));
+        let accepts = accept(doors.clone(), hub.clone(), phase.clone(), accepting);
+        tokio::spawn(accepts);
         let shutdown = config.shutdown;
         Ok(Self {
             shared,
             hub,
             metrics,
-            listeners,
+            doors,
             admin,
-            accepting,
             reloader,
             phase,
             shutdown,
             stop_wanted,
-            sockets: shared_sockets,
+            admin_socket: admin_shared,
         })
     }
 
@@ -183,7 +177,16 @@ impl Gateway {
         let Some(path) = self.shutdown.handover.clone() else {
             return std::future::pending().await;
         };
-        handover::succeeded(&path, &self.sockets).await
+        handover::succeeded(&path, || self.sockets()).await
+    }
+
+    /// Second descriptors of every port there is now.
+    fn sockets(&self) -> std::io::Result<Vec<(String, std::net::TcpListener)>> {
+        let mut all = self.doors.sockets()?;
+        if let Some(socket) = &self.admin_socket {
+            all.push((sockets::ADMIN.to_owned(), socket.try_clone()?));
+        }
+        Ok(all)
     }
 
     /// Resolves when an operator asks for an orderly stop.
@@ -194,7 +197,7 @@ impl Gateway {
     /// Reloads rules and certificates on SIGHUP and whenever one of their files changes, until
     /// the gateway stops. `sources` is what [`load`] read before the start.
     pub fn watch(&self, sources: Sources) {
-        let stop = self.accepting.clone();
+        let stop = self.doors.accepting();
         tokio::spawn(reload::run(self.reloader.clone(), sources, stop));
     }
 
@@ -210,16 +213,15 @@ impl Gateway {
     /// The bound address of a listener.
     #[must_use]
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
-        self.listeners
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, address)| *address)
+        let mut listeners = self.listeners().into_iter();
+        let found = listeners.find(|(known, _)| known == name);
+        found.map(|(_, address)| address)
     }
 
     /// Every listener with its bound address, in the order of the configuration.
     #[must_use]
-    pub fn listeners(&self) -> &[(String, SocketAddr)] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        self.doors.addresses()
     }
 
     /// The bound address of the admin server.
@@ -258,8 +260,8 @@ impl Gateway {
     async fn drain(mut self) -> bool {
         let ShutdownConfig { settle, close, .. } = self.shutdown;
         self.enter(Phase::Draining);
-        self.sockets.clear();
-        self.accepting.cancel();
+        self.admin_socket = None;
+        self.doors.close();
         match self.shutdown.drain_rate_per_s {
             Some(rate) => self.shared.drain_paced(settle, rate).await,
             // Devices are closed over half of `close`; the hub's side is left a quarter at least.
@@ -301,9 +303,6 @@ fn refused_folder(config: &Config) -> Result<Option<Arc<Folder>>, StartError> {
     Ok(Some(Arc::new(opened)))
 }
 
-/// A listener with its name and address.
-type Bound = (String, SocketAddr, Listener);
-
 /// The admin server's socket, handed over or bound.
 fn admin_socket(
     address: SocketAddr,
@@ -318,42 +317,6 @@ fn admin_socket(
         address,
         error,
     })
-}
-
-/// Every listener on the socket that was handed over for it, else on one of its own.
-fn bind_all(
-    listeners: Vec<ListenerConfig>,
-    acceptors: Vec<Arc<Acceptor>>,
-    shared: &Arc<Shared>,
-    mut inherited: Inherited,
-) -> Result<Vec<Bound>, StartError> {
-    let mut bound = Vec::new();
-    for (listener, acceptor) in listeners.into_iter().zip(acceptors) {
-        let (name, address) = (listener.name.clone(), listener.bind);
-        let listener = match inherited.take(&name, address) {
-            Some(socket) => Listener::on(socket, listener, acceptor, shared.clone()),
-            None => Listener::bind(listener, acceptor, shared.clone()),
-        };
-        let listener = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
-        let (listener, address) = listener.map_err(|error| StartError::Bind {
-            what: format!("listener {name:?}"),
-            address,
-            error,
-        })?;
-        bound.push((name, address, listener));
-    }
-    for socket in inherited.left() {
-        tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
-    }
-    Ok(bound)
-}
-
-/// Names and addresses of what is bound.
-fn addresses(bound: &[Bound]) -> Vec<(String, SocketAddr)> {
-    let bound = bound.iter();
-    bound
-        .map(|(name, address, _)| (name.clone(), *address))
-        .collect()
 }
 
 /// Starts the upstream, and the record of what it refuses.
@@ -401,76 +364,8 @@ fn tokens(admin: &AdminConfig) -> Tokens {
     }
 }
 
-/// The admin server's socket for the next process.
-fn share_admin(socket: &std::net::TcpListener) -> Vec<(String, std::net::TcpListener)> {
-    let socket = socket.try_clone().ok();
-    let named = socket.map(|socket| (sockets::ADMIN.to_owned(), socket));
-    named.into_iter().collect()
-}
-
-/// One acceptor for each listener, all problems at once.
-fn acceptors(
-    config: &Config,
-    rules: &Arc<ArcSwap<RuleSet>>,
-    metrics: &Metrics,
-) -> Result<Vec<Arc<Acceptor>>, StartError> {
-    let limits = HandshakeLimits {
-        hello: config.limits.hello_timeout,
-        total: config.limits.tls_timeout,
-    };
-    let mut made = Vec::new();
-    let mut problems = Vec::new();
-    for listener in &config.listeners {
-        let (psk, certificates) = (psk_lookup(rules), certificate_rules(rules));
-        match Acceptor::with_rules(listener, psk, certificates, limits) {
-            Ok(acceptor) => {
-                reload::show_expiries(&acceptor, metrics);
-                made.push(Arc::new(acceptor));
-            }
-            Err(found) => problems.extend(found),
-        }
-    }
-    if problems.is_empty() {
-        Ok(made)
-    } else {
-        Err(StartError::Tls(problems))
-    }
-}
-
-/// The keys of a PSK identity, from the rules of the moment.
-fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
-    let rules = rules.clone();
-    Arc::new(move |identity| {
-        let rules = rules.load();
-        let entry = rules.psk(identity)?;
-        Some(PskKeys {
-            key: Secret::new(entry.key.to_vec()),
-            next_key: entry.next_key.map(|key| Secret::new(key.to_vec())),
-            hash: match entry.hash {
-                crate::auth::rules::PskHash::Sha256 => PskHash::Sha256,
-                crate::auth::rules::PskHash::Sha384 => PskHash::Sha384,
-            },
-        })
-    })
-}
-
-/// Which certificates the rules of the moment know, and which old ones they admit.
-fn certificate_rules(rules: &Arc<ArcSwap<RuleSet>>) -> CertificateRules {
-    let (known, old) = (rules.clone(), rules.clone());
-    CertificateRules {
-        registered: Arc::new(move |der| known.load().registers_certificate(der)),
-        admits: Arc::new(move |kind| {
-            let allowed = old.load().allow_x509();
-            match kind {
-                OldCertificate::V1 => allowed.v1,
-                OldCertificate::AnyEku => allowed.any_eku,
-            }
-        }),
-    }
-}
-
 /// Waits for the hub, then accepts on every listener.
-async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: CancellationToken) {
+async fn accept(doors: Arc<Doors>, hub: Hub, phase: watch::Sender<Phase>, stop: CancellationToken) {
     let mut left = phase.subscribe();
     tokio::select! {
         biased;
@@ -482,10 +377,7 @@ async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: 
             tracing::warn!(problem, "no hub yet; devices are accepted and their messages wait");
         }
     }
-    for (name, address, listener) in bound {
-        tracing::info!(listener = %name, %address, "accepting devices");
-        tokio::spawn(listener.run(stop.clone()));
-    }
+    doors.open();
     phase.send_if_modified(|phase| {
         let starting = *phase == Phase::Starting;
         if starting {

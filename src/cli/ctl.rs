@@ -4,7 +4,7 @@ mod ask;
 mod show;
 
 use super::USAGE;
-use crate::admin::api::view::{Device, Events, Hub, Page};
+use crate::admin::api::view::{Device, Events, Hub, Level, Log, Page};
 use crate::telemetry::causes::Cause;
 use ask::{Ask, Failure};
 use std::path::PathBuf;
@@ -71,7 +71,9 @@ enum Order {
     },
     /// Let a device in again
     Unblock { id: String },
-    /// Read rules, keys and certificates again
+    /// Show what is logged, or log from a level on until a reload or a start says otherwise
+    Log { level: Option<Level> },
+    /// Read rules, keys, certificates, listeners and limits again
     Reload,
     /// Begin an orderly stop
     Drain,
@@ -157,6 +159,15 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
         Order::Unblock { id } => {
             ask.order("DELETE", &device(id, "/block"), "").await?;
             Ok(format!("{id}: let in again\n"))
+        }
+        Order::Log { level: None } => {
+            let text = ask.get("log").await?;
+            shown::<Log>(args, text, |log| format!("{}\n", log.filter))
+        }
+        Order::Log { level: Some(level) } => {
+            let body = serde_json::json!({ "level": level.word() }).to_string();
+            ask.order("PUT", "log", &body).await?;
+            Ok(format!("logging from {} on\n", level.word()))
         }
         Order::Reload => {
             ask.order("POST", "reload", "").await?;

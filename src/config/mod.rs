@@ -117,7 +117,7 @@ pub struct Endpoint {
 }
 
 /// One `[[listener]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// Name in logs and metrics.
     pub name: String,
@@ -134,7 +134,7 @@ pub struct ListenerConfig {
 }
 
 /// `tls = { … }` of a listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// Server certificate chain, PEM. Absent: this listener serves PSK only.
     pub cert: Option<PathBuf>,

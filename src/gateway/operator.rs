@@ -3,8 +3,8 @@
 use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Blocked, Connection, Device, Event, Events, Filter, Hub as HubView, Operator, Overview, Page,
-    Refusal,
+    Blocked, Connection, Device, Event, Events, Filter, Hub as HubView, Level, Log, Operator,
+    Overview, Page, Refusal,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
@@ -13,6 +13,7 @@ use crate::listener::Shared;
 use crate::router::registry::{Eviction, SessionKey, Tally};
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
+use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -223,6 +224,21 @@ impl Operator for Office {
 
     fn unblock(&self, id: &str) -> bool {
         key(id).is_some_and(|key| self.shared.unblock(&key))
+    }
+
+    fn log(&self) -> Log {
+        Log {
+            filter: log::filter(),
+        }
+    }
+
+    fn set_log(&self, level: Level) -> bool {
+        if log::filter().is_empty() {
+            return false;
+        }
+        tracing::info!(filter = level.word(), "an operator changes the log's level");
+        log::set_filter(level.word());
+        true
     }
 
     fn reload(&self) {

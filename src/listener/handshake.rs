@@ -107,7 +107,7 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
             Err(site.stranger(source, Reason::Drain, "the gateway is stopping"))
         }
         outcome = async {
-            let patience = site.shared.setup.limits.tls_timeout;
+            let patience = site.shared.setup().limits.tls_timeout;
             let turn = handshake.come(patience).await;
             // Held up to the answer to CONNECT.
             let _turn = turn.map_err(|full| site.stranger(source, full.reason(), full.setting()))?;
@@ -183,12 +183,10 @@ async fn greet(
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
             let line = connect_line(&connect, &peer, source, site, &refusal);
-            if site.shared.setup.watches.any() {
+            let watches = &site.shared.setup().watches;
+            if watches.any() {
                 let text = format!("{}: {}", refusal.reason, refusal.text);
-                site.shared
-                    .setup
-                    .watches
-                    .see(&connect.client_id, "connect_refused", &text);
+                watches.see(&connect.client_id, "connect_refused", &text);
             }
             site.voice.say(line);
             Err(Failure(refusal.reason))
@@ -198,7 +196,7 @@ async fn greet(
 
 /// TLS, within the acceptor's deadlines, counted.
 async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Accepted, Failure> {
-    let metrics = &site.shared.setup.metrics;
+    let metrics = &site.shared.setup().metrics;
     let begun = clock::mono();
     let attempts = site.shared.attempts.of_source(source.ip());
     let accepted = site
@@ -250,7 +248,7 @@ async fn await_connect(
     mut stream: Box<dyn Stream>,
     site: &Site,
 ) -> Result<Asked, (Reason, Cow<'static, str>)> {
-    let limits = site.shared.setup.session_limits();
+    let limits = site.shared.setup().session_limits();
     let mut session = Session::new(limits, clock::mono()).serving(site.versions);
     let mut input = BytesMut::new();
     let mut out = BytesMut::new();
@@ -305,7 +303,7 @@ async fn admit(
     let mut admission = decided?;
     let device = &admission.device;
     let key = SessionKey::of(device);
-    if let Some(left) = site.shared.setup.blocks.left(&key) {
+    if let Some(left) = site.shared.setup().blocks.left(&key) {
         let text = format!(
             "an operator keeps this device out for {} s more",
             left.as_secs()
@@ -315,11 +313,11 @@ async fn admit(
             ..Refusal::unavailable(Reason::Blocked, text)
         });
     }
-    if site.shared.setup.loops.waits(&key) {
+    if site.shared.setup().loops.waits(&key) {
         return Err(Refusal::unavailable(poison::REASON, poison::TEXT));
     }
     if let Some(will) = &connect.will {
-        let properties = site.shared.setup.limits.properties;
+        let properties = site.shared.setup().limits.properties;
         let manner = admission.limits.properties;
         topic_map::will(device, will.clone(), properties, manner).map_err(|error| Refusal {
             code: ConnectRefusal::NotAuthorized,
@@ -398,7 +396,7 @@ const fn refusal_code(kind: DenialKind) -> ConnectRefusal {
 }
 
 fn count_connect(site: &Site, result: &str) {
-    let connects = &site.shared.setup.metrics.connects;
+    let connects = &site.shared.setup().metrics.connects;
     connects.with_label_values(&[result]).inc();
 }
 
@@ -425,7 +423,7 @@ fn open(
 ) {
     let Granted { admission, claim } = granted;
     let device = admission.device;
-    let setup = &site.shared.setup;
+    let setup = site.shared.setup();
     let credential = device.credential().label();
     let connections = &setup.metrics.connections;
     let live = connections.with_label_values(&[&*site.name, credential]);

@@ -156,11 +156,15 @@ pub fn serve(
     Ok(stream.read_exact(&mut word).is_ok() && word == *READY)
 }
 
-/// Listens at `path` and serves one successor after the other, until one says that it serves.
+/// Listens at `path` and serves one successor after the other, until one says that it serves; each
+/// gets the `sockets` there are when it asks.
 ///
 /// # Errors
 /// As [`bind`].
-pub async fn succeeded(path: &Path, sockets: &[(String, TcpListener)]) -> io::Result<()> {
+pub async fn succeeded(
+    path: &Path,
+    sockets: impl Fn() -> io::Result<Vec<(String, TcpListener)>>,
+) -> io::Result<()> {
     let listener = bind(path)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -173,11 +177,7 @@ pub async fn succeeded(path: &Path, sockets: &[(String, TcpListener)]) -> io::Re
                 continue;
             }
         };
-        let cloned = |(name, socket): &(String, TcpListener)| {
-            socket.try_clone().map(|socket| (name.clone(), socket))
-        };
-        let sockets: io::Result<Vec<_>> = sockets.iter().map(cloned).collect();
-        let (stream, sockets) = (stream.into_std()?, sockets?);
+        let (stream, sockets) = (stream.into_std()?, sockets()?);
         tracing::info!("a successor asked for the sockets; this process serves until it does");
         let served = tokio::task::spawn_blocking(move || serve(stream, &sockets, SUCCESSOR_MAX));
         match served.await {

@@ -15,11 +15,12 @@ use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 /// Target of lines about devices that come and go.
 pub const CONNECT: &str = "iothub_gateway::connect";
@@ -32,6 +33,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The queue of the process, once there is one.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// What is logged, and the text that says so.
+struct Filter {
+    handle: reload::Handle<Targets, Registry>,
+    text: Mutex<String>,
+}
+
+/// The filter of the process, once there is one.
+static FILTER: OnceLock<Filter> = OnceLock::new();
 
 /// The longest text from a peer shown in a log line or a problem, characters.
 pub const CAPPED_CHARS_MAX: usize = 200;
@@ -97,13 +107,38 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
             move |level, line| queue.push(level, line)
         },
     };
-    let registry = tracing_subscriber::Registry::default()
-        .with(filter)
-        .with(lines);
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = Registry::default().with(filter).with(lines);
     registry.try_init().map_err(|_| LogError::Twice)?;
     let _ = QUEUE.set(queue);
+    let text = Mutex::new(config.filter.clone());
+    let _ = FILTER.set(Filter { handle, text });
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Logs by another filter from here on; whether it is another one. One that does not parse changes
+/// nothing, and neither does one where logging was not set up here.
+pub fn set_filter(text: &str) -> bool {
+    let (Some(filter), Ok(targets)) = (FILTER.get(), parse_filter(text)) else {
+        return false;
+    };
+    let mut known = filter.text.lock().unwrap_or_else(PoisonError::into_inner);
+    if *known == text || filter.handle.reload(targets).is_err() {
+        return false;
+    }
+    text.clone_into(&mut known);
+    true
+}
+
+/// The filter in force; empty where logging was not set up here.
+#[must_use]
+pub fn filter() -> String {
+    let text = FILTER.get().map(|filter| {
+        let text = filter.text.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clone()
+    });
+    text.unwrap_or_default()
 }
 
 /// Waits a moment for lines that are not written yet; before the process ends.

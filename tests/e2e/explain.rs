@@ -392,10 +392,12 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
     let begun = move || {
         let request = format!(
             "GET /api/v1/devices/psk-1/events HTTP/1.1\r\nHost: x\r\n\
-             Authorization: Bearer {READ}\r\n\r\n"
+             Authorization: Bearer {READ}\r\nConnection: close\r\n\r\n"
         );
         let mut stream = std::net::TcpStream::connect(admin).expect("connected");
         std::io::Write::write_all(&mut stream, request.as_bytes()).expect("written");
+        // Who does not wait for the answer may have asked too late.
+        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).expect("an answer");
     };
     tokio::task::spawn_blocking(begun).await.expect("asked");
     let refused = Device::try_connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1 ")).await;
