@@ -9,6 +9,7 @@
 //! | `token` | `statuses` | answers the next put-tokens so instead of 200 |
 //! | `answer` | `device`, `outcomes`: `{state, condition, description, failed}` | settles the device's next messages so instead of `accepted`; `none` leaves it undecided |
 //! | `command` | `device`, `id`, `body` (base64), `application`, `unreadable` | queues a command |
+//! | `nothing` | – | nothing: what the hub saw before is told before its `done` |
 //! | `close` | `what`: link, session or connection; `link`, `device`, `condition`, `description`, `closed` | ends what carries that link of the device |
 //!
 //! Events: `listening`, `open`, `begin`, `attach`, `refused`, `detach`, `end`, `close`, `gone`,
@@ -135,7 +136,7 @@ impl ForeignHub {
     pub async fn take(&mut self, kind: &str, such: impl Fn(&Value) -> bool) -> Value {
         match self.take_within(kind, PATIENCE, such).await {
             Some(event) => event,
-            None => panic!("no such {kind}; {}", self.shown()),
+            None => panic!("no such {kind}"),
         }
     }
 
@@ -166,23 +167,23 @@ impl ForeignHub {
     }
 
     /// Every event of this kind so far, taken or not.
-    pub fn all(&mut self, kind: &str) -> Vec<Value> {
-        while let Ok(event) = self.events.try_recv() {
-            self.seen.push((event, false));
-        }
+    pub async fn all(&mut self, kind: &str) -> Vec<Value> {
+        self.order("nothing", json!({})).await; // what is done by now was told before
         let of_kind = self.seen.iter().filter(|(event, _)| event["event"] == kind);
         of_kind.map(|(event, _)| event.clone()).collect()
     }
 
     /// Asserts that the peer did nothing a strict hub does not take.
-    pub fn no_fault(&mut self) {
-        let faults = self.all("fault");
-        assert!(faults.is_empty(), "{faults:#?}\n{}", self.shown());
+    pub async fn no_fault(&mut self) {
+        let faults = self.all("fault").await;
+        assert!(faults.is_empty(), "{faults:#?}");
     }
 
     /// The events, without what is long.
     fn shown(&mut self) -> String {
-        self.all("");
+        while let Ok(event) = self.events.try_recv() {
+            self.seen.push((event, false));
+        }
         let mut lines = vec!["the hub saw:".to_owned()];
         for (event, _) in &self.seen {
             let mut event = event.clone();
@@ -202,7 +203,7 @@ impl Drop for ForeignHub {
         let _ = self.process.wait();
         if std::thread::panicking() {
             let printed = std::fs::read_to_string(&self.errors).unwrap_or_default();
-            eprintln!("the hub's standard error:\n{printed}");
+            eprintln!("{}\nits standard error:\n{printed}", self.shown());
         }
     }
 }

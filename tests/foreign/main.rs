@@ -8,6 +8,8 @@ mod support;
 
 mod commands;
 mod hub;
+mod limits;
+mod losses;
 mod rig;
 mod telemetry;
 
@@ -36,4 +38,17 @@ against_every_stack! {
     commands::a_command_without_a_body_of_bytes_is_rejected,
     commands::commands_of_a_device_that_left_are_released,
     commands::commands_of_a_device_that_left_are_abandoned,
+    limits::tokens_are_renewed_and_nobody_notices,
+    limits::a_refused_renewal_is_tried_again_in_time,
+    limits::a_hub_with_one_channel_is_served_over_it,
+    limits::more_devices_than_handles_are_spread_over_sessions,
+    limits::an_idle_connection_is_kept,
+    limits::a_silent_hub_is_left,
+    losses::a_link_closed_with_an_error_comes_back,
+    losses::a_link_detached_but_not_closed_comes_back,
+    losses::a_session_ended_with_an_error_is_begun_again,
+    losses::a_connection_closed_with_an_error_is_opened_again,
+    losses::a_command_whose_link_was_lost_comes_again,
+    losses::messages_given_back_are_sent_again,
+    losses::a_message_rejected_for_good_is_not_acknowledged,
 }

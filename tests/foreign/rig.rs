@@ -9,6 +9,10 @@ use mqttbytes::QoS;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, registry};
 
 /// Both of them, and what stands between if that is wanted.
 pub struct Rig {
@@ -30,6 +34,11 @@ pub fn options(devices: usize) -> Options {
 impl Rig {
     /// Starts both, and waits until the gateway is ready.
     pub async fn start(name: &str, stack: Stack, options: Options, limits: Value) -> Self {
+        if let Ok(filter) = std::env::var("FOREIGN_LOG") {
+            let filter: Targets = filter.parse().expect("FOREIGN_LOG is a filter");
+            let lines = fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+            let _ = registry().with(filter).with(lines).try_init();
+        }
         let dir = scratch(&format!("foreign-{name}-{stack:?}"));
         files_in(&dir, &options);
         let mut hub = ForeignHub::start(stack, &dir).await;
@@ -79,7 +88,7 @@ impl Rig {
         let stopped = tokio::time::timeout(Duration::from_secs(20), self.gateway.stop()).await;
         assert!(stopped.expect("in time"), "a clean stop");
         self.hub.take("gone", |_| true).await;
-        self.hub.no_fault();
+        self.hub.no_fault().await;
     }
 }
 
