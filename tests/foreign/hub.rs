@@ -64,6 +64,7 @@ impl Stack {
 
 /// A running hub. It ends when dropped; a test that panics shows what it printed.
 pub struct ForeignHub {
+    stack: Stack,
     process: Child,
     orders: ChildStdin,
     events: mpsc::Receiver<Value>,
@@ -103,6 +104,7 @@ impl ForeignHub {
             }
         });
         let mut hub = Self {
+            stack,
             orders: process.stdin.take().expect("piped"),
             process,
             events,
@@ -184,7 +186,7 @@ impl ForeignHub {
         while let Ok(event) = self.events.try_recv() {
             self.seen.push((event, false));
         }
-        let mut lines = vec!["the hub saw:".to_owned()];
+        let mut lines = vec![format!("the hub on {:?} saw:", self.stack)];
         for (event, _) in &self.seen {
             let mut event = event.clone();
             if let Some(fields) = event.as_object_mut() {

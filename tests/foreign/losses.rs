@@ -91,7 +91,7 @@ async fn detached(rig: &mut Rig, index: usize) -> usize {
 
 pub async fn a_link_closed_with_an_error_comes_back(stack: Stack) {
     let error = json!({"what": "link", "condition": "amqp:link:detach-forced",
-        "description": "Server Busy. Please retry operation"});
+        "description": "maintenance"});
     let (mut rig, _devices) = ended(stack, "link", error).await;
     assert_eq!(detached(&mut rig, 0).await, 1);
     assert_eq!(detached(&mut rig, 1).await, 0);
@@ -136,7 +136,7 @@ pub async fn a_command_whose_link_was_lost_comes_again(stack: Stack) {
     rig.hub.order("command", command).await;
     device.receive().await.expect("the command"); // and no PUBACK
     let close = json!({"what": "link", "link": "commands", "device": name,
-        "condition": "amqp:link:detach-forced", "description": "Server Busy"});
+        "condition": "amqp:link:detach-forced", "description": "maintenance"});
     rig.hub.order("close", close).await;
     let again = device.command().await.expect("the command again");
     assert_eq!(&again.payload[..], b"1");

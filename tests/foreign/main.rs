@@ -38,11 +38,8 @@ against_every_stack! {
     commands::a_command_without_a_body_of_bytes_is_rejected,
     commands::commands_of_a_device_that_left_are_released,
     commands::commands_of_a_device_that_left_are_abandoned,
-    limits::tokens_are_renewed_and_nobody_notices,
-    limits::a_refused_renewal_is_tried_again_in_time,
     limits::a_hub_with_one_channel_is_served_over_it,
     limits::more_devices_than_handles_are_spread_over_sessions,
-    limits::an_idle_connection_is_kept,
     limits::a_silent_hub_is_left,
     losses::a_link_closed_with_an_error_comes_back,
     losses::a_link_detached_but_not_closed_comes_back,
@@ -51,4 +48,21 @@ against_every_stack! {
     losses::a_command_whose_link_was_lost_comes_again,
     losses::messages_given_back_are_sent_again,
     losses::a_message_rejected_for_good_is_not_acknowledged,
+}
+
+/// The same, for scenarios that wait: every stack at once.
+macro_rules! against_all_stacks_at_once {
+    ($($module:ident :: $scenario:ident,)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $scenario() {
+            use crate::hub::Stack;
+            tokio::join!($module::$scenario(Stack::Proton), $module::$scenario(Stack::Rhea));
+        })*
+    };
+}
+
+against_all_stacks_at_once! {
+    limits::tokens_are_renewed_and_nobody_notices,
+    limits::a_refused_renewal_is_tried_again_in_time,
+    limits::an_idle_connection_is_kept,
 }
