@@ -186,8 +186,8 @@ function opened(link, receiving) {
     const { peer, announced } = connection;
     const attach = link.remote.attach;
     link.seat = { kind: 'refused', device: null, peer, gone: true };
-    if (link.remote.handle > announced.handle_max) {
-        return broken(connection, `handle ${link.remote.handle} above handle-max`);
+    if (attach.handle > announced.handle_max) {
+        return broken(connection, `handle ${attach.handle} above handle-max`);
     }
     const address = ((receiving ? attach.target : attach.source) || {}).address;
     let kind = receiving ? 'cbs-in' : 'cbs-out';

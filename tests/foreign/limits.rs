@@ -6,6 +6,7 @@ use crate::support::device::Device;
 use crate::support::http;
 use crate::support::proxy::Line;
 use serde_json::{Value, json};
+use std::io::ErrorKind;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -116,6 +117,36 @@ pub async fn more_devices_than_handles_are_spread_over_sessions(stack: Stack) {
     assert_eq!(rig.hub.all("message").await.len(), 2 * DEVICES);
     assert_eq!(rig.hub.all("open").await.len(), 1);
     rig.finish().await;
+}
+
+/// Whether the upstream keeps to the hub's handle-max. fe2o3-amqp 0.18.4 cannot: it does not look
+/// at it, the hub closes the connection, and devices are served over the next one in turns.
+const KEEPS_HANDLE_MAX: bool = false;
+
+/// More links than the hub allows on all sessions together: no handle beyond, a device is served
+/// or closed, and who is served stays so.
+pub async fn more_devices_than_all_handles(stack: Stack) {
+    const HANDLES: usize = 8;
+    let mut options = options(HANDLES + 4);
+    options.hub.push_str("sessions_per_connection = 1\n");
+    let limits = json!({"handle_max": HANDLES - 1});
+    let mut rig = Rig::start("all-handles", stack, options, limits).await;
+    let mut served = Vec::new();
+    for index in 0..HANDLES + 4 {
+        let mut device = rig.device(index).await;
+        device.patience = Duration::from_secs(5);
+        match device.publish(&topic(index), b"up").await {
+            Ok(()) => served.push((index, device)),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::UnexpectedEof, "{index}"),
+        }
+    }
+    assert!(served.len() >= HANDLES, "{} served", served.len());
+    for (index, device) in &mut served {
+        device.publish(&topic(*index), b"on").await.expect("PUBACK");
+    }
+    let faults = rig.hub.all("fault").await;
+    assert_eq!(faults.is_empty(), KEEPS_HANDLE_MAX, "{faults:?}");
+    assert!(rig.gateway.stop().await, "a clean stop");
 }
 
 /// The hub waits for two seconds only, and there is nothing to say for ten.
