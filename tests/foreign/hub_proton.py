@@ -381,9 +381,12 @@ class Hub(Handler):
                 delivery.local.failed = True
             delivery.update(OUTCOMES[answer["state"]])
             delivery.settle()
+        if link.credit < 0:
+            fault("a message beyond the credit")
         seat.received += 1
-        if seat.received % 100 == 0:
-            link.flow(100)
+        step = min(100, self.limits.get("credit", 1000))
+        if seat.received % step == 0:
+            link.flow(step)
 
     # Commands.
 

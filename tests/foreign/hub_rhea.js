@@ -68,6 +68,7 @@ function tokenEnd(token) {
     return Number(fields.se);
 }
 
+const creditOf = ({ credit }) => (credit === undefined ? 1000 : credit);
 const now = () => Date.now() / 1000;
 const seatKey = (kind, device) => `${kind} ${device}`;
 
@@ -213,8 +214,7 @@ function opened(link, receiving) {
     if (kind === 'cbs-out') peer.replyLink = link;
     links.set(seatKey(kind, device), link);
     report('attach', { connection: peer.number, link: kind, device });
-    const credit = limits.credit === undefined ? 1000 : limits.credit;
-    if (receiving) link.flow(kind === 'cbs-in' ? 100 : credit);
+    if (receiving) link.flow(kind === 'cbs-in' ? 100 : creditOf(limits));
     else pump(device);
 }
 
@@ -353,7 +353,8 @@ function telemetry(receiver, delivery, message) {
     });
     settle(delivery, answer);
     seat.received += 1;
-    if (seat.received % 100 === 0) receiver.flow(100);
+    const step = Math.min(100, creditOf(limits));
+    if (seat.received % step === 0) receiver.flow(step);
 }
 
 function settle(delivery, answer) {

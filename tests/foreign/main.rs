@@ -36,6 +36,8 @@ macro_rules! against_each {
 against_each! {
     telemetry::arrives_with_every_property_and_byte,
     telemetry::a_large_message_crosses_the_smallest_frames,
+    telemetry::little_credit_is_kept_to,
+    telemetry::frames_of_many_devices_mix_and_messages_do_not,
     commands::a_command_is_completed_by_the_devices_puback,
     commands::a_command_without_a_body_of_bytes_is_rejected,
     commands::commands_of_a_device_that_left_are_released,

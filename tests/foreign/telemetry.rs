@@ -1,11 +1,12 @@
 //! Messages to the hub: whole, in the smallest frames, and decided in every way.
 
 use crate::hub::{Stack, bytes};
-use crate::rig::{Rig, options, topic};
+use crate::rig::{Rig, device_name, options, topic};
 use fe2o3_amqp_types::messaging::message::__private::Deserializable;
 use fe2o3_amqp_types::messaging::{Data, Message, MessageId};
 use fe2o3_amqp_types::primitives::{SimpleValue, Value as AmqpValue};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 /// 2030-01-01, in milliseconds since 1970.
 const EXPIRY_MS: i64 = 1_893_456_000_000;
@@ -85,5 +86,70 @@ pub async fn a_large_message_crosses_the_smallest_frames(stack: Stack) {
     assert!(bytes(&arrived["body"]) == large, "every byte of it");
     let behind = rig.hub.take("message", of_device).await;
     assert_eq!(bytes(&behind["body"]), b"small");
+    rig.finish().await;
+}
+
+/// A window of messages over a link that takes three at a time.
+pub async fn little_credit_is_kept_to(stack: Stack) {
+    let mut rig = Rig::start("credit", stack, options(1), json!({"credit": 3})).await;
+    let mut device = rig.device(0).await;
+    let mut sent = Vec::new();
+    for number in 0..32_u8 {
+        let id = device.send(&topic(0), &[number]).await;
+        sent.push(id.expect("sent"));
+    }
+    for id in sent {
+        device.acknowledged(id).await.expect("PUBACK");
+    }
+    let messages = rig.hub.all("message").await;
+    let bodies: Vec<_> = messages
+        .iter()
+        .map(|message| bytes(&message["body"]))
+        .collect();
+    assert!(bodies.into_iter().eq((0..32).map(|number| vec![number])));
+    rig.finish().await;
+}
+
+/// Devices that share a session send messages of one frame and of several, all at once.
+pub async fn frames_of_many_devices_mix_and_messages_do_not(stack: Stack) {
+    const DEVICES: usize = 10;
+    const EACH: usize = 20;
+    let mut options = options(DEVICES);
+    options.hub.push_str("sessions_per_connection = 1\n");
+    let limits = json!({"max_frame": 512});
+    let mut rig = Rig::start("mixed", stack, options, limits).await;
+    let body = |device: usize, number: usize| {
+        let tail = vec![device as u8; (number * 977 + device * 353) % 4000];
+        [&[device as u8, number as u8][..], &tail].concat()
+    };
+    let mut tasks = JoinSet::new();
+    for index in 0..DEVICES {
+        let mut device = rig.device(index).await;
+        tasks.spawn(async move {
+            let mut sent = Vec::new();
+            for number in 0..EACH {
+                let id = device.send(&topic(index), &body(index, number)).await;
+                sent.push(id.expect("sent"));
+            }
+            for id in sent {
+                device.acknowledged(id).await.expect("PUBACK");
+            }
+            device
+        });
+    }
+    let devices = tasks.join_all().await;
+    let messages = rig.hub.all("message").await;
+    for index in 0..DEVICES {
+        let of_device = messages
+            .iter()
+            .filter(|m| m["device"] == device_name(index));
+        let bodies: Vec<_> = of_device.map(|message| bytes(&message["body"])).collect();
+        assert!(
+            bodies
+                .into_iter()
+                .eq((0..EACH).map(|number| body(index, number)))
+        );
+    }
+    drop(devices);
     rig.finish().await;
 }
