@@ -55,6 +55,15 @@ def symbolic(value):
     return None if value in (None, "None") else str(value)
 
 
+def error(condition, description):
+    """An error as the service forms it (wire sheet 6.1)."""
+    info = {
+        symbol("com.microsoft:tracking-id"): uuid.uuid4().hex,
+        symbol("com.microsoft:is-filtered"): True,
+    }
+    return Condition(condition, description, info)
+
+
 def token_end(token):
     """When a token ends, in seconds since 1970; an error if it is not one of this hub's."""
     scheme, _, rest = token.partition(" ")
@@ -146,7 +155,7 @@ class Hub(Handler):
         what = {"link": link, "session": link.session, "connection": link.connection}
         end = what[order["what"]]
         if order.get("condition"):
-            end.condition = Condition(order["condition"], order.get("description"))
+            end.condition = error(order["condition"], order["description"])
         if order["what"] == "link":
             self.drop(link)
             link.close() if order.get("closed", True) else link.detach()
@@ -255,7 +264,7 @@ class Hub(Handler):
         link.seat = Seat("refused", None, link.connection.peer)
         link.seat.gone = True
         link.open()
-        link.condition = Condition(condition, description)
+        link.condition = error(condition, description)
         link.close()
 
     def on_link_remote_close(self, event):
@@ -324,8 +333,8 @@ class Hub(Handler):
             end = token_end(message.body)
             if end < time.time():
                 raise ValueError("expired")
-        except (ValueError, KeyError) as error:
-            status, words = 401, str(error)
+        except (ValueError, KeyError) as refusal:
+            status, words = 401, str(refusal)
         if status in (200, 202):
             peer.token_end = end
         else:
@@ -376,7 +385,7 @@ class Hub(Handler):
         )
         if answer["state"] != "none":
             if answer.get("condition"):
-                delivery.local.condition = Condition(answer["condition"], answer["description"])
+                delivery.local.condition = error(answer["condition"], answer["description"])
             if answer.get("failed"):
                 delivery.local.failed = True
             delivery.update(OUTCOMES[answer["state"]])
