@@ -150,8 +150,8 @@ impl ForeignHub {
         such: impl Fn(&Value) -> bool,
     ) -> Option<Value> {
         let fits = |event: &Value| event["event"] == kind && such(event);
-        let waiting = self.seen.iter_mut();
-        if let Some((event, taken)) = waiting.into_iter().find(|(e, taken)| !taken && fits(e)) {
+        let mut waiting = self.seen.iter_mut();
+        if let Some((event, taken)) = waiting.find(|(event, taken)| !taken && fits(event)) {
             *taken = true;
             return Some(event.clone());
         }
