@@ -10,6 +10,7 @@ mod exposed;
 mod history;
 mod load;
 mod operator;
+mod records;
 mod reload;
 mod status;
 
@@ -21,14 +22,14 @@ use crate::admin::{self, AdminHandle, Served};
 use crate::auth::rules::RuleSet;
 use crate::config::{AdminConfig, Config, ShutdownConfig};
 use crate::hub::Hub;
-use crate::listener::{Records, Shared};
-use crate::router::refused::Folder;
+use crate::listener::Shared;
 use crate::runtime::clock;
 use crate::runtime::handover;
 use crate::runtime::phase::Phase;
 use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::export::Exporter;
 use arc_swap::ArcSwap;
 use doors::Doors;
 use reload::Reloader;
@@ -41,6 +42,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Time devices wait for the hub's first word before they are accepted without it.
 const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time the last spans get when the gateway stops.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start; one line names what to change.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +87,7 @@ pub struct Gateway {
     shutdown: ShutdownConfig,
     /// Cancelled when an operator asks for the end.
     stop_wanted: CancellationToken,
+    exporter: Option<Exporter>,
     /// A second descriptor of the admin port, for the next process.
     admin_socket: Option<std::net::TcpListener>,
 }
@@ -111,17 +116,14 @@ impl Gateway {
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let admin_shared = admin_socket.try_clone().ok();
         let (hub, causes) = start_hub(&config, &metrics);
+        let (records, exporter) = records::open(&config, causes.clone(), &metrics)?;
         let shared = Shared::new(
             rules.clone(),
             hub.clone(),
             config.hub.host.clone(),
             config.limits.clone(),
             metrics.clone(),
-            Records {
-                refused: refused_folder(&config)?,
-                config: config.file.clone(),
-                causes: causes.clone(),
-            },
+            records,
         );
         let (stop_wanted, accepting) = (CancellationToken::new(), CancellationToken::new());
         let upstream = &config.hub;
@@ -164,6 +166,7 @@ impl Gateway {
             phase,
             shutdown,
             stop_wanted,
+            exporter,
             admin_socket: admin_shared,
         })
     }
@@ -279,6 +282,9 @@ impl Gateway {
         if !hub {
             tracing::error!("hub connections did not close in time");
         }
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish(LAST_SPANS).await;
+        }
         self.enter(Phase::Stopped);
         self.admin.stop();
         devices && hub
@@ -288,19 +294,6 @@ impl Gateway {
         tracing::info!(phase = phase.name(), "stopping");
         self.phase.send_replace(phase);
     }
-}
-
-/// The folder of refused messages, where one is configured.
-fn refused_folder(config: &Config) -> Result<Option<Arc<Folder>>, StartError> {
-    let Some(path) = &config.refused_folder else {
-        return Ok(None);
-    };
-    let opened = Folder::open(path, config.limits.refused_folder_bytes);
-    let opened = opened.map_err(|error| StartError::Folder {
-        path: path.display().to_string(),
-        error,
-    })?;
-    Ok(Some(Arc::new(opened)))
 }
 
 /// The admin server's socket, handed over or bound.

@@ -31,6 +31,7 @@ use crate::router::registry::{Eviction, Registry, SessionKey};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reason::Reason;
+use crate::telemetry::trace::Tracer;
 use crate::tls::Acceptor;
 use admission::Gate;
 use arc_swap::ArcSwap;
@@ -69,6 +70,8 @@ pub struct Records {
     pub config: PathBuf,
     /// The last causes.
     pub causes: Arc<Causes>,
+    /// Spans of messages, where traces are configured.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 #[cfg(test)]
@@ -84,6 +87,7 @@ impl Records {
             refused,
             config: PathBuf::new(),
             causes: Arc::new(Causes::new(1)),
+            tracer: None,
         }
     }
 }

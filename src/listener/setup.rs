@@ -9,6 +9,7 @@ use crate::config::limits::Limits;
 use crate::mqtt::session::SessionLimits;
 use crate::router::refused::Folder;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Tracer;
 use prometheus::IntGauge;
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ pub(super) struct Setup {
     pub(super) loops: Arc<Loops>,
     /// Log lines about refused sessions, subscriptions and messages.
     pub(super) voice: Arc<Voice>,
+    /// Spans of messages, where traces are configured.
+    pub(super) tracer: Option<Arc<Tracer>>,
     /// Devices an operator looks at.
     pub(super) watches: Arc<Watches>,
     /// Devices an operator keeps out.
@@ -67,6 +70,7 @@ impl Setup {
             limits,
             metrics,
             refused: records.refused.clone(),
+            tracer: records.tracer.clone(),
             voice: Arc::new(Voice::of(records)),
             blocks: Arc::new(Blocks::new(blocks)),
             watches: Arc::new(Watches::new(watches)),
@@ -80,6 +84,7 @@ impl Setup {
             limits,
             metrics: self.metrics.clone(),
             refused: self.refused.clone(),
+            tracer: self.tracer.clone(),
             loops: self.loops.clone(),
             voice: self.voice.clone(),
             watches: self.watches.clone(),

@@ -1,7 +1,8 @@
-//! What operators see: metrics and logs.
+//! What operators see: metrics, logs and traces.
 
 pub mod causes;
 pub mod log;
 pub mod metrics;
 pub mod reason;
 pub mod shell;
+pub mod trace;

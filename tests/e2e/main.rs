@@ -23,3 +23,4 @@ mod refusals;
 mod renewal;
 mod secrets;
 mod story;
+mod traces;

@@ -1,6 +1,7 @@
 //! A gateway and a hub in a box, on loopback ports of their own.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod collector;
 pub mod device;
 pub mod fleet;
 pub mod http;
