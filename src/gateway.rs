@@ -4,6 +4,7 @@
 //! hub has taken the token, or [`HUB_PATIENCE`] later without it: devices that wait for a hub are
 //! better off connected than refused.
 
+mod acceptors;
 pub mod dates;
 mod doors;
 mod exposed;
@@ -129,6 +130,7 @@ impl Gateway {
         let upstream = &config.hub;
         let doors = Doors::bind(&config, &shared, &rules, &metrics, &accepting, inherited)?;
         let doors = Arc::new(doors);
+        records::tell(&shared);
         let reloader = Arc::new(Reloader {
             doors: doors.clone(),
             rules,
@@ -275,13 +277,18 @@ impl Gateway {
         let closing = clock::mono();
         let devices = settled || self.shared.drained(close / 4 * 3).await;
         if !devices {
-            tracing::error!(left = self.shared.tasks(), "devices did not close in time");
+            tracing::error!(
+                name: "devices_not_closed",
+                left = self.shared.tasks(),
+                "devices did not close in time"
+            );
         }
         let left = close.saturating_sub(clock::mono().since(closing));
         let hub = self.hub.shutdown(left).await;
         if !hub {
-            tracing::error!("hub connections did not close in time");
+            tracing::error!(name: "hub_not_closed", "hub connections did not close in time");
         }
+        self.shared.tell_left_out();
         if let Some(exporter) = self.exporter.take() {
             exporter.finish(LAST_SPANS).await;
         }
@@ -291,7 +298,7 @@ impl Gateway {
     }
 
     fn enter(&self, phase: Phase) {
-        tracing::info!(phase = phase.name(), "stopping");
+        tracing::info!(name: "stop_phase", phase = phase.name(), "stopping");
         self.phase.send_replace(phase);
     }
 }
@@ -367,7 +374,11 @@ async fn accept(doors: Arc<Doors>, hub: Hub, phase: watch::Sender<Phase>, stop: 
         _ = left.wait_for(|phase| *phase != Phase::Starting) => return,
         ready = hub.ready(HUB_PATIENCE) => if !ready {
             let problem = problem(&hub.status());
-            tracing::warn!(problem, "no hub yet; devices are accepted and their messages wait");
+            tracing::warn!(
+                name: "start_without_hub",
+                problem,
+                "no hub yet; devices are accepted and their messages wait"
+            );
         }
     }
     doors.open();

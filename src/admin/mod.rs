@@ -166,7 +166,11 @@ pub async fn serve_with(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "admin port cannot accept; trying again");
+                tracing::warn!(
+                    name: "admin_accept_failed",
+                    %error,
+                    "admin port cannot accept; trying again"
+                );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -282,7 +286,10 @@ impl AdminHandle {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the admin thread had panicked; report the line above it");
+            tracing::error!(
+                name: "admin_panicked",
+                "the admin thread had panicked; report the line above it"
+            );
         }
     }
 }

@@ -43,7 +43,7 @@ pub fn run(args: &Args) -> ExitCode {
         return ExitCode::from(USAGE);
     }
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(name: "config_warning", "{warning}");
     }
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
@@ -82,14 +82,18 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
     let succeeded = tokio::select! {
         stopped = stop_signal() => {
             if let Err(error) = stopped {
-                tracing::error!(%error, "signals cannot be received; stopping");
+                tracing::error!(
+                    name: "signals_unavailable",
+                    %error,
+                    "signals cannot be received; stopping"
+                );
             }
             false
         }
         () = gateway.stop_wanted() => false,
         succeeded = succeeded(&gateway, served) => succeeded,
     };
-    tracing::info!(succeeded, "stopping; a second signal ends at once");
+    tracing::info!(name: "stopping", succeeded, "stopping; a second signal ends at once");
     // A successor that took over is the service now, and it goes on.
     if !succeeded {
         systemd(&[NotifyState::Stopping]);
@@ -107,7 +111,7 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
     tokio::select! {
         clean = stop => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
         _ = second => {
-            tracing::error!("second signal: ended without waiting");
+            tracing::error!(name: "stop_forced", "second signal: ended without waiting");
             ExitCode::FAILURE
         }
     }
@@ -136,7 +140,11 @@ async fn supervised(mut phase: watch::Receiver<Phase>, predecessor: Option<Prede
     if let Some(predecessor) = predecessor
         && let Err(error) = predecessor.release()
     {
-        tracing::warn!(%error, "the predecessor was gone before it was told");
+        tracing::warn!(
+            name: "predecessor_gone",
+            %error,
+            "the predecessor was gone before it was told"
+        );
     }
     let main_pid = NotifyState::MainPid(std::process::id());
     systemd(&[NotifyState::Ready, main_pid]);
@@ -160,7 +168,11 @@ async fn succeeded(gateway: &Gateway, served: tokio::task::JoinHandle<()>) -> bo
             .succeeded()
             .await
             .inspect_err(|error| {
-                tracing::error!(%error, "no process can take the sockets over");
+                tracing::error!(
+                    name: "handover_unavailable",
+                    %error,
+                    "no process can take the sockets over"
+                );
             })
             .is_ok()
     {
@@ -180,7 +192,7 @@ fn systemd(state: &[NotifyState<'_>]) {
 /// Says why there is no gateway, also to whoever switched the log off.
 fn complain(text: &str) {
     if tracing::enabled!(tracing::Level::ERROR) {
-        tracing::error!("{text}");
+        tracing::error!(name: "start_failed", "{text}");
     } else {
         eprintln!("{text}");
     }
@@ -191,6 +203,7 @@ fn banner(config: &Path, gateway: &Gateway, rules: RuleCounts) {
     let shown = |(name, address): &(String, std::net::SocketAddr)| format!("{name}={address}");
     let listeners: Vec<String> = gateway.listeners().iter().map(shown).collect();
     tracing::info!(
+        name: "starting",
         version = env!("CARGO_PKG_VERSION"),
         commit = crate::COMMIT,
         config = %config.display(),

@@ -65,9 +65,9 @@ pub(super) fn log(file: &Path, listeners: &[(ListenerConfig, Arc<Acceptor>)], no
         let Some(tls) = &listener.tls else { continue };
         for ending in of_listener(file, index, tls, acceptor, now) {
             if ending.over {
-                tracing::error!("{}", ending.warning);
+                tracing::error!(name: "certificate_ended", "{}", ending.warning);
             } else {
-                tracing::warn!("{}", ending.warning);
+                tracing::warn!(name: "certificate_ends_soon", "{}", ending.warning);
             }
         }
     }

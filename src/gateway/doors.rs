@@ -3,18 +3,14 @@
 //! A reload prepares everything before it changes anything: files are read and ports bound first.
 //! A listener that is gone, or is another one now, accepts nobody more; whom it accepted stays.
 
-use super::StartError;
+use super::{StartError, acceptors};
 use crate::auth::AuthenticatedDevice;
 use crate::auth::rules::RuleSet;
-use crate::config::secret::Secret;
 use crate::config::{Config, ListenerConfig};
 use crate::listener::{Listener, Shared};
 use crate::runtime::sockets::Inherited;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{
-    Acceptor, CertificateRules, HandshakeLimits, OldCertificate, Prepared, PskHash, PskKeys,
-    PskLookup,
-};
+use crate::tls::{Acceptor, HandshakeLimits, Prepared};
 use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::net::{SocketAddr, TcpListener};
@@ -126,7 +122,11 @@ impl Doors {
             doors.state().doors.push(door);
         }
         for socket in inherited.left() {
-            tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
+            tracing::warn!(
+                name: "socket_not_configured",
+                %socket,
+                "a socket was passed that no [[listener]] names; it is closed"
+            );
         }
         Ok(doors)
     }
@@ -136,9 +136,7 @@ impl Doors {
     }
 
     fn acceptor(&self, listener: &ListenerConfig) -> Result<Arc<Acceptor>, Vec<String>> {
-        let (psk, certificates) = (psk_lookup(&self.rules), certificate_rules(&self.rules));
-        let acceptor = Acceptor::with_rules(listener, psk, certificates, self.limits)?;
-        Ok(Arc::new(acceptor))
+        acceptors::of(listener, &self.rules, self.limits)
     }
 
     fn door(
@@ -147,7 +145,7 @@ impl Doors {
         acceptor: Arc<Acceptor>,
         socket: TcpListener,
     ) -> std::io::Result<Door> {
-        show_expiries(&acceptor, &self.metrics);
+        acceptors::show_expiries(&acceptor, &self.metrics);
         let second = socket.try_clone()?;
         let shared = self.shared.clone();
         let listener = Listener::on(second, config.clone(), acceptor.clone(), shared)?;
@@ -279,7 +277,7 @@ impl Doors {
                     if let Some(at) = same {
                         let door = before.remove(at);
                         door.acceptor.adopt(prepared);
-                        show_expiries(&door.acceptor, &self.metrics);
+                        acceptors::show_expiries(&door.acceptor, &self.metrics);
                         state.doors.push(door);
                     }
                 }
@@ -294,6 +292,7 @@ impl Doors {
                             state.doors.push(door);
                         }
                         Err(error) => tracing::error!(
+                            name: "listener_not_opened",
                             listener = %name,
                             %error,
                             "a new listener cannot accept; send SIGHUP once more"
@@ -306,7 +305,12 @@ impl Doors {
         for gone in before {
             gone.stop.cancel();
             let (name, address) = (gone.config.name, gone.address);
-            tracing::info!(listener = %name, %address, "accepting no more devices");
+            tracing::info!(
+                name: "listener_closed",
+                listener = %name,
+                %address,
+                "accepting no more devices"
+            );
             state.retired.push(Retired {
                 name,
                 acceptor: gone.acceptor,
@@ -332,7 +336,12 @@ impl Door {
             return;
         };
         let address = self.address;
-        tracing::info!(listener = %self.config.name, %address, "accepting devices");
+        tracing::info!(
+            name: "listener_open",
+            listener = %self.config.name,
+            %address,
+            "accepting devices"
+        );
         tokio::spawn(listener.run(self.stop.clone()));
     }
 }
@@ -341,46 +350,5 @@ impl Unfit {
     fn refuse(&mut self, problems: Vec<String>) {
         self.tls = true;
         self.problems.extend(problems);
-    }
-}
-
-/// Shows when the files of a listener end.
-fn show_expiries(acceptor: &Acceptor, metrics: &Metrics) {
-    for expiry in acceptor.expiries() {
-        let file = expiry.file.display().to_string();
-        let gauge = metrics.certificate_expiry.with_label_values(&[&file]);
-        gauge.set(expiry.at.as_secs() as f64);
-    }
-}
-
-/// The keys of a PSK identity, from the rules of the moment.
-fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
-    let rules = rules.clone();
-    Arc::new(move |identity| {
-        let rules = rules.load();
-        let entry = rules.psk(identity)?;
-        Some(PskKeys {
-            key: Secret::new(entry.key.to_vec()),
-            next_key: entry.next_key.map(|key| Secret::new(key.to_vec())),
-            hash: match entry.hash {
-                crate::auth::rules::PskHash::Sha256 => PskHash::Sha256,
-                crate::auth::rules::PskHash::Sha384 => PskHash::Sha384,
-            },
-        })
-    })
-}
-
-/// Which certificates the rules of the moment know, and which old ones they admit.
-fn certificate_rules(rules: &Arc<ArcSwap<RuleSet>>) -> CertificateRules {
-    let (known, old) = (rules.clone(), rules.clone());
-    CertificateRules {
-        registered: Arc::new(move |der| known.load().registers_certificate(der)),
-        admits: Arc::new(move |kind| {
-            let allowed = old.load().allow_x509();
-            match kind {
-                OldCertificate::V1 => allowed.v1,
-                OldCertificate::AnyEku => allowed.any_eku,
-            }
-        }),
     }
 }

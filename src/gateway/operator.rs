@@ -212,6 +212,7 @@ impl Operator for Office {
         match self.shared.block(&key, time) {
             true => {
                 tracing::info!(
+                    name: "device_blocked",
                     device = id,
                     seconds = time.as_secs(),
                     "an operator blocks a device"
@@ -236,7 +237,11 @@ impl Operator for Office {
         if log::filter().is_empty() {
             return false;
         }
-        tracing::info!(filter = level.word(), "an operator changes the log's level");
+        tracing::info!(
+            name: "operator_sets_log",
+            filter = level.word(),
+            "an operator changes the log's level"
+        );
         log::set_filter(level.word());
         true
     }

@@ -2,13 +2,15 @@
 
 use super::StartError;
 use crate::config::Config;
-use crate::listener::Records;
+use crate::listener::{Records, Shared};
 use crate::router::refused::Folder;
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Tracer;
 use crate::telemetry::trace::export::{self, Exporter};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::MissedTickBehavior;
 
 /// Opens the folder and starts the exporter, as far as they are configured.
 ///
@@ -36,6 +38,25 @@ fn traces(config: &Config, metrics: &Arc<Metrics>) -> Option<(Arc<Tracer>, Expor
     let (tracer, spans) = Tracer::new(otlp.sample_ratio, otlp.queue_spans, metrics.clone());
     let exporter = export::start(otlp, config.hub.host.clone(), spans, metrics.clone());
     Some((Arc::new(tracer), exporter))
+}
+
+/// How often it is told how many log lines were left out.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Tells it for as long as there is somebody to refuse devices.
+pub(super) fn tell(shared: &Arc<Shared>) {
+    let shared = Arc::downgrade(shared);
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(TELL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let Some(shared) = shared.upgrade() else {
+                return;
+            };
+            shared.tell_left_out();
+        }
+    });
 }
 
 /// The folder of refused messages, where one is configured.

@@ -74,7 +74,13 @@ struct Done {
 /// Reloads on SIGHUP and on changes of files, until `stop`.
 pub(super) async fn run(reloader: Arc<Reloader>, sources: Sources, stop: CancellationToken) {
     let mut hangup = signal(SignalKind::hangup())
-        .map_err(|error| tracing::warn!(%error, "SIGHUP cannot be received; files are watched"))
+        .map_err(|error| {
+            tracing::warn!(
+                name: "sighup_unavailable",
+                %error,
+                "SIGHUP cannot be received; files are watched"
+            );
+        })
         .ok();
     let mut watch = Watch::new(sources.files.clone());
     let mut dates = tokio::time::interval(DATES);
@@ -130,7 +136,11 @@ async fn settle(
             Err(error) => {
                 reloader.count("failed");
                 reloader.metrics.panics.inc();
-                tracing::error!(%error, "the reload broke off; report this as a defect");
+                tracing::error!(
+                    name: "reload_panicked",
+                    %error,
+                    "the reload broke off; report this as a defect"
+                );
                 return None;
             }
         };
@@ -158,9 +168,16 @@ async fn received(signal: Option<&mut Signal>) {
 
 fn tell_waiting(changed: &[String]) {
     if changed.is_empty() {
-        tracing::info!("the configuration file is as it was at the start again");
+        tracing::info!(
+            name: "config_restored",
+            "the configuration file is as it was at the start again"
+        );
     } else {
-        tracing::warn!(keys = %changed.join(", "), "changed keys need a restart to take effect");
+        tracing::warn!(
+            name: "restart_needed",
+            keys = %changed.join(", "),
+            "changed keys need a restart to take effect"
+        );
     }
 }
 
@@ -205,10 +222,18 @@ impl Reloader {
             Ok(fresh) => {
                 let (read, config) = (fresh.settings, fresh.config);
                 if self.hub.rekey(PolicyKeys::of(&config.hub)) {
-                    tracing::info!(cause, "the policy's keys changed; tokens are signed anew");
+                    tracing::info!(
+                        name: "policy_keys_changed",
+                        cause,
+                        "the policy's keys changed; tokens are signed anew"
+                    );
                 }
                 if log::set_filter(&config.log.filter) {
-                    tracing::info!(filter = config.log.filter, "the log's filter changed");
+                    tracing::info!(
+                        name: "log_filter_changed",
+                        filter = config.log.filter,
+                        "the log's filter changed"
+                    );
                 }
                 self.shared.set_limits(&config.limits);
                 self.doors.adopt(&config.listeners, fresh.changes);
@@ -219,6 +244,7 @@ impl Reloader {
                 show_rules(&rules, &self.metrics);
                 let now = rules.counts();
                 tracing::info!(
+                    name: "reloaded",
                     cause,
                     devices = now.devices,
                     devices_before = before.devices,
@@ -231,7 +257,7 @@ impl Reloader {
                     "reloaded"
                 );
                 for warning in exposed(&config) {
-                    tracing::warn!("{warning}");
+                    tracing::warn!(name: "config_warning", "{warning}");
                 }
                 Some(read)
             }
@@ -243,7 +269,11 @@ impl Reloader {
             Err(unfit) => {
                 self.count("failed");
                 for problem in &unfit.problems {
-                    tracing::error!(cause, "reload refused, nothing changed: {problem}");
+                    tracing::error!(
+                        name: "reload_refused",
+                        cause,
+                        "reload refused, nothing changed: {problem}"
+                    );
                 }
                 None
             }
@@ -338,7 +368,7 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
     let short = &metrics.psk_short_keys;
     short.set(i64::try_from(counts.psk_short_keys).unwrap_or(i64::MAX));
     if let Some(warning) = counts.short_keys() {
-        tracing::warn!("{warning}");
+        tracing::warn!(name: "config_warning", "{warning}");
     }
     let count = counts.rules;
     metrics

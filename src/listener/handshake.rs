@@ -129,7 +129,7 @@ impl Site {
     /// Tells of somebody who got as far as `who`.
     fn refused(&self, source: SocketAddr, who: Who, reason: Reason, text: &str) -> Failure {
         let line = Line::new("connection refused", who, source, reason, text);
-        self.voice.say(line);
+        self.shared.setup().voice.say(line);
         Failure(reason)
     }
 
@@ -188,7 +188,7 @@ async fn greet(
                 let text = format!("{}: {}", refusal.reason, refusal.text);
                 watches.see(&connect.client_id, "connect_refused", &text);
             }
-            site.voice.say(line);
+            site.shared.setup().voice.say(line);
             Err(Failure(refusal.reason))
         }
     }
@@ -434,6 +434,7 @@ fn open(
             .see(&claim.key().to_string(), "connected", &text);
     }
     tracing::info!(
+        name: "device_connected",
         target: CONNECT,
         device = %claim.key(),
         listener = %site.name,

@@ -39,7 +39,7 @@ use attempts::Attempts;
 use ending::Ending;
 use handshake::Arrival;
 use password::Passwords;
-use refusal::{Line, Voice};
+use refusal::Line;
 use setup::Setup;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
@@ -97,7 +97,6 @@ pub struct Shared {
     rules: Arc<ArcSwap<RuleSet>>,
     hub: Hub,
     hub_host: String,
-    records: Records,
     registry: Arc<Registry>,
     setup: ArcSwap<Setup>,
     gate: Arc<Gate>,
@@ -129,7 +128,6 @@ impl Shared {
             attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
             setup: ArcSwap::new(Setup::new(limits, metrics, &records)),
-            records,
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
@@ -146,7 +144,10 @@ impl Shared {
         if setup.limits != *limits {
             self.gate.set_limits(limits);
             self.setup.store(setup.with_limits(limits.clone()));
-            tracing::info!("limits changed; connections keep those they began with");
+            tracing::info!(
+                name: "limits_changed",
+                "limits changed; connections keep those they began with"
+            );
         }
     }
 
@@ -220,6 +221,11 @@ impl Shared {
             .is_ok()
     }
 
+    /// Writes how many log lines about refusals were left out and not told yet; now and then.
+    pub fn tell_left_out(&self) {
+        self.setup().voice.tell_left_out();
+    }
+
     /// Connections and handshakes that have a task.
     #[must_use]
     pub fn tasks(&self) -> usize {
@@ -234,7 +240,6 @@ struct Site {
     versions: Versions,
     acceptor: Arc<Acceptor>,
     shared: Arc<Shared>,
-    voice: Voice,
 }
 
 /// A bound port.
@@ -266,7 +271,6 @@ impl Listener {
                 accept: config.accept,
                 versions: config.mqtt_versions,
                 acceptor,
-                voice: Voice::of(&shared.records),
                 shared,
             }),
         })
@@ -313,6 +317,7 @@ impl Listener {
         handshakes.with_label_values(&labels).inc();
         if backoff.is_fresh() {
             tracing::warn!(
+                name: "accept_failed",
                 listener = %self.site.name,
                 %error,
                 "cannot accept connections; raise the limit of open files or lower \
@@ -338,7 +343,7 @@ impl Listener {
                 ending.end(reason);
                 let who = Who::at(&self.site.name, source.ip());
                 let line = Line::new("connection refused", who, source, reason, look_at);
-                self.site.voice.say(line);
+                shared.setup().voice.say(line);
                 return;
             }
         };

@@ -3,7 +3,7 @@
 
 pub(super) mod connect;
 
-use super::quota::Quota;
+use super::quota::Quotas;
 use super::{Records, log_text};
 use crate::auth::Who;
 use crate::runtime::clock;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 /// Lines about refusals: bounded, and counted where they are left out.
 pub(super) struct Voice {
-    quota: Quota,
+    quotas: Quotas,
     /// What `check -c` is to read; empty where there is no file.
     config: PathBuf,
     /// Where the last ones are kept.
@@ -93,18 +93,31 @@ impl Voice {
     /// Lines with these records behind them.
     pub(super) fn of(records: &Records) -> Self {
         Self {
-            quota: Quota::default(),
+            quotas: Quotas::default(),
             config: records.config.clone(),
             causes: records.causes.clone(),
         }
     }
 
-    /// Keeps the cause, and writes the line, unless there were too many this second.
+    /// Keeps the cause, and writes the line, unless there were too many of its reason.
     pub(super) fn say(&self, line: Line<'_>) {
         let hint = self.hint(&line);
         self.keep(&line, hint.clone());
-        if let Some(suppressed) = self.quota.take(clock::mono()) {
+        if let Some(suppressed) = self.quotas.take(line.reason, clock::mono()) {
             Self::write(line, hint, suppressed);
+        }
+    }
+
+    /// Writes how many lines were left out and have no later line that says so.
+    pub(super) fn tell_left_out(&self) {
+        for (reason, suppressed) in self.quotas.left_out() {
+            tracing::info!(
+                name: "refusals_left_out",
+                target: REFUSAL,
+                %reason,
+                suppressed,
+                "lines about refusals were left out"
+            );
         }
     }
 
@@ -135,6 +148,7 @@ impl Voice {
     fn write(mut line: Line<'_>, hint: Option<String>, suppressed: u64) {
         let message = line.message.take().unwrap_or_default();
         tracing::info!(
+            name: "refused",
             target: REFUSAL,
             listener = line.who.listener,
             source = %line.source,

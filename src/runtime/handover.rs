@@ -172,19 +172,36 @@ pub async fn succeeded(
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a successor could not be let in");
+                tracing::warn!(
+                    name: "successor_not_let_in",
+                    %error,
+                    "a successor could not be let in"
+                );
                 tokio::time::sleep(PATIENCE).await;
                 continue;
             }
         };
         let (stream, sockets) = (stream.into_std()?, sockets()?);
-        tracing::info!("a successor asked for the sockets; this process serves until it does");
+        tracing::info!(
+            name: "successor_asked",
+            "a successor asked for the sockets; this process serves until it does"
+        );
         let served = tokio::task::spawn_blocking(move || serve(stream, &sockets, SUCCESSOR_MAX));
         match served.await {
             Ok(Ok(true)) => return Ok(()),
-            Ok(Ok(false)) => tracing::warn!("the successor went away; this process goes on"),
-            Ok(Err(error)) => tracing::warn!(%error, "no sockets for the successor"),
-            Err(_panic) => tracing::error!("handing the sockets over failed; this process goes on"),
+            Ok(Ok(false)) => tracing::warn!(
+                name: "successor_gone",
+                "the successor went away; this process goes on"
+            ),
+            Ok(Err(error)) => tracing::warn!(
+                name: "handover_failed",
+                %error,
+                "no sockets for the successor"
+            ),
+            Err(_panic) => tracing::error!(
+                name: "handover_panicked",
+                "handing the sockets over failed; this process goes on"
+            ),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Structured logs: set up once, one line per event, written by a thread of its own.
 //!
 //! logfmt or JSON on standard error ([`format`]), through a bounded queue that never makes
-//! anybody wait ([`queue`]); a terminal gets what people read. Identifiers from peers are capped
-//! by [`capped`].
+//! anybody wait ([`queue`]); a terminal gets what people read, systemd's journal the priority of
+//! each line. Identifiers from peers are capped by [`capped`].
 
+pub mod codes;
 pub mod format;
+mod journal;
 mod queue;
 
 use crate::config::LogConfig;
@@ -17,6 +19,7 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -94,9 +97,11 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
     };
     // Not through `io::stderr`, whose lock a writer that waits for a reader would hold.
     let out = io::stderr().as_fd().try_clone_to_owned();
+    let journal = journal::is_standard_error();
+    let prefix = move |level: Level| if journal { journal::prefix(level) } else { "" };
     let notice = move |lines| {
         let message = "log lines were dropped: whoever reads the log is slower than it is written";
-        format::notice(format, message, "lines", lines)
+        prefix(Level::WARN).to_owned() + &format::notice(format, message, "lines", lines)
     };
     let queue = out.and_then(|out| Queue::start(File::from(out), notice));
     let queue = queue.map_err(LogError::Thread)?;
@@ -104,7 +109,10 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
         format,
         out: {
             let queue = queue.clone();
-            move |level, line| queue.push(level, line)
+            move |level, line| match prefix(level) {
+                "" => queue.push(level, line),
+                prefix => queue.push(level, prefix.to_owned() + &line),
+            }
         },
     };
     let (filter, handle) = reload::Layer::new(filter);
@@ -165,8 +173,12 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     match panic.location() {
-        Some(at) => tracing::error!(thread, %at, "panic, report this as a defect: {payload}"),
-        None => tracing::error!(thread, "panic, report this as a defect: {payload}"),
+        Some(at) => tracing::error!(
+            name: "panic",
+            thread, %at,
+            "panic, report this as a defect: {payload}"
+        ),
+        None => tracing::error!(name: "panic", thread, "panic, report this as a defect: {payload}"),
     }
 }
 

@@ -26,17 +26,17 @@ const HOSTILE: &[&str] = &[
     "Größe \u{1f600}",
 ];
 
-struct Stage {
-    dir: PathBuf,
-    config: PathBuf,
+pub(super) struct Stage {
+    pub(super) dir: PathBuf,
+    pub(super) config: PathBuf,
     emulator: EmulatorHandle,
     mqtt: SocketAddr,
-    plain: SocketAddr,
-    admin: SocketAddr,
+    pub(super) plain: SocketAddr,
+    pub(super) admin: SocketAddr,
 }
 
 impl Stage {
-    async fn new(name: &str, log: &str) -> Self {
+    pub(super) async fn new(name: &str, log: &str) -> Self {
         let (options, dir) = (Options::default(), scratch(name));
         let emulator = hub_in(&dir, &options).await;
         let ports = [free_port(), free_port(), free_port()];
@@ -60,7 +60,7 @@ impl Stage {
         }
     }
 
-    async fn ready(&self) {
+    pub(super) async fn ready(&self) {
         admin_says(self.admin, 200).await;
     }
 }
@@ -73,7 +73,7 @@ async fn admin_says(admin: SocketAddr, status: u16) {
     until(&format!("/ready says {status}"), says).await;
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool + Clone + Send + 'static) {
+pub(super) async fn until(what: &str, is_so: impl Fn() -> bool + Clone + Send + 'static) {
     for _ in 0..600 {
         let is_so = is_so.clone();
         if tokio::task::spawn_blocking(is_so).await.expect("asked") {
@@ -170,6 +170,12 @@ async fn lines_of_a_run(
         "{} lines",
         lines.len()
     );
+    for line in &lines {
+        let text = |key: &str| line.get(key).and_then(Value::as_str).unwrap_or_default();
+        let ours = text("target").starts_with("iothub_gateway");
+        let said = ["error", "warn", "info"].contains(&text("level"));
+        assert_eq!(ours && said, line.contains_key("event"), "{line:?}");
+    }
     lines
 }
 

@@ -152,6 +152,7 @@ impl<U: Upstream> Conn<U> {
             format!("{}: {}", close.reason, close.text)
         });
         tracing::info!(
+            name: "device_disconnected",
             target: CONNECT,
             device = %self.claim.key(),
             source = %self.source,

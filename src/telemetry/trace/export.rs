@@ -202,13 +202,18 @@ impl Sender {
     fn tell(&mut self, spans: usize, failure: Option<&Failure>) {
         match failure {
             Some(error) if !self.is_failing => tracing::warn!(
+                name: "spans_not_exported",
                 endpoint = %self.config.endpoint,
                 spans,
                 %error,
                 "spans cannot be exported"
             ),
             None if self.is_failing => {
-                tracing::info!(endpoint = %self.config.endpoint, "spans are exported again");
+                tracing::info!(
+                    name: "spans_exported_again",
+                    endpoint = %self.config.endpoint,
+                    "spans are exported again"
+                );
             }
             _ => {}
         }
