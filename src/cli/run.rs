@@ -1,9 +1,9 @@
 //! `run`: the gateway in the foreground until SIGTERM or SIGINT.
 
-use super::USAGE;
+use super::exit::Exit;
 use crate::auth::rules::RuleCounts;
 use crate::config::Config;
-use crate::gateway::{Gateway, Loaded, load};
+use crate::gateway::{Gateway, Loaded, StartError, load};
 use crate::runtime::handover::{self, Predecessor};
 use crate::runtime::phase::Phase;
 use crate::runtime::sockets::Inherited;
@@ -26,7 +26,7 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Runs the gateway; 0 after a clean stop, 64 when the configuration is wrong.
+/// Runs the gateway; 0 after a clean stop, else as [`super::exit`] says.
 pub fn run(args: &Args) -> ExitCode {
     let loaded = match load(&args.config) {
         Ok(loaded) => loaded,
@@ -35,12 +35,12 @@ pub fn run(args: &Args) -> ExitCode {
                 eprintln!("{problem}");
             }
             eprintln!("{} problems; nothing was started", problems.len());
-            return ExitCode::from(USAGE);
+            return Exit::of_input(&args.config).into();
         }
     };
     if let Err(error) = log::init(&loaded.config.log) {
         eprintln!("{error}");
-        return ExitCode::from(USAGE);
+        return Exit::Usage.into();
     }
     for warning in &loaded.warnings {
         tracing::warn!(name: "config_warning", "{warning}");
@@ -49,7 +49,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
+            return Exit::Internal.into();
         }
     };
     runtime.block_on(serve(&args.config, loaded))
@@ -63,7 +63,7 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             complain(&format!(
                 "shutdown.handover: {error}; stop the process that holds it, or remove the key"
             ));
-            return ExitCode::FAILURE;
+            return Exit::of_bind(&error).into();
         }
     };
     let counts = loaded.rules.counts();
@@ -73,7 +73,7 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             for line in error.to_string().lines() {
                 complain(line);
             }
-            return ExitCode::FAILURE;
+            return of_start(&error).into();
         }
     };
     banner(path, &gateway, counts);
@@ -108,12 +108,23 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             false => gateway.stop().await,
         }
     };
-    tokio::select! {
-        clean = stop => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+    let exit = tokio::select! {
+        clean = stop => if clean { Exit::Done } else { Exit::No },
         _ = second => {
             tracing::error!(name: "stop_forced", "second signal: ended without waiting");
-            ExitCode::FAILURE
+            Exit::No
         }
+    };
+    exit.into()
+}
+
+/// Of a gateway that does not start.
+fn of_start(error: &StartError) -> Exit {
+    match error {
+        StartError::Bind { error, .. } => Exit::of_bind(error),
+        StartError::Tls(_) => Exit::Usage,
+        StartError::Folder { .. } => Exit::CannotCreate,
+        StartError::Admin(_) => Exit::Internal,
     }
 }
 

@@ -256,7 +256,7 @@ async fn why_nothing_starts_is_a_line_of_the_log_and_said_when_the_log_is_off() 
         let log = stage.dir.join("log");
         let file = std::fs::File::create(&log).expect("log file");
         let gateway = Process::logging(&stage.config, Stdio::from(file));
-        assert_eq!(gateway.ended().await, Some(1));
+        assert_eq!(gateway.ended().await, Some(69));
         let text = std::fs::read_to_string(&log).expect("UTF-8");
         let said = format!("to {taken}");
         let line = text
