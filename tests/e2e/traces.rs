@@ -2,7 +2,7 @@
 
 use crate::support::collector::{Collector, Manner};
 use crate::support::device::{Device, Transport, Who};
-use crate::support::{Bench, Options, PASSWORD, PSK, http};
+use crate::support::{Bench, Options, PASSWORD, PSK, http, scratch};
 use bytes::BytesMut;
 use iothub_gateway::emulator::Entry;
 use mqttbytes::{QoS, v5};
@@ -119,6 +119,39 @@ async fn a_message_without_a_context_begins_a_trace() {
     assert_ne!(spans[0]["traceId"], spans[1]["traceId"]);
     assert_eq!(message_id(&entries[0]), "mine");
     assert_eq!(entries[1].property("tracestate"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_over_tls_is_trusted_by_its_ca_and_not_without() {
+    let dir = scratch("traces-ca");
+    let collector = Collector::start_tls(AT_ONCE, &dir.join("ca.pem")).await;
+    let port = collector.address.port();
+    for (name, ca, result) in [
+        (
+            "traces-tls",
+            format!("ca = \"{}\"\n", dir.join("ca.pem").display()),
+            "exported",
+        ),
+        ("traces-stranger", String::new(), "failed"),
+    ] {
+        let mut options = options(collector.address, "1.0", &ca);
+        let plain = format!("http://{}", collector.address);
+        let over_tls = format!("https://localhost:{port}");
+        options.gateway = options.gateway.replace(&plain, &over_tls);
+        let bench = Bench::start(name, options).await;
+        let mut device = connect(&bench).await;
+        device.publish(EVENTS, b"x").await.expect("PUBACK");
+        let metrics = bench.gateway.metrics().clone();
+        if result == "exported" {
+            collector.has(1).await;
+        }
+        assert!(bench.gateway.stop().await);
+        let series = "iothub_gateway_trace_spans_total";
+        let label = format!("result=\"{result}\"");
+        let count = http::metric(&metrics.render(), series, &[&label]);
+        assert_eq!(count, 1.0, "{name}");
+    }
+    assert_eq!(collector.spans().len(), 1, "a stranger is told nothing");
 }
 
 /// The next packet.

@@ -1,13 +1,16 @@
 //! An OTLP/HTTP collector that behaves, or does not.
 
+use rustls::pki_types::PrivateKeyDer;
 use serde_json::Value;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
 
 /// What a collector does with a request.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,26 @@ impl Drop for Collector {
 
 impl Collector {
     pub async fn start(manner: Manner) -> Self {
+        Self::start_over(manner, None).await
+    }
+
+    /// One that speaks TLS as `localhost`, with a certificate of its own; that goes to `ca`.
+    pub async fn start_tls(manner: Manner, ca: &Path) -> Self {
+        let names = vec!["localhost".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+        std::fs::write(ca, made.cert.pem()).expect("written");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a certificate and its key");
+        Self::start_over(manner, Some(TlsAcceptor::from(Arc::new(tls)))).await
+    }
+
+    async fn start_over(manner: Manner, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = listener.local_addr().expect("an address");
         let requests: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
@@ -48,8 +71,17 @@ impl Collector {
                     open.push(stream);
                     continue;
                 }
-                let (kept, told) = (kept.clone(), told.clone());
-                tokio::spawn(async move { serve(stream, manner, &kept, &told).await });
+                let (kept, told, tls) = (kept.clone(), told.clone(), tls.clone());
+                tokio::spawn(async move {
+                    match tls {
+                        None => serve(stream, manner, &kept, &told).await,
+                        Some(tls) => {
+                            if let Ok(stream) = tls.accept(stream).await {
+                                serve(stream, manner, &kept, &told).await;
+                            }
+                        }
+                    }
+                });
             }
         });
         Self {
@@ -96,7 +128,7 @@ impl Collector {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
     manner: Manner,
     kept: &Mutex<Vec<(String, Value)>>,
     told: &Notify,
