@@ -2,8 +2,8 @@
 //! hides no line of another, and what is left out is counted.
 
 use crate::runtime::clock::Mono;
+use crate::telemetry::log::Bound;
 use crate::telemetry::reason::Reason;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Lines of one reason at once.
@@ -12,49 +12,27 @@ const LINES_AT_ONCE: u32 = 20;
 /// Time after which one more is allowed.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// What is known of one reason.
-#[derive(Clone, Copy, Default)]
-struct Slot {
-    /// When all lines are allowed again (the virtual time of GCRA).
-    full_at: Mono,
-    /// Lines left out since the latest one that was written.
-    suppressed: u64,
-}
-
 /// The bounds of all reasons; the metrics count everything.
-pub(super) struct Quotas(Box<[Mutex<Slot>]>);
+pub(super) struct Quotas(Box<[Bound]>);
 
 impl Default for Quotas {
     fn default() -> Self {
-        Self(Reason::ALL.iter().map(|_| Mutex::default()).collect())
+        let bound = |_: &Reason| Bound::new(LINES_AT_ONCE, EVERY);
+        Self(Reason::ALL.iter().map(bound).collect())
     }
 }
 
 impl Quotas {
     /// Takes a line of `reason`: how many were left out before it. `None`: leave it out.
     pub(super) fn take(&self, reason: Reason, now: Mono) -> Option<u64> {
-        let mut slot = self.slot(reason)?;
-        let full_at = slot.full_at.max(now) + EVERY;
-        if full_at.since(now) > EVERY * LINES_AT_ONCE {
-            slot.suppressed += 1;
-            return None;
-        }
-        slot.full_at = full_at;
-        Some(std::mem::take(&mut slot.suppressed))
+        self.0.get(reason as usize)?.take(now)
     }
 
     /// What was left out and not told since; it counts as told.
     pub(super) fn left_out(&self) -> impl Iterator<Item = (Reason, u64)> {
-        let told = |reason: &Reason| {
-            let suppressed = std::mem::take(&mut self.slot(*reason)?.suppressed);
-            (suppressed > 0).then_some((*reason, suppressed))
-        };
-        Reason::ALL.iter().filter_map(told)
-    }
-
-    fn slot(&self, reason: Reason) -> Option<MutexGuard<'_, Slot>> {
-        let slot = self.0.get(reason as usize)?;
-        Some(slot.lock().unwrap_or_else(PoisonError::into_inner))
+        let bounds = Reason::ALL.iter().copied().zip(&self.0);
+        let told = bounds.map(|(reason, bound)| (reason, bound.left_out()));
+        told.filter(|(_, suppressed)| *suppressed > 0)
     }
 }
 

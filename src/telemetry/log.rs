@@ -4,12 +4,15 @@
 //! anybody wait ([`queue`]); a terminal gets what people read, systemd's journal the priority of
 //! each line. Identifiers from peers are capped by [`capped`].
 
+mod bound;
 pub mod codes;
 pub mod format;
 mod journal;
 mod queue;
 
 use crate::config::LogConfig;
+use crate::runtime::clock;
+pub use bound::Bound;
 use format::{Format, Lines};
 pub use queue::QUEUE_BYTES_MAX;
 use queue::Queue;
@@ -33,6 +36,9 @@ pub const REFUSAL: &str = "iothub_gateway::refusal";
 
 /// Time the last lines get when the process ends or a thread panics.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Lines about panics; `panics_total` counts those of connections.
+static PANICS: Bound = Bound::new(20, Duration::from_secs(10));
 
 /// The queue of the process, once there is one.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
@@ -169,16 +175,24 @@ pub fn queued() -> (usize, usize) {
 }
 
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let Some(suppressed) = PANICS.take(clock::mono()) else {
+        return;
+    };
+    let suppressed = Some(suppressed).filter(|lines| *lines > 0);
     let payload = panic.payload_as_str().unwrap_or("no text");
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     match panic.location() {
         Some(at) => tracing::error!(
             name: "panic",
-            thread, %at,
+            thread, %at, suppressed,
             "panic, report this as a defect: {payload}"
         ),
-        None => tracing::error!(name: "panic", thread, "panic, report this as a defect: {payload}"),
+        None => tracing::error!(
+            name: "panic",
+            thread, suppressed,
+            "panic, report this as a defect: {payload}"
+        ),
     }
 }
 
