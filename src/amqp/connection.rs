@@ -39,9 +39,11 @@ pub struct Config {
     pub container_id: String,
     /// The host the client wants.
     pub hostname: Option<String>,
-    /// The connection is closed after this time without a frame from the peer. The peer is told
-    /// half of it (2.4.5), so that a frame that is a little late costs nothing.
+    /// The connection is closed after this time without a frame from the peer.
     pub idle_time_out: Option<Duration>,
+    /// What the peer is told of it, so that a frame that is a little late costs nothing (2.4.5);
+    /// if it is not said, half.
+    pub idle_announced: Option<Duration>,
     /// SASL layer.
     pub sasl: Sasl,
     /// OPEN's properties.
@@ -63,6 +65,7 @@ impl Config {
             container_id: container_id.into(),
             hostname: None,
             idle_time_out: None,
+            idle_announced: None,
             sasl: Sasl::None,
             properties: None,
             desired_capabilities: None,
@@ -154,6 +157,12 @@ impl Connection {
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.io.events.pop_front()
+    }
+
+    /// Highest channel number the peer takes; known once the connection is open.
+    #[must_use]
+    pub fn remote_channel_max(&self) -> u16 {
+        self.remote_channel_max
     }
 
     /// Whether nothing more will come or go.
@@ -318,7 +327,11 @@ impl Connection {
             hostname: self.config.hostname.clone(),
             max_frame_size: self.io.limits.frame_size.into(),
             channel_max: self.io.limits.channel_max.into(),
-            idle_time_out: self.config.idle_time_out.map(|time| millis(time / 2)),
+            idle_time_out: self
+                .config
+                .idle_announced
+                .or(self.config.idle_time_out.map(|time| time / 2))
+                .map(millis),
             outgoing_locales: None,
             incoming_locales: None,
             offered_capabilities: None,

@@ -76,6 +76,8 @@ pub enum Event {
         token: u64,
         /// Why.
         error: Option<Box<Error>>,
+        /// The link alone; else its session or connection ended, and the reason is theirs.
+        alone: bool,
     },
     /// A link whose [`send`](super::Connection::send) had to wait may try again.
     Credit {

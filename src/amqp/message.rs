@@ -1,8 +1,9 @@
 //! Message sections (3.2): cut out of a payload in place, each checked to the bottom before
-//! serde_amqp builds anything of it.
+//! serde_amqp builds anything of it; and written by hand, in the order of clause 3.2.
 
 use super::Limits;
 use super::types::{self, Malformed, Read, code};
+use bytes::{BufMut, BytesMut};
 use fe2o3_amqp_types::messaging::{
     ApplicationProperties, DeliveryAnnotations, Footer, Header, MessageAnnotations, Properties,
 };
@@ -158,4 +159,95 @@ pub fn decode<'a>(payload: &'a [u8], limits: &'a Limits) -> Read<(Envelope, Vec<
         }
     }
     Ok((envelope, body))
+}
+
+/// A field of the properties section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field<'a> {
+    /// Absent.
+    Null,
+    /// 1.6.20
+    String(&'a str),
+    /// 1.6.21; ASCII.
+    Symbol(&'a str),
+    /// 1.6.19
+    Binary(&'a [u8]),
+    /// 1.6.17, milliseconds since 1970-01-01 UTC.
+    Timestamp(i64),
+}
+
+/// Appends a properties section (3.2.4): its fields in their order, trailing nulls left out.
+pub fn put_properties(out: &mut BytesMut, fields: &[Field<'_>]) {
+    let last = fields.iter().rposition(|field| *field != Field::Null);
+    let fields = &fields[..last.map_or(0, |last| last + 1)];
+    let count = u8::try_from(fields.len()).unwrap_or(u8::MAX);
+    types::put_list(out, 0x73, true, count, |out| {
+        for field in fields {
+            match field {
+                Field::Null => out.put_u8(code::NULL),
+                Field::String(text) => types::put_string(out, text),
+                Field::Symbol(text) => types::put_symbol(out, text),
+                Field::Binary(bytes) => {
+                    types::put_variable(out, code::BINARY8, bytes.len());
+                    out.put_slice(bytes);
+                }
+                Field::Timestamp(millis) => {
+                    out.put_u8(code::TIMESTAMP);
+                    out.put_i64(*millis);
+                }
+            }
+        }
+    });
+}
+
+/// Appends message annotations (3.2.3), whose keys are symbols; nothing when there are none. No
+/// two pairs may have the same key (1.6.23).
+pub fn put_annotations<'a>(
+    out: &mut BytesMut,
+    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) {
+    put_map(out, 0x72, types::put_symbol, pairs);
+}
+
+/// Appends application properties (3.2.5), all strings; as [`put_annotations`].
+pub fn put_application_properties<'a>(
+    out: &mut BytesMut,
+    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) {
+    put_map(out, 0x74, types::put_string, pairs);
+}
+
+fn put_map<'a>(
+    out: &mut BytesMut,
+    number: u8,
+    put_key: impl Fn(&mut BytesMut, &str),
+    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) {
+    let count = u32::try_from(pairs.len() * 2).unwrap_or(u32::MAX);
+    if count == 0 {
+        return;
+    }
+    out.put_slice(&[code::DESCRIBED, code::SMALL_ULONG, number, code::MAP32]);
+    let at = out.len();
+    out.put_u32(0);
+    out.put_u32(count);
+    for (key, value) in pairs {
+        put_key(out, key);
+        types::put_string(out, value);
+    }
+    let size = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
+    out[at..at + 4].copy_from_slice(&size.to_be_bytes());
+}
+
+/// Appends the head of a data section (3.2.6) of `length` bytes, which follow.
+pub fn put_data_head(out: &mut BytesMut, length: usize) {
+    out.put_slice(&[code::DESCRIBED, code::SMALL_ULONG, 0x75]);
+    types::put_variable(out, code::BINARY8, length);
+}
+
+/// Appends the head of an amqp-value section (3.2.8) that is a string of `length` bytes, which
+/// follow.
+pub fn put_string_head(out: &mut BytesMut, length: usize) {
+    out.put_slice(&[code::DESCRIBED, code::SMALL_ULONG, 0x77]);
+    types::put_variable(out, code::STRING8, length);
 }

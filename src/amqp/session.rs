@@ -340,7 +340,7 @@ impl Session {
     /// Tells every link that it ended, and forgets them.
     pub fn teardown(&mut self, io: &mut Io, error: Option<&Error>) {
         for key in 0..self.links.end() {
-            self.end_link(io, key, error);
+            self.end_link(io, key, error, false);
         }
         self.remote_handles = Vec::new();
         self.partial = None;
@@ -348,7 +348,7 @@ impl Session {
     }
 
     /// Tells a link's deliveries and its user that it ended, and forgets it.
-    fn end_link(&mut self, io: &mut Io, key: u32, error: Option<&Error>) {
+    fn end_link(&mut self, io: &mut Io, key: u32, error: Option<&Error>, alone: bool) {
         self.lose(io, key);
         let Some(link) = self.forget(key) else {
             return;
@@ -358,6 +358,7 @@ impl Session {
                 link: link.id,
                 token: link.token,
                 error: error.cloned().map(Box::new),
+                alone,
             });
         }
     }

@@ -28,6 +28,7 @@ pub mod code {
     pub const UINT: u8 = 0x70;
     pub const CHAR: u8 = 0x73;
     pub const ULONG: u8 = 0x80;
+    pub const TIMESTAMP: u8 = 0x83;
     pub const BINARY8: u8 = 0xa0;
     pub const STRING8: u8 = 0xa1;
     pub const SYMBOL8: u8 = 0xa3;
@@ -334,6 +335,30 @@ pub fn put_option(out: &mut BytesMut, n: Option<u32>) {
         Some(n) => put_uint(out, n),
         None => out.put_u8(code::NULL),
     }
+}
+
+/// Appends the head of a variable-width value (1.6.19–1.6.21) of `length` bytes, which follow.
+/// `narrow` is its code for at most 255 bytes.
+pub fn put_variable(out: &mut BytesMut, narrow: u8, length: usize) {
+    match u8::try_from(length) {
+        Ok(length) => out.put_slice(&[narrow, length]),
+        Err(_) => {
+            out.put_u8(narrow | 0x10);
+            out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+/// Appends a string (1.6.20).
+pub fn put_string(out: &mut BytesMut, text: &str) {
+    put_variable(out, code::STRING8, text.len());
+    out.put_slice(text.as_bytes());
+}
+
+/// Appends a symbol (1.6.21); `text` is ASCII.
+pub fn put_symbol(out: &mut BytesMut, text: &str) {
+    put_variable(out, code::SYMBOL8, text.len());
+    out.put_slice(text.as_bytes());
 }
 
 /// Appends a composite (1.4) of `count` fields that `write` writes. `long` is whether they may take

@@ -1,21 +1,17 @@
 //! Claims-based security: puts a token on `$cbs` of one connection (wire sheet §3).
 //!
-//! Own session, own link pair, one request at a time. A reply is matched by correlation-id, so a
-//! late one cannot be taken for the next. Success is status-code 200 (202 is taken too). Receive
-//! credit is given per request only: with credit 0 the keep-alive's drain request moves nothing
-//! and makes any peer answer, which keeps our idle timer fed by peers that heartbeat too slowly
-//! (fe2o3 F6).
+//! Own link pair, one request at a time. A reply is matched by correlation-id, so a late one
+//! cannot be taken for the next. Success is status-code 200 (202 is taken too).
 
-use super::encode;
-use super::live::now;
+use super::driver::{Handle, Link, LinkEvent, Session};
+use super::{encode, outcome};
+use crate::amqp::message::{self, Field};
+use crate::amqp::{self, Limits, Message, Outcome, SendError};
 use crate::config::secret::Secret;
-use fe2o3_amqp::link::CreditMode;
-use fe2o3_amqp::session::SessionHandle;
-use fe2o3_amqp::types::messaging::{
-    AmqpValue, ApplicationProperties, Body, Message, MessageId, Properties,
-};
-use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Value};
-use fe2o3_amqp::{Receiver, Sender};
+use bytes::{Bytes, BytesMut};
+use fe2o3_amqp_types::messaging::{ApplicationProperties, MessageId};
+use fe2o3_amqp_types::primitives::SimpleValue;
+use std::sync::Arc;
 use zeroize::Zeroizing;
 
 const NODE: &str = "$cbs";
@@ -55,52 +51,56 @@ impl CbsError {
     }
 }
 
+/// Where the link pair is attached.
+#[derive(Clone)]
+pub enum Home {
+    /// In a session of its own on this connection, so that nothing disturbs a device's link.
+    Own(Handle),
+    /// In the session that the devices use too: the hub allows no other.
+    Shared(Arc<Session>),
+}
+
 /// An open `$cbs` link pair.
 pub struct Cbs {
-    /// Its own; `None` where the devices' is used too.
-    session: Option<SessionHandle<()>>,
-    sender: Sender,
-    receiver: Receiver,
+    /// Whether it ends with the pair.
+    own: bool,
+    session: Arc<Session>,
+    requests: Link,
+    replies: Link,
     id_prefix: String,
     puts: u64,
 }
 
 impl Cbs {
-    /// Attaches the pair in a session of its own. Not to be cancelled: on a time-out kill the
-    /// connection.
-    pub async fn open(mut session: SessionHandle<()>) -> Result<Self, CbsError> {
-        let mut cbs = Self::attach(&mut session).await?;
-        cbs.session = Some(session);
-        Ok(cbs)
-    }
-
-    /// Attaches the pair in somebody else's session; as [`Self::open`].
-    pub async fn attach(session: &mut SessionHandle<()>) -> Result<Self, CbsError> {
+    /// Attaches the pair. Dropping the future detaches what was attached.
+    pub async fn open(home: Home) -> Result<Self, CbsError> {
         let mut bytes = [0; 8];
         getrandom::fill(&mut bytes).map_err(|_| CbsError::Lost)?;
-        let id_prefix = encode::hex(&bytes);
-        let sender = Sender::builder()
-            .name(format!("cbs-out-{id_prefix}"))
-            .source(NODE)
-            .target(NODE)
-            .verify_incoming_target(false)
-            .attach(session)
-            .await
-            .map_err(|_| CbsError::Lost)?;
-        let receiver = Receiver::builder()
-            .name(format!("cbs-in-{id_prefix}"))
-            .source(NODE)
-            .target(NODE)
-            .credit_mode(CreditMode::Manual)
-            .verify_incoming_source(false)
-            .attach(session)
-            .await
-            .map_err(|_| CbsError::Lost)?;
+        let (own, session) = match home {
+            Home::Own(handle) => {
+                let session = handle.begin().map_err(|_| CbsError::Lost)?;
+                (true, Arc::new(session))
+            }
+            Home::Shared(session) => (false, session),
+        };
+        if !session.mapped().await {
+            return Err(CbsError::Lost);
+        }
+        let mut to = amqp::sender("cbs-out", NODE);
+        let mut from = amqp::receiver("cbs-in", NODE);
+        // Both termini are named on both links, as the SDKs do.
+        to.source = amqp::receiver("", NODE).source;
+        from.target = amqp::sender("", NODE).target;
+        let attach = |attach| session.attach(attach, 0).map_err(|_| CbsError::Lost);
+        let (mut requests, mut replies) = (attach(to)?, attach(from)?);
+        attached(&mut requests).await?;
+        attached(&mut replies).await?;
         Ok(Self {
-            session: None,
-            sender,
-            receiver,
-            id_prefix,
+            own,
+            session,
+            requests,
+            replies,
+            id_prefix: encode::hex(&bytes),
             puts: 0,
         })
     }
@@ -110,86 +110,121 @@ impl Cbs {
     pub async fn put(&mut self, name: &str, token: &Secret) -> Result<(), CbsError> {
         self.puts += 1;
         let id = format!("{}-{}", self.id_prefix, self.puts);
-        let request = request(&id, name, token);
-        self.grant().await?;
-        // Not interrupted by the scheduler's budget half-way: a transfer is queued whole.
-        let sent = tokio::task::unconstrained(self.sender.send_batchable(request)).await;
-        let _outcome = sent.map_err(|_| CbsError::Lost)?;
+        self.grant()?;
+        self.send(&request(&id, name, token.expose().len()), token)
+            .await?;
         loop {
-            let reply = self.receiver.recv::<Body<Value>>().await;
-            let reply = reply.map_err(|_| CbsError::Lost)?;
-            now(self.receiver.accept(&reply));
-            let reply = reply.into_message();
-            let correlation = reply
-                .properties
-                .as_ref()
-                .and_then(|p| p.correlation_id.as_ref());
-            if !matches!(correlation, Some(MessageId::String(text)) if *text == id) {
-                self.grant().await?; // a late answer used the credit up
-                continue;
+            let payload = match self.replies.next().await {
+                LinkEvent::Delivery {
+                    delivery,
+                    payload,
+                    settled,
+                } => {
+                    if !settled {
+                        let accepted = self.replies.settle(delivery, &Outcome::Accepted);
+                        accepted.map_err(|_| CbsError::Lost)?;
+                    }
+                    payload
+                }
+                LinkEvent::Refused(_) | LinkEvent::Detached(_) | LinkEvent::Stopped => {
+                    return Err(CbsError::Lost);
+                }
+                _ => continue,
+            };
+            match answer(&payload, &id) {
+                Some(answer) => return answer,
+                None => self.grant()?, // a late answer used the credit up
             }
-            return status(&reply);
         }
     }
 
-    async fn grant(&mut self) -> Result<(), CbsError> {
-        self.receiver
-            .set_credit(1)
-            .await
-            .map_err(|_| CbsError::Lost)
+    /// Room for one reply.
+    fn grant(&mut self) -> Result<(), CbsError> {
+        self.replies.set_credit(1).map_err(|_| CbsError::Lost)
     }
 
-    /// Keep-alive: a Flow that asks for an answer.
-    pub fn ping(&mut self) {
-        now(self.receiver.set_credit(0));
-        now(self.receiver.drain());
+    /// Sends the request as soon as the hub takes it. How it settles it is of no interest: the
+    /// reply says more.
+    async fn send(&mut self, head: &[u8], token: &Secret) -> Result<(), CbsError> {
+        // Wiped when the engine has let it go.
+        let body = Bytes::from_owner(Zeroizing::new(token.expose().to_vec()));
+        let message = Message {
+            head,
+            body,
+            settled: false,
+            token: self.puts,
+        };
+        loop {
+            match self.requests.send(&message) {
+                Ok(_) => return Ok(()),
+                Err(SendError::WouldBlock) => {}
+                Err(_) => return Err(CbsError::Lost),
+            }
+            loop {
+                match self.requests.next().await {
+                    LinkEvent::Credit(_) => break,
+                    LinkEvent::Detached(_) | LinkEvent::Stopped => return Err(CbsError::Lost),
+                    _ => {}
+                }
+            }
+        }
     }
 
-    /// Closes both links and its own session. The caller sets the deadline.
-    pub async fn close(self) {
-        drop(self.sender.close().await);
-        drop(self.receiver.close().await);
-        if let Some(mut session) = self.session {
-            drop(session.end().await);
+    /// Closes both links and its own session, and waits for the answers. The caller sets the
+    /// deadline.
+    pub async fn close(mut self) {
+        for link in [&mut self.requests, &mut self.replies] {
+            link.detach(None);
+        }
+        for link in [&mut self.requests, &mut self.replies] {
+            while !matches!(
+                link.next().await,
+                LinkEvent::Detached(_) | LinkEvent::Stopped
+            ) {}
+        }
+        if self.own {
+            self.session.end();
+            self.session.ended().await;
         }
     }
 }
 
-fn request(id: &str, name: &str, token: &Secret) -> Message<AmqpValue<String>> {
-    let mut properties = Properties::new();
-    properties.message_id = Some(MessageId::String(id.to_owned()));
-    properties.to = Some(NODE.to_owned());
-    properties.reply_to = Some("cbs".to_owned());
-    let mut application = OrderedMap::new();
+async fn attached(link: &mut Link) -> Result<(), CbsError> {
+    match link.next().await {
+        LinkEvent::Attached(_) => Ok(()),
+        _ => Err(CbsError::Lost),
+    }
+}
+
+/// A request up to its body, which is a token of `length` bytes.
+fn request(id: &str, name: &str, length: usize) -> BytesMut {
+    let mut out = BytesMut::new();
+    let [message_id, to, reply_to] = [id, NODE, "cbs"].map(Field::String);
+    let none = Field::Null;
+    message::put_properties(&mut out, &[message_id, none, to, none, reply_to]);
     let pairs = [
         ("operation", "put-token"),
         ("type", "servicebus.windows.net:sastoken"),
         ("name", name),
     ];
-    for (key, value) in pairs {
-        application.insert(key.to_owned(), SimpleValue::String(value.to_owned()));
-    }
-    // The library takes the body by value and keeps it until the hub settles it; this copy is
-    // the last one under our control.
-    let text = Zeroizing::new(token.expose().to_vec());
-    Message {
-        header: None,
-        delivery_annotations: None,
-        message_annotations: None,
-        properties: Some(properties),
-        application_properties: Some(ApplicationProperties(application)),
-        body: AmqpValue(String::from_utf8_lossy(&text).into_owned()),
-        footer: None,
-    }
+    message::put_application_properties(&mut out, pairs.into_iter());
+    message::put_string_head(&mut out, length);
+    out
 }
 
-fn status(reply: &Message<Body<Value>>) -> Result<(), CbsError> {
-    let get = |key: &str| {
-        reply
-            .application_properties
-            .as_ref()
-            .and_then(|p| p.get(key))
-    };
+/// What a reply says, if it is the one to the request of this id.
+fn answer(payload: &[u8], id: &str) -> Option<Result<(), CbsError>> {
+    let limits = Limits::default();
+    let (reply, _body) = message::decode(payload, &limits).ok()?;
+    match reply.properties?.correlation_id? {
+        MessageId::String(text) if text == id => {}
+        _ => return None,
+    }
+    Some(status(reply.application_properties.as_ref()))
+}
+
+fn status(properties: Option<&ApplicationProperties>) -> Result<(), CbsError> {
+    let get = |key: &str| properties.and_then(|properties| properties.get(key));
     let code = match get("status-code") {
         Some(SimpleValue::Int(code)) => i64::from(*code),
         // The service sends int (wire sheet §3.3); others are understood, not refused.
@@ -205,7 +240,7 @@ fn status(reply: &Message<Body<Value>>) -> Result<(), CbsError> {
         Some(SimpleValue::String(text)) => text.clone(),
         _ => String::new(),
     };
-    let text = super::outcome::words(Some(&super::outcome::Cause {
+    let text = outcome::words(Some(&outcome::Cause {
         condition: String::new(),
         description,
     }));
@@ -214,49 +249,68 @@ fn status(reply: &Message<Body<Value>>) -> Result<(), CbsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{CbsError, request, status};
-    use crate::config::secret::Secret;
-    use fe2o3_amqp::types::messaging::{ApplicationProperties, Body, Message};
-    use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue};
+    use super::{CbsError, answer, request};
+    use crate::amqp::Limits;
+    use crate::amqp::message::{Kind, decode};
+    use fe2o3_amqp_types::messaging::{
+        AmqpValue, ApplicationProperties, Data, MessageId, Properties,
+    };
+    use fe2o3_amqp_types::primitives::{OrderedMap, SimpleValue};
+    use serde_amqp::to_vec;
 
-    fn reply(code: SimpleValue) -> Message<Body<fe2o3_amqp::types::primitives::Value>> {
+    fn reply(id: &str, code: SimpleValue) -> Vec<u8> {
+        let mut properties = Properties::new();
+        properties.correlation_id = Some(MessageId::String(id.to_owned()));
         let mut map = OrderedMap::new();
         map.insert("status-code".to_owned(), code);
         map.insert(
             "status-description".to_owned(),
             SimpleValue::String("bad\nnews".to_owned()),
         );
-        Message {
-            header: None,
-            delivery_annotations: None,
-            message_annotations: None,
-            properties: None,
-            application_properties: Some(ApplicationProperties(map)),
-            body: Body::Empty,
-            footer: None,
-        }
+        let mut bytes = to_vec(&properties).unwrap();
+        bytes.extend(to_vec(&ApplicationProperties(map)).unwrap());
+        bytes.extend(to_vec(&Data(Vec::new().into())).unwrap());
+        bytes
     }
 
     #[test]
     fn success_is_200_or_202() {
-        assert!(status(&reply(SimpleValue::Int(200))).is_ok());
-        assert!(status(&reply(SimpleValue::Int(202))).is_ok());
+        for code in [SimpleValue::Int(200), SimpleValue::Int(202)] {
+            assert!(matches!(answer(&reply("1", code), "1"), Some(Ok(()))));
+        }
     }
 
     #[test]
     fn any_other_status_is_reported_with_escaped_words() {
-        match status(&reply(SimpleValue::Int(401))) {
-            Err(CbsError::Status { code, text }) => {
+        match answer(&reply("1", SimpleValue::Int(401)), "1") {
+            Some(Err(CbsError::Status { code, text })) => {
                 assert_eq!((code, text.as_str()), (401, "bad\\nnews"));
             }
             other => panic!("{other:?}"),
         }
-        assert!(status(&reply(SimpleValue::Null)).is_err());
+        let none = answer(&reply("1", SimpleValue::Null), "1");
+        assert!(matches!(none, Some(Err(_))));
+    }
+
+    #[test]
+    fn a_late_reply_is_not_taken_for_the_next_one() {
+        assert!(answer(&reply("1", SimpleValue::Int(401)), "2").is_none());
+        assert!(answer(b"nonsense", "2").is_none());
     }
 
     #[test]
     fn a_request_names_operation_type_and_audience() {
-        let message = request("id-1", "h/devices", &Secret::from("token"));
+        let mut bytes = request("id-1", "h/devices", 5);
+        bytes.extend_from_slice(b"token");
+        let limits = Limits::default();
+        let (message, body) = decode(&bytes, &limits).unwrap();
+        let properties = message.properties.unwrap();
+        assert_eq!(
+            properties.message_id,
+            Some(MessageId::String("id-1".into()))
+        );
+        assert_eq!(properties.to.as_deref(), Some("$cbs"));
+        assert_eq!(properties.reply_to.as_deref(), Some("cbs"));
         let application = message.application_properties.unwrap();
         let text = |key: &str| application.get(key).cloned();
         assert_eq!(
@@ -264,6 +318,8 @@ mod tests {
             Some(SimpleValue::String("put-token".into()))
         );
         assert_eq!(text("name"), Some(SimpleValue::String("h/devices".into())));
-        assert_eq!(message.body.0, "token");
+        assert_eq!(body[0].kind, Kind::AmqpValue);
+        let token: AmqpValue<String> = body[0].decode().unwrap();
+        assert_eq!(token.0, "token");
     }
 }

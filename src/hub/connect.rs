@@ -1,14 +1,12 @@
 //! From an endpoint to an open AMQP connection: TCP, TLS, SASL ANONYMOUS, Open; each with a
 //! deadline. Verifies the hub's certificate always; there is no switch to turn that off.
 
-use super::io::{BatchIo, KillSwitch};
-use super::lane::Shared;
+use super::driver::{Ended, Handle};
 use super::refusals::RefusalCause;
-use super::tuning;
+use super::{encode, outcome, tuning};
+use crate::amqp::sasl::{Mechanism, Sasl};
+use crate::amqp::{Closed, Config, Limits, Side};
 use crate::config::HubConfig;
-use fe2o3_amqp::Connection;
-use fe2o3_amqp::connection::{ConnectionHandle, OpenError};
-use fe2o3_amqp::sasl_profile::SaslProfile;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -22,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Where the system keeps its trusted roots.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -116,68 +115,78 @@ fn of_tls(error: &rustls::Error) -> RefusalCause {
     }
 }
 
-/// Opens a connection and returns its kill switch with it.
-pub async fn open(shared: &Shared) -> Result<(ConnectionHandle<()>, KillSwitch), ConnectError> {
-    let config = &shared.config;
+/// An open connection, and the task that carries it.
+pub type Opened = (Handle, AbortOnDropHandle<Ended>);
+
+/// Opens a connection. Dropping the future, or later the task, cuts it.
+pub async fn open(config: &HubConfig) -> Result<Opened, ConnectError> {
     let endpoint = &config.endpoint;
     let wire = wire(config, endpoint.tls, &endpoint.host, endpoint.port).await?;
-    let kill = KillSwitch::default();
-    let capacity = config.connection_bytes_max.saturating_mul(2) + tuning::WRITE_BUFFER_SLACK;
-    let stream = BatchIo::new(wire, kill.clone(), capacity);
-    let host = config.host.clone();
-    let idle = u32::try_from(config.idle_timeout.as_millis()).unwrap_or(u32::MAX);
-    // A channel for each session, one for $cbs, and as many again for sessions being replaced.
-    let channels = config.sessions_per_connection.max(1) * 2 + 2;
-    let channel_max = u16::try_from(channels).unwrap_or(u16::MAX);
-    let id = container_id();
-    // In its own task: a frame of 4 to 7 bytes panics inside the engine's open (fe2o3 F14).
-    let opening = tokio::spawn(async move {
-        Connection::builder()
-            .container_id(id)
-            .scheme("amqp") // TLS is done here, not by the engine
-            .hostname(host.as_str())
-            .sasl_hostname(host.as_str())
-            .sasl_profile(SaslProfile::Anonymous)
-            .max_frame_size(tuning::FRAME_BYTES_MAX)
-            .channel_max(channel_max)
-            .idle_time_out(idle)
-            .open_with_stream(stream)
-            .await
-    });
-    match timeout(config.connect_timeout, opening).await {
-        Ok(Ok(Ok(handle))) => Ok((handle, kill)),
-        Ok(Ok(Err(error))) => Err(ConnectError::Open(words(&error))),
-        Ok(Err(_panic)) => {
-            shared.metrics.panics.inc();
-            Err(ConnectError::Open("malformed frame".to_owned()))
-        }
-        Err(_elapsed) => {
-            kill.kill("AMQP open took too long");
-            Err(ConnectError::Timeout(Step::Open))
-        }
+    let (handle, task) = Handle::new(wire, amqp_config(config), config.operation_timeout);
+    // In a task of its own: what it does must not wait for what its users do.
+    let task = AbortOnDropHandle::new(tokio::spawn(task));
+    if handle.opened().await {
+        return Ok((handle, task));
     }
+    Err(match task.await {
+        Ok(ended) => not_opened(&ended),
+        Err(_panic) => ConnectError::Open("the AMQP engine stopped".to_owned()),
+    })
 }
 
-fn words(error: &OpenError) -> String {
-    // The engine's own task was told to go: not a word for whoever reads the log.
-    let text = match error {
-        OpenError::Io(error) => error.to_string(),
-        other => other.to_string(),
+/// What is said in the handshake, and how much the hub may make us hold.
+fn amqp_config(config: &HubConfig) -> Config {
+    let mut amqp = Config::new(Side::Client, container_id());
+    amqp.hostname = Some(config.host.clone());
+    amqp.sasl = Sasl::Client(Mechanism::Anonymous, Some(config.host.clone()));
+    // Half again as much as the hub is told: a frame may be late.
+    amqp.idle_time_out = Some(config.idle_timeout + config.idle_timeout / 2);
+    amqp.idle_announced = Some(config.idle_timeout);
+    // A session for each slot and one for $cbs, which may be renewed while the old one ends.
+    let channels = config.sessions_per_connection.max(1) + 2;
+    let slack = tuning::WRITE_BUFFER_SLACK;
+    amqp.limits = Limits {
+        frame_size: tuning::FRAME_BYTES_MAX,
+        channel_max: u16::try_from(channels - 1).unwrap_or(u16::MAX),
+        output_bytes: config.connection_bytes_max.saturating_add(slack),
+        handshake: config.connect_timeout,
+        closing: config.operation_timeout,
+        ..Limits::default()
     };
-    if text.contains("was cancelled") {
-        return "the connection ended while it was opened".to_owned();
-    }
-    text.chars()
-        .take(tuning::TEXT_CHARS_MAX)
-        .flat_map(char::escape_debug)
-        .collect()
+    amqp
+}
+
+/// Why a connection did not come to be open.
+fn not_opened(ended: &Ended) -> ConnectError {
+    let words = match (&ended.closed, &ended.broken) {
+        (Closed::Timeout, _) => return ConnectError::Timeout(Step::Open),
+        (_, Some(broken)) => broken.clone(),
+        (Closed::Peer(error), None) => {
+            let cause = error.as_deref().map(encode::cause);
+            format!("the hub closed it: {}", outcome::words(cause.as_ref()))
+        }
+        (Closed::Fault(fault), None) => outcome::escaped(&fault.to_string()),
+        (Closed::Sasl(code), None) => format!("SASL ended with {code:?}"),
+        (Closed::Mechanism(offered), None) => {
+            let offered = outcome::escaped(offered);
+            format!("the hub does not offer SASL ANONYMOUS, but {offered}")
+        }
+        (Closed::Header(header), None) => {
+            let header = outcome::escaped(&String::from_utf8_lossy(header));
+            format!("the answer is no AMQP: {header}")
+        }
+        (Closed::Local | Closed::Idle | Closed::Lost, None) => {
+            "the connection ended while it was opened".to_owned()
+        }
+    };
+    ConnectError::Open(words)
 }
 
 fn container_id() -> String {
     let mut bytes = [0; 8];
     // The id only names us in the hub's logs; without entropy it is less telling, not wrong.
     let _ = getrandom::fill(&mut bytes);
-    format!("iothub-gateway-{}", super::encode::hex(&bytes))
+    format!("iothub-gateway-{}", encode::hex(&bytes))
 }
 
 /// Connects over TCP and, if so wanted, TLS; each within `connect_timeout`.

@@ -1,30 +1,26 @@
-//! The driver of one pooled connection: open, token, sessions; on loss, back off and again.
+//! The driver of one pooled connection: open, token, sessions; when it dies, back off and again.
 //!
-//! What to do when is `supervisor`'s to say. It owns the engine's handle; sessions are begun here, one at a time. Devices never hear of a
-//! loss from here: their links end with the session, and they wait for the lane's next one.
-//! Never takes the process down: what the engine does happens in its own tasks.
+//! What to do when is `supervisor`'s to say. Devices never hear of a loss from here: their links
+//! end with their session, and they wait for the lane's next one. Never takes the process down:
+//! the connection runs in a task of its own.
 
-use super::connect::{self, ConnectError};
-use super::io::KillSwitch;
+use super::connect::{self, ConnectError, Opened};
+use super::driver::{Ended, Handle};
 use super::lane::{Lane, Shared};
 use super::refusals::Class;
-use super::session::Ended;
-use super::sessions::{Begun, Purpose};
-use super::supervisor::{self, Event, State, Supervisor};
+use super::sessions::{Broken, Sessions};
+use super::supervisor::{Event, State, Supervisor};
 use super::token::Keeper;
-use super::tuning;
+use super::{encode, outcome, tuning};
+use crate::amqp::Closed;
 use crate::runtime::clock::{self, Mono};
-use fe2o3_amqp::connection::{ConnectionHandle, Error};
 use prometheus::IntGauge;
-use std::collections::VecDeque;
 use std::sync::Arc;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use std::sync::atomic::Ordering;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-
-/// A request for a session of its own; only the token's keeper makes one.
-pub type BeginRequest = oneshot::Sender<Begun>;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Runs one lane of the pool until the hub stops.
 pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
@@ -34,8 +30,9 @@ pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
         let event = match machine.state() {
             State::Dormant => wanted(&shared, &lane).await,
             State::Connecting => match connect(&shared, &lane).await {
-                Ok(Some(open)) => {
+                Ok(Some(opened)) => {
                     machine.on(Event::Opened, clock::mono(), tuning::roll());
+                    let open = Open::new(&shared, &lane, opened);
                     let lost = open.serve(&mut machine).await;
                     note_loss(&shared, &lane, &lost);
                     Event::Lost
@@ -76,21 +73,16 @@ async fn rested(shared: &Shared, until: Mono) -> Event {
 }
 
 /// Opens the connection; `None` when the hub stops meanwhile.
-async fn connect<'a>(
-    shared: &'a Arc<Shared>,
-    lane: &'a Arc<Lane>,
-) -> Result<Option<Open<'a>>, ConnectError> {
+async fn connect(shared: &Shared, lane: &Lane) -> Result<Option<Opened>, ConnectError> {
     let _gauge = Gauge::enter(shared, "connecting");
     let opened = tokio::select! {
-        opened = connect::open(shared) => opened,
+        opened = connect::open(&shared.config) => opened?,
         () = shared.stop.cancelled() => return Ok(None),
     };
-    let (handle, kill) = opened?;
     let address = address(shared);
     tracing::info!(connection = lane.index, address, "hub connection open");
     shared.refusals.succeeded(Class::Connect, || lane.name());
-    lane.serve(&kill);
-    Ok(Some(Open::new(shared, lane, handle, kill)))
+    Ok(Some(opened))
 }
 
 /// Where connections go.
@@ -99,15 +91,13 @@ fn address(shared: &Shared) -> String {
     format!("{}:{}", endpoint.host, endpoint.port)
 }
 
-/// Counts a connection that was open and is no more, unless that was asked for.
+/// Books a connection that was open and is no more, unless that was asked for.
 fn note_loss(shared: &Shared, lane: &Lane, lost: &Lost) {
     if shared.stop.is_cancelled() {
         return;
     }
     let Lost { cause, reason } = lost;
-    let reconnects = &shared.metrics.hub_reconnects;
-    reconnects.with_label_values(&[cause]).inc();
-    shared.problem(lane.index, reason.clone());
+    book(shared, lane, cause, reason);
     let address = address(shared);
     tracing::warn!(
         connection = lane.index,
@@ -118,15 +108,13 @@ fn note_loss(shared: &Shared, lane: &Lane, lost: &Lost) {
     );
 }
 
-/// Counts an attempt that led to no connection.
+/// Books an attempt that led to no connection.
 fn note_failure(shared: &Shared, lane: &Lane, error: &ConnectError) {
     if shared.stop.is_cancelled() {
         return;
     }
     let (cause, reason) = (error.label(), error.to_string());
-    let reconnects = &shared.metrics.hub_reconnects;
-    reconnects.with_label_values(&[cause]).inc();
-    shared.problem(lane.index, reason.clone());
+    book(shared, lane, cause, &reason);
     shared
         .refusals
         .refused(error.refusal(), &lane.name(), &reason);
@@ -138,6 +126,13 @@ fn note_failure(shared: &Shared, lane: &Lane, error: &ConnectError) {
         reason,
         "cannot connect to hub"
     );
+}
+
+/// Counts why there is no connection, and remembers it for `/ready`.
+fn book(shared: &Shared, lane: &Lane, cause: &str, reason: &str) {
+    let reconnects = &shared.metrics.hub_reconnects;
+    reconnects.with_label_values(&[cause]).inc();
+    shared.problem(lane.index, reason.to_owned());
 }
 
 /// Why an open connection is no more.
@@ -175,160 +170,144 @@ impl Drop for Gauge {
 }
 
 /// An open connection.
-pub(super) struct Open<'a> {
-    pub(super) shared: &'a Arc<Shared>,
-    pub(super) lane: &'a Arc<Lane>,
-    pub(super) handle: ConnectionHandle<()>,
-    pub(super) kill: KillSwitch,
-    pub(super) stop: CancellationToken,
-    pub(super) sessions: JoinSet<(usize, Ended)>,
-    pub(super) to_begin: VecDeque<Purpose>,
-    /// By slot: its session lives, or waits for its turn to be begun.
-    pub(super) served: Vec<bool>,
-    /// Slots that use another's session.
-    pub(super) sharing: Vec<usize>,
+struct Open<'a> {
+    shared: &'a Arc<Shared>,
+    lane: &'a Arc<Lane>,
+    handle: Handle,
+    /// Carries it; resolves when it is over.
+    task: AbortOnDropHandle<Ended>,
+    sessions: Sessions,
 }
 
 impl<'a> Open<'a> {
-    fn new(
-        shared: &'a Arc<Shared>,
-        lane: &'a Arc<Lane>,
-        handle: ConnectionHandle<()>,
-        kill: KillSwitch,
-    ) -> Self {
+    fn new(shared: &'a Arc<Shared>, lane: &'a Arc<Lane>, (handle, task): Opened) -> Self {
+        lane.serve(Some(handle.clone()));
+        let sessions = Sessions::new(lane, &handle, shared.config.operation_timeout);
         Self {
             shared,
             lane,
             handle,
-            kill,
-            stop: CancellationToken::new(),
-            sessions: JoinSet::new(),
-            to_begin: VecDeque::new(),
-            served: vec![false; lane.slots.len()],
-            sharing: Vec::new(),
+            task,
+            sessions,
         }
     }
 
     /// Serves until the connection ends; says why it did.
     async fn serve(mut self, machine: &mut Supervisor) -> Lost {
         let _gauge = Gauge::enter(self.shared, "open");
-        let (begin, mut requests) = mpsc::channel(1);
+        let stop = CancellationToken::new();
         let keeper = Keeper::new(
             Arc::clone(self.shared),
             Arc::clone(self.lane),
-            self.kill.clone(),
-            begin,
+            self.handle.clone(),
+            self.sessions.home(),
         );
-        let mut keeper = self.shared.on_control(keeper.run(self.stop.clone()));
-        let lost = self.drive(&mut requests, &mut keeper, machine).await;
-        drop(requests);
+        let mut keeper = self.shared.on_control(keeper.run(stop.clone()));
+        let lost = self.drive(&mut keeper, machine).await;
         let orderly = lost.cause == "shutdown";
-        self.stop.cancel();
+        stop.cancel();
         if !orderly {
-            self.kill.kill("the connection is over");
+            self.handle.kill("the connection is over");
         }
-        // The keeper's and the sessions' own deadlines bound these two waits.
+        // The keeper's own deadlines bound this wait.
         if !keeper.is_finished() {
             drop(keeper.await);
         }
         self.shared.authorize(self.lane, false);
-        while self.sessions.join_next().await.is_some() {}
-        for slot in &self.lane.slots {
-            slot.port.send_replace(None);
+        if orderly {
+            self.close().await;
         }
-        let deadline = self.shared.config.operation_timeout;
-        if orderly && timeout(deadline, self.handle.close()).await.is_err() {
-            self.kill
-                .kill("the hub did not answer a close within hub.operation_timeout");
-        }
+        self.sessions.close().await;
+        self.lane.serve(None);
         lost
     }
 
-    async fn drive(
-        &mut self,
-        requests: &mut mpsc::Receiver<BeginRequest>,
-        keeper: &mut tokio::task::JoinHandle<()>,
-        machine: &mut Supervisor,
-    ) -> Lost {
-        let mut check = interval(tuning::SESSION_CHECK);
-        let opened = clock::mono();
-        let idle_timeout = self.shared.config.idle_timeout;
-        let mut heartbeat = interval(idle_timeout / 8);
+    async fn drive(&mut self, keeper: &mut JoinHandle<()>, machine: &mut Supervisor) -> Lost {
         let mut token = self.lane.authorized.subscribe();
-        self.serve_demand(); // what waits since before this connection
+        self.sessions.serve_demand(); // what waits since before this connection
         loop {
-            let idle = self.to_begin.is_empty();
             tokio::select! {
                 biased;
-                ended = self.handle.on_close() => return self.cause(ended),
+                ended = &mut self.task => return self.cause(ended),
                 () = self.shared.stop.cancelled() => return Lost::new("shutdown", ""),
                 _ = &mut *keeper => {
                     // It runs as long as the connection; ending alone means it panicked.
                     self.shared.metrics.panics.inc();
                     return Lost::new("token_keeper", "the keeper of its token ended");
                 }
-                Some(reply) = requests.recv() => self.to_begin.push_front(Purpose::Token(reply)),
-                Some(ended) = self.sessions.join_next() => self.session_ended(ended),
-                () = self.lane.demand.notified() => self.serve_demand(),
-                _ = check.tick() => self.retire_worn_sessions(),
+                Some(ended) = self.sessions.ended() => {
+                    self.shared.sessions_lost.fetch_add(1, Ordering::Relaxed);
+                    if let Err(broken) = ended {
+                        return self.broken(broken);
+                    }
+                }
+                () = self.lane.demand.notified() => self.sessions.serve_demand(),
                 Ok(()) = token.changed() => {
                     let holds = *token.borrow_and_update();
                     machine.on(Event::Token(holds), clock::mono(), tuning::roll());
                 }
-                _ = heartbeat.tick() => {
-                    let heard = self.kill.heard().map_or(opened, |heard| heard.max(opened));
-                    let now = clock::mono();
-                    if supervisor::silent(heard, now, idle_timeout) {
-                        let silence = now.since(heard).as_secs();
-                        return Lost::new("silent", format!("nothing was heard for {silence} s"));
-                    }
-                }
-                () = std::future::ready(()), if !idle => {
-                    if let Err(reason) = self.begin_next().await {
-                        return self.unbegun(reason);
-                    }
-                }
             }
         }
     }
 
-    fn cause(&self, ended: Result<(), Error>) -> Lost {
-        if let Some(why) = self.kill.why() {
+    /// Closes links that were given up, sessions and the connection, and waits for the answers;
+    /// each with a deadline.
+    async fn close(&mut self) {
+        let deadline = self.shared.config.operation_timeout;
+        let links_and_sessions = async {
+            self.handle.detached().await;
+            self.sessions.end().await;
+        };
+        if timeout(deadline, links_and_sessions).await.is_err() {
+            self.handle
+                .kill("the hub did not answer an end within hub.operation_timeout");
+        }
+        self.handle.close(None);
+        // The engine's own deadline for the answer bounds this wait.
+        let _ = (&mut self.task).await;
+    }
+
+    /// Why the connection is over.
+    fn cause(&self, ended: Result<Ended, JoinError>) -> Lost {
+        let Ok(ended) = ended else {
+            self.shared.metrics.panics.inc();
+            return Lost::new("panic", "the AMQP engine stopped");
+        };
+        if let Some(why) = ended.killed {
             return Lost::new("killed", why);
         }
-        match ended {
-            Ok(()) | Err(Error::RemoteClosed) => {
+        match (ended.closed, ended.broken) {
+            (Closed::Peer(None), _) => {
                 Lost::new("closed_by_hub", "the hub closed it without a word")
             }
-            Err(Error::RemoteClosedWithError(error)) => {
-                let cause = super::encode::cause(&error);
-                Lost::new("closed_by_hub", super::outcome::words(Some(&cause)))
+            (Closed::Peer(Some(error)), _) => {
+                let cause = encode::cause(&error);
+                Lost::new("closed_by_hub", outcome::words(Some(&cause)))
             }
-            Err(Error::TransportError(error)) => {
-                let error = super::outcome::escaped(&error.to_string());
-                Lost::new("transport", format!("the transport broke: {error}"))
+            (Closed::Idle, _) => {
+                let idle = self.shared.config.idle_timeout;
+                let silence = (idle + idle / 2).as_secs();
+                Lost::new("silent", format!("nothing was heard for {silence} s"))
             }
-            Err(Error::JoinError(_)) => Lost::new("panic", "the AMQP engine stopped"),
-            Err(error) => Lost::new("protocol", super::outcome::escaped(&error.to_string())),
+            (Closed::Fault(fault), _) => {
+                Lost::new("protocol", outcome::escaped(&fault.to_string()))
+            }
+            (_, Some(broken)) => Lost::new("transport", format!("the transport broke: {broken}")),
+            (closed, None) => Lost::new("protocol", outcome::escaped(&format!("{closed:?}"))),
         }
     }
 
-    /// A session could not be begun: the connection's own end says more, if it came to one.
-    fn unbegun(&self, reason: String) -> Lost {
-        match self.kill.why() {
-            Some(why) => Lost::new("killed", why),
-            None => Lost::new("begin", reason),
-        }
-    }
-
-    fn session_ended(&mut self, ended: Result<(usize, Ended), tokio::task::JoinError>) {
-        match ended {
-            Ok((slot, Ended::Lost)) => self.session_lost(slot),
-            Ok((_, Ended::Told)) => {}
-            Err(_panic) => {
-                // Which slot is unknown; a new connection serves all of them.
+    /// Why the connection is given up.
+    fn broken(&self, broken: Broken) -> Lost {
+        match broken {
+            Broken::Begin => {
+                let why = "the hub did not answer a begin within hub.operation_timeout";
+                Lost::new("begin", why)
+            }
+            Broken::Lone => Lost::new("killed", "the one session the hub allows ended"),
+            Broken::Panic => {
                 self.shared.metrics.panics.inc();
-                self.kill.kill("the task of a session panicked");
+                Lost::new("killed", "the task of a session panicked")
             }
         }
     }

@@ -5,27 +5,23 @@
 //! still counts against the window; the hub gives it out again by its own rules.
 
 use super::HubEvent;
+use super::attach::{Attaching, Live, NotAttached, Wanted, attach};
+use super::device::{Path, Patience, full};
+use super::driver::LinkEvent;
 use super::encode;
-use super::live::{Live, failed, now};
 use super::message::Settlement;
-use super::outcome::{DeviceGone, judge_detach};
+use super::outcome::DeviceGone;
 use super::pace::Urgency;
-use super::path::{LinkEnd, Path, Patience, Seek};
 use super::refusals::Class;
-use super::session::Wanted;
+use super::tuning;
+use super::uplink::NO_HANDLES;
+use crate::amqp::{self, DeliveryId, Outcome};
 use crate::config::OnDisconnect;
 use crate::runtime::clock::{self, Mono};
-use fe2o3_amqp::Receiver;
-use fe2o3_amqp::link::RecvError;
-use fe2o3_amqp::link::delivery::DeliveryInfo;
-use fe2o3_amqp::types::messaging::Body;
-use fe2o3_amqp::types::primitives::Value;
+use bytes::Bytes;
 use prometheus::Histogram;
 use std::collections::VecDeque;
-use std::pin::pin;
-use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
-use tokio::sync::oneshot;
+use std::task::{Context, Poll, Waker};
 
 /// A command the device has and has not settled.
 struct Held {
@@ -33,13 +29,13 @@ struct Held {
     /// When the hub delivered it.
     since: Mono,
     /// `None` once the link it came on is gone.
-    info: Option<DeliveryInfo>,
+    id: Option<DeliveryId>,
 }
 
 enum State {
     Idle,
-    Seeking(Seek<Receiver>),
-    Live(Live<Receiver>),
+    Attaching(Attaching),
+    Live(Live),
 }
 
 /// The command link of a device.
@@ -81,17 +77,15 @@ impl Downlink {
         let Some(held) = self.held.remove(place) else {
             return;
         };
-        let (since, info) = (held.since, held.info);
-        if let (State::Live(live), Some(info)) = (&mut self.state, info) {
-            let receiver = live.link();
-            let settled = match how {
-                Settlement::Accepted => now(receiver.accept(info)),
-                Settlement::Released => now(receiver.release(info)),
-                Settlement::Rejected => now(receiver.reject(info, None)),
+        if let (State::Live(live), Some(id)) = (&mut self.state, held.id) {
+            let outcome = match how {
+                Settlement::Accepted => Outcome::Accepted,
+                Settlement::Released => Outcome::Released,
+                Settlement::Rejected => Outcome::Rejected(None),
             };
-            if matches!(settled, Some(Ok(()))) {
+            if live.link.settle(id, &outcome).is_ok() {
                 if let (Settlement::Accepted, Some(duration)) = (how, &self.duration) {
-                    duration.observe(clock::mono().since(since).as_secs_f64());
+                    duration.observe(clock::mono().since(held.since).as_secs_f64());
                 }
             } else {
                 tracing::debug!("a settlement did not reach the hub; it delivers again");
@@ -102,14 +96,14 @@ impl Downlink {
 
     /// Whether the link is attached and no command of it is with the device.
     pub fn quiet(&self) -> bool {
-        let settled = self.held.iter().all(|held| held.info.is_none());
+        let settled = self.held.iter().all(|held| held.id.is_none());
         settled && matches!(self.state, State::Live(_))
     }
 
-    /// Gives a quiet link up; what it answers ends when the link is closed.
-    pub fn leave(&mut self) -> Option<oneshot::Receiver<()>> {
+    /// Gives a quiet link up: it is to be detached.
+    pub fn leave(&mut self) -> Option<Live> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Live(live) => Some(live.leave()),
+            State::Live(live) => Some(live),
             _ => None,
         }
     }
@@ -117,20 +111,19 @@ impl Downlink {
     /// Brings the hub's credit up to the free room; in steps of half the window, so that a Flow
     /// is not sent for every command.
     fn top_up(&mut self, at_once: bool) {
-        let held = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
-        let free = self.window.saturating_sub(held);
         let State::Live(live) = &mut self.state else {
             return;
         };
-        if live.port().retired.load(Ordering::Relaxed) {
-            return; // nothing new on a session that is being replaced
-        }
-        let receiver = live.link();
-        let credit = receiver.credit();
+        let taken = self.held.len() + live.link.untaken();
+        let free = self
+            .window
+            .saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX));
+        // What has ended is about to say so.
+        let credit = live.link.credit().unwrap_or(free);
         let missing = free.saturating_sub(credit);
         let due = missing > 0 && (credit == 0 || missing >= self.window.div_ceil(2));
         if due || (at_once && credit != free) {
-            now(receiver.set_credit(free));
+            let _ = live.link.set_credit(free);
         }
     }
 
@@ -144,133 +137,132 @@ impl Downlink {
     ) -> Result<(), DeviceGone> {
         loop {
             match &mut self.state {
-                State::Idle => {
-                    let source = path.device.address.commands();
-                    let gauge = &path.shared.gauges.downlinks_attaching;
-                    let seek = path.seek(&self.patience, Urgency::Normal, gauge, move |answer| {
-                        Wanted::Downlink(source.clone(), answer)
-                    });
-                    self.state = State::Seeking(seek);
-                }
-                State::Seeking(seek) => match seek.as_mut().poll(cx) {
+                State::Idle => self.state = State::Attaching(self.attach(path)),
+                State::Attaching(attaching) => match attaching.as_mut().poll(cx) {
                     Poll::Pending => return Ok(()),
                     Poll::Ready(Ok(live)) => {
                         path.succeeded(Class::Link);
                         self.state = State::Live(live);
                         self.top_up(true);
                     }
-                    Poll::Ready(Err(cause)) => {
+                    Poll::Ready(Err(NotAttached::Full)) => return Err(full(NO_HANDLES)),
+                    Poll::Ready(Err(NotAttached::Refused(cause))) => {
                         self.state = State::Idle;
-                        let row = judge_detach(cause.as_ref());
-                        path.detached(&row, cause.as_ref(), &mut self.patience)?;
+                        path.detached(cause.as_ref(), &mut self.patience)?;
                     }
                 },
-                State::Live(live) => {
-                    let retired = live.port().retired.load(Ordering::Relaxed);
-                    if retired && self.held.iter().all(|held| held.info.is_none()) {
-                        self.state = State::Idle;
-                        continue;
+                State::Live(live) => match live.link.poll(cx) {
+                    Poll::Pending => return Ok(()),
+                    Poll::Ready(LinkEvent::Delivery {
+                        delivery, payload, ..
+                    }) => {
+                        if self.received(path, delivery, &payload, next_delivery, events) {
+                            return Ok(());
+                        }
                     }
-                    let received = pin!(live.link().recv::<Body<Value>>()).poll(cx);
-                    let Poll::Ready(received) = received else {
-                        return Ok(());
-                    };
-                    if self.received(path, received, next_delivery, events)? {
-                        return Ok(());
-                    }
-                }
+                    Poll::Ready(event) => self.on(path, event)?,
+                },
             }
         }
+    }
+
+    fn attach(&self, path: &Path) -> Attaching {
+        let address = path.device.address.commands();
+        let gauges = &path.shared.gauges;
+        let mut attach_frame = amqp::receiver("down", &address);
+        attach_frame.max_message_size = Some(tuning::COMMAND_BYTES_MAX);
+        let wanted = Wanted {
+            attach: attach_frame,
+            address,
+            urgency: Urgency::Normal,
+            attaching: gauges.downlinks_attaching.clone(),
+            attached: gauges.downlinks.clone(),
+        };
+        attach(path, wanted, self.patience.left())
     }
 
     /// `true`: a command was handed out.
     fn received(
         &mut self,
         path: &Path,
-        received: Result<fe2o3_amqp::Delivery<Body<Value>>, RecvError>,
+        id: DeliveryId,
+        payload: &Bytes,
         next_delivery: &mut u64,
         events: &mut VecDeque<HubEvent>,
-    ) -> Result<bool, DeviceGone> {
-        let end = match received {
-            Ok(delivery) => {
-                self.patience.reset();
-                let (info, message) = delivery.into_parts();
-                match encode::command(*next_delivery, message) {
-                    Some(command) => {
-                        let metrics = &path.shared.metrics;
-                        let known = || metrics.downlink_duration.clone();
-                        self.duration.get_or_insert_with(known);
-                        self.held.push_back(Held {
-                            delivery: *next_delivery,
-                            since: clock::mono(),
-                            info: Some(info),
-                        });
-                        *next_delivery += 1;
-                        events.push_back(HubEvent::Command(Box::new(command)));
-                        return Ok(true);
-                    }
-                    None => {
-                        self.reject(path, info);
-                        return Ok(false);
-                    }
-                }
-            }
-            Err(RecvError::MessageDecode(error)) => {
-                self.reject(path, error.info);
-                return Ok(false);
-            }
-            Err(RecvError::LinkStateError(error)) => LinkEnd::from(error),
-            // The peer broke the protocol on this link: close it, attach again.
-            Err(_) => LinkEnd::Odd,
+    ) -> bool {
+        self.patience.reset();
+        let Some(command) = encode::command(*next_delivery, payload) else {
+            self.reject(path, id);
+            return false;
         };
-        self.ended(path, end)?;
-        Ok(false)
+        let metrics = &path.shared.metrics;
+        let known = || metrics.downlink_duration.clone();
+        self.duration.get_or_insert_with(known);
+        self.held.push_back(Held {
+            delivery: *next_delivery,
+            since: clock::mono(),
+            id: Some(id),
+        });
+        *next_delivery += 1;
+        events.push_back(HubEvent::Command(Box::new(command)));
+        true
     }
 
     /// A command no device could be sent: the hub dead-letters it instead of trying for ever.
-    fn reject(&mut self, path: &Path, info: DeliveryInfo) {
+    fn reject(&mut self, path: &Path, id: DeliveryId) {
         tracing::warn!(device = %path.device.address, "command without a readable body, rejected");
         if let State::Live(live) = &mut self.state {
-            now(live.link().reject(info, None));
+            let _ = live.link.settle(id, &Outcome::Rejected(None));
         }
         self.top_up(false);
     }
 
-    fn ended(&mut self, path: &Path, end: LinkEnd) -> Result<(), DeviceGone> {
-        if let State::Live(live) = std::mem::replace(&mut self.state, State::Idle) {
-            end.release(live);
-        }
+    /// What happened to the link, a command apart.
+    fn on(&mut self, path: &Path, event: LinkEvent) -> Result<(), DeviceGone> {
+        let cause = match event {
+            LinkEvent::Refused(error) | LinkEvent::Detached(error) => Some(error),
+            LinkEvent::Stopped => None,
+            _ => return Ok(()),
+        };
+        self.state = State::Idle;
         for held in &mut self.held {
-            held.info = None;
+            held.id = None;
         }
-        match end {
-            LinkEnd::Stopped => Ok(()),
-            LinkEnd::Odd => {
-                self.patience.lose(false);
-                Ok(())
-            }
-            LinkEnd::Detached(cause) => {
-                let row = judge_detach(cause.as_ref());
-                path.detached(&row, cause.as_ref(), &mut self.patience)
-            }
+        if let Some(error) = cause {
+            let cause = error.as_deref().map(encode::cause);
+            path.detached(cause.as_ref(), &mut self.patience)?;
         }
+        Ok(())
     }
 }
 
 impl Drop for Downlink {
-    /// Gives held commands back as the policy says; the guard closes the link after that.
+    /// Gives commands back as the policy says, those first that the device has; then the link is
+    /// detached.
     fn drop(&mut self) {
         let State::Live(live) = &mut self.state else {
             return;
         };
-        live.policy = self.policy;
-        let receiver = live.link();
-        for info in self.held.drain(..).filter_map(|held| held.info) {
-            match self.policy {
-                OnDisconnect::Release => drop(now(receiver.release(info))),
-                OnDisconnect::Abandon => drop(now(receiver.modify(info, failed()))),
-                OnDisconnect::LockExpiry => {}
+        let mut ids: Vec<_> = self.held.drain(..).filter_map(|held| held.id).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(event) = live.link.poll(&mut cx) {
+            match event {
+                LinkEvent::Delivery { delivery, .. } => ids.push(delivery),
+                LinkEvent::Refused(_) | LinkEvent::Detached(_) | LinkEvent::Stopped => return,
+                _ => {}
             }
+        }
+        let outcome = match self.policy {
+            OnDisconnect::Release => Outcome::Released,
+            OnDisconnect::Abandon => Outcome::Modified {
+                delivery_failed: true,
+                undeliverable_here: false,
+                message_annotations: None,
+            },
+            OnDisconnect::LockExpiry => return,
+        };
+        for id in ids {
+            let _ = live.link.settle(id, &outcome);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::runtime::clock::{self, Mono};
 use bytes::{Buf, BytesMut};
 use fe2o3_amqp_types::definitions::Error;
 use seats::State;
+use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,8 +53,10 @@ pub enum Stage {
 pub struct Ended {
     /// In the engine's terms.
     pub closed: Closed,
-    /// What broke the transport, or why it was cut.
-    pub reason: Option<String>,
+    /// Why we cut it, if we did.
+    pub killed: Option<&'static str>,
+    /// What broke the transport.
+    pub broken: Option<String>,
 }
 
 #[derive(Debug)]
@@ -96,11 +99,12 @@ impl Shared {
 pub struct Handle(Arc<Shared>);
 
 impl Handle {
-    /// A connection over a stream that was just opened. It lives while the task is polled.
-    pub fn new<S>(stream: S, config: Config) -> (Self, Task<S>) {
+    /// A connection over a stream that was just opened. It lives while the task is polled. A peer
+    /// that does not answer a DETACH within `patience` is cut.
+    pub fn new<S>(stream: S, config: Config, patience: Duration) -> (Self, Task<S>) {
         let engine = Connection::new(config, clock::mono());
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new(engine)),
+            state: Mutex::new(State::new(engine, patience)),
             stage: watch::Sender::new(Stage::Opening),
         });
         let task = Task {
@@ -131,6 +135,13 @@ impl Handle {
         *self.0.stage.borrow()
     }
 
+    /// How many sessions the peer allows; known once it is open.
+    #[must_use]
+    pub fn sessions_max(&self) -> usize {
+        let max = self.0.turn(|state| state.engine.remote_channel_max());
+        usize::from(max) + 1
+    }
+
     /// Begins a session; [`Session::mapped`] waits for the peer's answer.
     ///
     /// # Errors
@@ -145,7 +156,21 @@ impl Handle {
         self.0.turn(|state| state.seated())
     }
 
-    /// Closes the connection properly.
+    /// Waits until every DETACH of ours is answered, or the connection is over.
+    pub async fn detached(&self) {
+        poll_fn(|cx| {
+            self.0.turn(|state| match state.answer_by() {
+                None => Poll::Ready(()),
+                Some(_) => {
+                    state.until_detached.push(cx.waker().clone());
+                    Poll::Pending
+                }
+            })
+        })
+        .await;
+    }
+
+    /// Closes the connection properly; the task resolves when the peer has answered.
     pub fn close(&self, error: Option<Error>) {
         self.0.act(|state| state.engine.close(error, clock::mono()));
     }
@@ -185,8 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Task<S> {
             // Whoever left something to write took our waker.
             let look = |state: &mut State| (state.task.is_none(), state.killed);
             let (stirred, killed) = this.shared.turn(look);
-            if let Some(why) = killed {
-                this.lost(why.to_owned());
+            if killed.is_some() {
+                this.shared.turn(|state| state.engine.lost());
                 return Poll::Ready(this.ended());
             }
             if this.read_all(cx).is_pending() {
@@ -279,7 +304,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     /// The end of a turn: of the connection, or until something wakes us.
     fn rest(&mut self, cx: &mut Context<'_>, written: &Poll<io::Result<()>>) -> Poll<Ended> {
-        let look = |state: &mut State| (state.engine.is_over(), state.engine.deadline());
+        let look = |state: &mut State| (state.engine.is_over(), state.deadline());
         let (over, deadline) = self.shared.turn(look);
         if over {
             return self.leave(cx, written);
@@ -296,7 +321,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     /// Sends the last words, for a while, and shuts the stream down.
     fn leave(&mut self, cx: &mut Context<'_>, written: &Poll<io::Result<()>>) -> Poll<Ended> {
-        if self.broken.is_none() {
+        let idle = |state: &mut State| matches!(state.closed, Some(Closed::Idle));
+        // Who says nothing does not read either.
+        if self.broken.is_none() && !self.shared.turn(idle) {
             let linger = self.linger.get_or_insert_with(|| Box::pin(sleep(LINGER)));
             if linger.as_mut().poll(cx).is_pending() {
                 let mut stream = Pin::new(&mut self.stream);
@@ -309,10 +336,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
     }
 
     fn ended(&mut self) -> Ended {
-        let closed = self.shared.turn(|state| state.closed.take());
+        let how = |state: &mut State| (state.closed.take(), state.killed);
+        let (closed, killed) = self.shared.turn(how);
         Ended {
             closed: closed.unwrap_or(Closed::Lost),
-            reason: self.broken.take(),
+            killed,
+            broken: self.broken.take(),
         }
     }
 
@@ -321,7 +350,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
         loop {
             let now = clock::mono();
             if deadline <= now {
-                self.shared.turn(|state| state.engine.tick(now));
+                self.shared.turn(|state| state.tick(now));
                 // What it had to say, or its end, is the next turn's.
                 cx.waker().wake_by_ref();
                 return;
@@ -340,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
                 return;
             }
             self.alarm = None;
-            deadline = self.shared.turn(|state| state.engine.deadline());
+            deadline = self.shared.turn(State::deadline);
         }
     }
 }

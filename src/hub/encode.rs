@@ -1,110 +1,121 @@
-//! Messages between this crate's types and the AMQP library's (wire sheet §4.4, §4.5). Pure.
+//! Messages between this crate's types and AMQP's sections (wire sheet §4.4, §4.5). Pure.
 //!
 //! Sends strings only: the hub's converters drop other application properties. Sends no message
 //! annotation but the two known ones: an unknown one makes the hub accept a message and lose it.
 
 use super::message::{Command, SystemProperties, Telemetry};
-use super::outcome::Cause;
-use bytes::Bytes;
-use fe2o3_amqp::Sendable;
-use fe2o3_amqp::types::definitions::{Error as AmqpError, ErrorCondition};
-use fe2o3_amqp::types::messaging::annotations::OwnedKey;
-use fe2o3_amqp::types::messaging::{
-    ApplicationProperties, Body, Data, Message, MessageAnnotations, MessageId, Properties,
-};
-use fe2o3_amqp::types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
+use super::outcome::{Cause, Settled};
+use crate::amqp::message::{self, Field, Kind, Section};
+use crate::amqp::{Limits, Outcome, fault};
+use bytes::{Bytes, BytesMut};
+use fe2o3_amqp_types::definitions::Error as AmqpError;
+use fe2o3_amqp_types::messaging::annotations::OwnedKey;
+use fe2o3_amqp_types::messaging::{AmqpValue, MessageId, Properties};
+use fe2o3_amqp_types::primitives::{OrderedMap, SimpleValue, Timestamp, Value};
 
 const INTERFACE_ID: &str = "iothub-interface-id";
 const COMPONENT: &str = "dt-subject";
 const DELIVERY_COUNT: &str = "iothub-deliverycount";
+/// What sections take beside their texts, bytes: nearly always one allocation.
+const SECTIONS_BYTES: usize = 160;
 
-/// A message ready to be sent, again and again if need be. `fallback_id` is its message-id when
-/// the device gave none.
-pub fn telemetry(message: Telemetry, fallback_id: impl FnOnce() -> String) -> Sendable<Data> {
-    let Telemetry {
-        system,
-        application,
-        body,
-    } = message;
-    let annotations = annotations(&system);
-    let mut properties = Properties::new();
-    let id = system.message_id.unwrap_or_else(fallback_id);
-    properties.message_id = Some(MessageId::String(id));
-    properties.correlation_id = system.correlation_id.map(MessageId::String);
-    properties.user_id = system.user_id.map(|id| Binary::from(id.into_bytes()));
-    properties.to = system.to;
-    properties.content_type = system.content_type.map(Symbol::from);
-    properties.content_encoding = system.content_encoding.map(Symbol::from);
-    properties.absolute_expiry_time = system.expiry_ms.map(Timestamp::from);
-    let message = Message {
-        header: None,
-        delivery_annotations: None,
-        message_annotations: annotations,
-        properties: Some(properties),
-        application_properties: application_properties(application),
-        body: Data(Binary::from(Vec::from(body))),
-        footer: None,
-    };
-    Sendable {
-        message,
-        message_format: 0,
-        settled: Some(false),
+/// A message as it is sent, again and again if need be.
+#[derive(Debug)]
+pub struct Encoded {
+    /// Every section, up to the first byte of the payload.
+    pub head: BytesMut,
+    /// The payload.
+    pub body: Bytes,
+}
+
+impl Encoded {
+    /// Bytes of both.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len()
     }
 }
 
-fn annotations(system: &SystemProperties) -> Option<MessageAnnotations> {
+/// Encodes a message. `fallback_id` is its message-id when the device gave none.
+pub fn telemetry(message: Telemetry, fallback_id: impl FnOnce() -> String) -> Encoded {
+    let Telemetry {
+        mut system,
+        application,
+        body,
+    } = message;
+    let id = system.message_id.take().unwrap_or_else(fallback_id);
+    let texts = application.iter().map(|(key, value)| {
+        let value = value.as_ref().map_or(0, String::len);
+        key.len() + value + 4
+    });
+    let mut head = BytesMut::with_capacity(SECTIONS_BYTES + id.len() + texts.sum::<usize>());
+    put_annotations(&mut head, &system);
+    put_properties(&mut head, &id, &system);
+    put_application(&mut head, &application);
+    message::put_data_head(&mut head, body.len());
+    Encoded { head, body }
+}
+
+fn put_annotations(out: &mut BytesMut, system: &SystemProperties) {
     let pairs = [
         (INTERFACE_ID, &system.interface_id),
         (COMPONENT, &system.component),
     ];
-    let mut map = OrderedMap::new();
-    for (key, value) in pairs {
-        if let Some(value) = value {
-            map.insert(OwnedKey::from(key), Value::String(value.clone()));
-        }
+    let given = pairs.iter().filter_map(|(key, value)| {
+        let value = value.as_deref()?;
+        Some((*key, value))
+    });
+    let given: Vec<_> = given.collect();
+    message::put_annotations(out, given.into_iter());
+}
+
+fn put_properties(out: &mut BytesMut, id: &str, system: &SystemProperties) {
+    fn text(text: &Option<String>) -> Field<'_> {
+        text.as_deref().map_or(Field::Null, Field::String)
     }
-    (!map.is_empty()).then(|| MessageAnnotations(map))
+    fn symbol(text: &Option<String>) -> Field<'_> {
+        text.as_deref().map_or(Field::Null, Field::Symbol)
+    }
+    let user = system.user_id.as_deref().map(str::as_bytes);
+    let fields = [
+        Field::String(id),
+        user.map_or(Field::Null, Field::Binary),
+        text(&system.to),
+        Field::Null, // subject
+        Field::Null, // reply-to
+        text(&system.correlation_id),
+        symbol(&system.content_type),
+        symbol(&system.content_encoding),
+        system.expiry_ms.map_or(Field::Null, Field::Timestamp),
+    ];
+    message::put_properties(out, &fields);
 }
 
 /// A key without a value (null in the property bag) is sent as an empty string, so that it still
 /// arrives; except for the hub's own `iothub-` keys, where an empty value breaks the message
-/// (wire sheet §5, feedback).
-fn application_properties(
-    application: Vec<(String, Option<String>)>,
-) -> Option<ApplicationProperties> {
+/// (wire sheet §5, feedback). Of a key given twice the last value counts.
+fn put_application(out: &mut BytesMut, application: &[(String, Option<String>)]) {
+    if application.is_empty() {
+        return;
+    }
     let mut map = OrderedMap::with_capacity(application.len());
     for (key, value) in application {
         match value {
             None if key.starts_with("iothub-") => {}
             value => {
-                map.insert(key, SimpleValue::String(value.unwrap_or_default()));
+                map.insert(key.as_str(), value.as_deref().unwrap_or_default());
             }
         }
     }
-    (!map.is_empty()).then(|| ApplicationProperties(map))
+    let pairs: Vec<_> = map.into_iter().collect();
+    message::put_application_properties(out, pairs.into_iter());
 }
 
-/// Bytes a message occupies in flight, near enough for back-pressure.
-pub fn cost(message: &Sendable<Data>) -> usize {
-    let application = message.message.application_properties.as_ref();
-    let properties: usize = application.map_or(0, |map| {
-        map.iter()
-            .map(|(key, value)| key.len() + text_len(value))
-            .sum()
-    });
-    message.message.body.0.len() + properties
-}
-
-fn text_len(value: &SimpleValue) -> usize {
-    match value {
-        SimpleValue::String(text) => text.len(),
-        _ => 8,
-    }
-}
-
-/// A command as delivered; `None` when its body is of no kind a device could be sent.
-pub fn command(delivery: u64, message: Message<Body<Value>>) -> Option<Command> {
-    let body = body(message.body)?;
+/// A command as delivered; `None` when its body is of no kind a device could be sent, or it is no
+/// message at all.
+pub fn command(delivery: u64, payload: &Bytes) -> Option<Command> {
+    let limits = Limits::default();
+    let (message, sections) = message::decode(payload, &limits).ok()?;
+    let body = body(payload, &sections)?;
     let mut system = message.properties.map(system).unwrap_or_default();
     let mut delivery_count = message.header.map_or(0, |header| header.delivery_count);
     for (key, value) in message.message_annotations.into_iter().flat_map(|a| a.0) {
@@ -133,27 +144,25 @@ pub fn command(delivery: u64, message: Message<Body<Value>>) -> Option<Command> 
     })
 }
 
-fn body(body: Body<Value>) -> Option<Bytes> {
-    match body {
-        Body::Data(sections) => {
-            let mut sections = sections.into_inner();
-            if sections.len() == 1 {
-                return sections.pop().map(|data| Bytes::from(data.0.into_vec()));
+/// The bytes of a body, which are `payload`'s where that is possible.
+fn body(payload: &Bytes, sections: &[Section<'_>]) -> Option<Bytes> {
+    match sections {
+        [] => Some(Bytes::new()),
+        [one] if one.kind == Kind::Data => Some(payload.slice_ref(one.data().ok()?)),
+        [first, ..] if first.kind == Kind::Data => {
+            let mut all = BytesMut::new();
+            for section in sections {
+                all.extend_from_slice(section.data().ok()?);
             }
-            let all: Vec<u8> = sections
-                .into_iter()
-                .flat_map(|data| data.0.into_vec())
-                .collect();
-            Some(all.into())
+            Some(all.freeze())
         }
-        Body::Value(value) => match value.0 {
-            Value::String(text) => Some(text.into_bytes().into()),
-            Value::Binary(bytes) => Some(bytes.into_vec().into()),
-            Value::Null => Some(Bytes::new()),
-            _ => None,
+        [value] if value.kind == Kind::AmqpValue => match value.decode().ok()? {
+            AmqpValue(Value::String(text)) => Some(text.into_bytes().into()),
+            AmqpValue(Value::Binary(bytes)) => Some(bytes.into_vec().into()),
+            AmqpValue(Value::Null) => Some(Bytes::new()),
+            AmqpValue(_) => None,
         },
-        Body::Empty => Some(Bytes::new()),
-        Body::Sequence(_) => None,
+        _ => None,
     }
 }
 
@@ -224,28 +233,36 @@ pub fn hex(bytes: &[u8]) -> String {
 
 /// An AMQP error as text.
 pub fn cause(error: &AmqpError) -> Cause {
-    let condition = match &error.condition {
-        ErrorCondition::AmqpError(condition) => Symbol::from(condition).as_str().to_owned(),
-        ErrorCondition::ConnectionError(condition) => Symbol::from(condition).as_str().to_owned(),
-        ErrorCondition::SessionError(condition) => Symbol::from(condition).as_str().to_owned(),
-        ErrorCondition::LinkError(condition) => Symbol::from(condition).as_str().to_owned(),
-        ErrorCondition::Custom(condition) => condition.as_str().to_owned(),
-    };
     Cause {
-        condition,
+        condition: fault::condition(&error.condition),
         description: error.description.clone().unwrap_or_default(),
     }
 }
 
+/// An outcome in our terms; `None`: nobody knows it, because the link ended before.
+pub fn settled(outcome: &Outcome) -> Option<Settled> {
+    Some(match outcome {
+        Outcome::Accepted => Settled::Accepted,
+        Outcome::Rejected(error) => Settled::Rejected(error.as_deref().map(cause)),
+        Outcome::Released => Settled::Released,
+        Outcome::Modified { .. } => Settled::Modified,
+        Outcome::Settled => Settled::Unknown,
+        Outcome::Unknown => return None,
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{cause, command, cost, hex, telemetry};
+    use super::{cause, command, hex, settled, telemetry};
+    use crate::amqp::message::{decode, put_string_head};
+    use crate::amqp::{Limits, Outcome};
     use crate::hub::message::{SystemProperties, Telemetry};
-    use bytes::Bytes;
-    use fe2o3_amqp::types::definitions::{Error, LinkError};
-    use fe2o3_amqp::types::messaging::annotations::OwnedKey;
-    use fe2o3_amqp::types::messaging::{Body, Data, Message, MessageAnnotations, MessageId};
-    use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Value};
+    use bytes::{BufMut, Bytes, BytesMut};
+    use fe2o3_amqp_types::definitions::{Error, LinkError};
+    use fe2o3_amqp_types::messaging::annotations::OwnedKey;
+    use fe2o3_amqp_types::messaging::{AmqpValue, Data, MessageAnnotations, MessageId};
+    use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Value};
+    use serde_amqp::to_vec;
 
     fn sample() -> Telemetry {
         Telemetry {
@@ -259,74 +276,101 @@ mod tests {
                 ("a".into(), Some("1".into())),
                 ("null".into(), None),
                 ("iothub-ack".into(), None),
+                ("a".into(), Some("2".into())),
             ],
             body: Bytes::from_static(b"{}"),
         }
     }
 
+    /// Everything, as the peer gets it.
+    fn wire(message: Telemetry, id: impl FnOnce() -> String) -> Bytes {
+        let encoded = telemetry(message, id);
+        let whole = [&encoded.head[..], &encoded.body[..]].concat();
+        assert_eq!(encoded.len(), whole.len());
+        whole.into()
+    }
+
     #[test]
     fn telemetry_carries_strings_and_known_annotations_only() {
-        let sendable = telemetry(sample(), || "made-up".into());
-        let message = &sendable.message;
-        let properties = message.properties.as_ref().unwrap();
+        let bytes = wire(sample(), || "made-up".into());
+        let limits = Limits::default();
+        let (message, body) = decode(&bytes, &limits).unwrap();
+        let properties = message.properties.unwrap();
         assert_eq!(
             properties.message_id,
             Some(MessageId::String("made-up".into()))
         );
         assert_eq!(
-            properties.content_type.as_ref().unwrap().as_str(),
+            properties.content_type.unwrap().as_str(),
             "application/json"
         );
-        let application = message.application_properties.as_ref().unwrap();
-        assert_eq!(application.get("a"), Some(&SimpleValue::String("1".into())));
+        assert_eq!(properties.absolute_expiry_time.unwrap().into_inner(), 1000);
+        let application = message.application_properties.unwrap();
+        assert_eq!(application.get("a"), Some(&SimpleValue::String("2".into())));
         assert_eq!(
             application.get("null"),
             Some(&SimpleValue::String(String::new()))
         );
         assert_eq!(application.get("iothub-ack"), None);
-        let annotations = message.message_annotations.as_ref().unwrap();
-        assert_eq!(annotations.0.len(), 1);
-        assert_eq!(sendable.settled, Some(false));
-        assert!(cost(&sendable) >= 2 + 2 + 4);
+        assert_eq!(application.0.len(), 2);
+        let annotations = message.message_annotations.unwrap();
+        let component = OwnedKey::from("dt-subject");
+        let pump = Value::String("pump".into());
+        assert_eq!(
+            annotations.0.into_iter().collect::<Vec<_>>(),
+            [(component, pump)]
+        );
+        assert_eq!(body.len(), 1);
+        assert_eq!(body[0].data(), Ok(&b"{}"[..]));
     }
 
     #[test]
-    fn a_device_chosen_message_id_stays() {
-        let mut message = sample();
-        message.system.message_id = Some("mine".into());
-        let sendable = telemetry(message, || unreachable!("the device chose one"));
-        let id = sendable.message.properties.unwrap().message_id;
+    fn a_device_chosen_message_id_stays_and_nothing_is_added() {
+        let message = Telemetry {
+            system: SystemProperties {
+                message_id: Some("mine".into()),
+                ..SystemProperties::default()
+            },
+            body: vec![7; 300].into(),
+            ..Telemetry::default()
+        };
+        let bytes = wire(message, || unreachable!("the device chose one"));
+        let limits = Limits::default();
+        let (message, body) = decode(&bytes, &limits).unwrap();
+        let id = message.properties.unwrap().message_id;
         assert_eq!(id, Some(MessageId::String("mine".into())));
-    }
-
-    fn plain(body: Body<Value>) -> Message<Body<Value>> {
-        Message {
-            header: None,
-            delivery_annotations: None,
-            message_annotations: None,
-            properties: None,
-            application_properties: None,
-            body,
-            footer: None,
-        }
+        assert_eq!(message.message_annotations, None);
+        assert_eq!(message.application_properties, None);
+        assert_eq!(body[0].data().unwrap().len(), 300);
     }
 
     #[test]
-    fn a_command_is_read_with_its_delivery_count() {
-        let mut message = plain(Body::from(Data::from(b"on".to_vec())));
+    fn a_command_is_read_with_its_delivery_count_and_its_bytes_are_not_copied() {
         let mut map = OrderedMap::new();
         map.insert(OwnedKey::from("iothub-deliverycount"), Value::Ubyte(3));
-        message.message_annotations = Some(MessageAnnotations(map));
-        let command = command(7, message).unwrap();
+        let mut bytes = to_vec(&MessageAnnotations(map)).unwrap();
+        bytes.extend(to_vec(&Data(Binary::from(b"on".to_vec()))).unwrap());
+        let payload = Bytes::from(bytes);
+        let command = command(7, &payload).unwrap();
         assert_eq!((command.delivery, command.delivery_count), (7, 3));
         assert_eq!(&command.body[..], b"on");
+        let end = payload.len();
+        assert_eq!(command.body.as_ptr(), payload.slice(end - 2..).as_ptr());
     }
 
     #[test]
     fn a_body_that_is_no_bytes_is_no_command() {
-        assert!(command(1, plain(Body::from(Value::Int(5)))).is_none());
-        let text = command(1, plain(Body::from(Value::String("hi".into())))).unwrap();
-        assert_eq!(&text.body[..], b"hi");
+        let number = to_vec(&AmqpValue(Value::Int(5))).unwrap();
+        assert!(command(1, &number.into()).is_none());
+        assert!(command(1, &Bytes::from_static(b"nonsense")).is_none());
+        let mut text = BytesMut::new();
+        put_string_head(&mut text, 2);
+        text.put_slice(b"hi");
+        assert_eq!(&command(1, &text.freeze()).unwrap().body[..], b"hi");
+        assert!(command(1, &Bytes::new()).unwrap().body.is_empty());
+        let part = to_vec(&Data(Binary::from(b"ab".to_vec()))).unwrap();
+        let two = [&part[..], &part[..]].concat();
+        assert_eq!(&command(1, &two.into()).unwrap().body[..], b"abab");
     }
 
     #[test]
@@ -336,5 +380,11 @@ mod tests {
         assert_eq!(cause.condition, "amqp:link:stolen");
         assert_eq!(cause.description, "gone");
         assert_eq!(hex(&[0, 0xab]), "00ab");
+    }
+
+    #[test]
+    fn an_outcome_nobody_knows_is_none() {
+        assert_eq!(settled(&Outcome::Unknown), None);
+        assert!(settled(&Outcome::Settled).is_some());
     }
 }

@@ -2,14 +2,15 @@
 //! see it (a lane). State only; the tasks that change it are in `connection` and `token`.
 
 use super::HubStatus;
-use super::io::KillSwitch;
+use super::driver::{Handle, Link, Session};
 use super::mint::Mint;
 use super::outside::Outside;
 use super::pace::Pacer;
 use super::pool::{Pool, Seat};
 use super::report::Reporter;
 use super::series;
-use super::session::Port;
+use crate::amqp::AttachError;
+use crate::amqp::performative::Attach;
 use crate::config::{HubConfig, TokenSource};
 use crate::runtime::clock::Unix;
 use crate::runtime::control::Control;
@@ -231,32 +232,32 @@ pub struct Lane {
     pub suspect: Notify,
     /// Bytes in flight.
     pub bytes: Arc<Semaphore>,
-    /// Bytes of messages that wait for link credit only; kept apart so that one device the hub
-    /// gives no credit cannot hold up its neighbours.
-    pub starved: Arc<Semaphore>,
     /// Devices placed here.
     pub devices: AtomicUsize,
     /// Devices that are quiet should leave; kept by the pool.
     pub crowded: AtomicBool,
-    /// The hub allows one session a connection: `$cbs` and all devices share it.
-    pub one_session: AtomicBool,
-    kill: Mutex<Option<KillSwitch>>,
+    /// The connection that serves it now.
+    handle: Mutex<Option<Handle>>,
 }
 
-/// The place of one session.
+/// The place of one session. Where the hub allows fewer sessions, some hold the same one.
 pub struct Slot {
     /// `None` while there is none.
-    pub port: watch::Sender<Option<Arc<Port>>>,
+    pub session: watch::Sender<Option<Arc<Session>>>,
     /// A device waits for it.
     pub wanted: AtomicBool,
 }
+
+/// No session of the connection has room for another link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
 
 impl Lane {
     /// A lane that is down.
     pub fn new(index: usize, sessions: usize, bytes: usize) -> Self {
         let bytes = bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let slot = |_| Slot {
-            port: watch::Sender::new(None),
+            session: watch::Sender::new(None),
             wanted: AtomicBool::new(false),
         };
         Self {
@@ -267,23 +268,21 @@ impl Lane {
             authorized: watch::Sender::new(false),
             suspect: Notify::new(),
             bytes: Arc::new(Semaphore::new(bytes)),
-            starved: Arc::new(Semaphore::new(bytes)),
             devices: AtomicUsize::new(0),
             crowded: AtomicBool::new(false),
-            one_session: AtomicBool::new(false),
-            kill: Mutex::new(None),
+            handle: Mutex::new(None),
         }
     }
 
-    /// Remembers how to cut the connection that serves this lane now.
-    pub fn serve(&self, kill: &KillSwitch) {
-        *self.kill.lock().unwrap_or_else(PoisonError::into_inner) = Some(kill.clone());
+    /// Remembers the connection that serves this lane from now on, if there is one.
+    pub fn serve(&self, handle: Option<Handle>) {
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) = handle;
     }
 
     /// Cuts the connection that serves this lane now.
     pub fn cut(&self, why: &'static str) {
-        if let Some(kill) = &*self.kill.lock().unwrap_or_else(PoisonError::into_inner) {
-            kill.kill(why);
+        if let Some(handle) = &*self.handle.lock().unwrap_or_else(PoisonError::into_inner) {
+            handle.kill(why);
         }
     }
 
@@ -310,23 +309,44 @@ impl Lane {
         self.crowded.load(Ordering::Relaxed)
     }
 
-    /// A session of this slot that takes requests, as soon as there is one; asks for it.
-    pub async fn port(&self, slot: usize) -> Arc<Port> {
+    /// Waits until links can be attached in the session of this slot, and asks for that session.
+    pub async fn session(&self, slot: usize) {
         let slot = &self.slots[slot % self.slots.len()];
-        let mut state = slot.port.subscribe();
-        let usable =
-            |port: &Arc<Port>| !port.attach.is_closed() && !port.retired.load(Ordering::Relaxed);
+        let (mut session, mut token) = (slot.session.subscribe(), self.authorized.subscribe());
         loop {
-            let port = state.borrow_and_update().clone();
-            if let Some(port) = port.filter(usable) {
-                return port;
-            }
-            slot.wanted.store(true, Ordering::Relaxed);
-            self.demand.notify_one();
-            if state.changed().await.is_err() {
-                // The slot's sender lives as long as `self`; this line is not reached.
-                std::future::pending::<()>().await;
+            // Both senders live as long as `self`: there is always news to wait for.
+            let mapped = session.borrow_and_update().as_deref().map(Session::is_mapped);
+            if mapped != Some(true) {
+                slot.wanted.store(true, Ordering::Relaxed);
+                self.demand.notify_one();
+                let _ = session.changed().await;
+            } else if *token.borrow_and_update() {
+                return;
+            } else {
+                let _ = token.changed().await;
             }
         }
+    }
+
+    /// Attaches a link in the session of this slot or, where that has no handle left, in another.
+    /// `None`: there is no session, or no token, any more.
+    ///
+    /// # Errors
+    /// When no session has room.
+    pub fn attach(&self, slot: usize, attach: &Attach) -> Result<Option<Link>, Full> {
+        if !*self.authorized.borrow() {
+            return Ok(None);
+        }
+        let count = self.slots.len();
+        for n in 0..count {
+            let session = self.slots[(slot + n) % count].session.borrow().clone();
+            let link = session.map(|session| session.attach(attach.clone(), 0));
+            match link {
+                Some(Ok(link)) => return Ok(Some(link)),
+                None | Some(Err(AttachError::NotMapped)) if n == 0 => return Ok(None),
+                _ => {}
+            }
+        }
+        Err(Full)
     }
 }

@@ -1,17 +1,17 @@
 //! A device's links as its connection task sees them: one owner, one poll, no task of their own.
 
 use super::HubEvent;
+use super::attach::Live;
+use super::device::{Device, Path, full};
 use super::downlink::Downlink;
+use super::driver::LinkEvent;
 use super::message::{Settlement, Telemetry};
 use super::outcome::DeviceGone;
-use super::path::{Device, Path};
 use super::uplink::Uplink;
 use crate::config::OnDisconnect;
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::sync::oneshot;
 
 /// Where a device stands with the pool of connections.
 enum Place {
@@ -20,7 +20,7 @@ enum Place {
     /// It needs no connection yet.
     Nowhere(Box<Device>),
     /// It leaves a crowded connection; its old links are closed before it has new ones.
-    Leaving(Box<Device>, Vec<oneshot::Receiver<()>>),
+    Leaving(Box<Device>, Vec<Live>),
     /// On a connection.
     At(Box<Path>),
 }
@@ -47,7 +47,7 @@ impl DeviceLinks {
 
     /// Links of a device there is no room for: they report that and nothing else.
     pub(super) fn refused() -> Self {
-        let gone = full();
+        let gone = full(NO_ROOM);
         Self {
             place: Place::Gone,
             uplink: None,
@@ -145,18 +145,22 @@ impl DeviceLinks {
             return;
         }
         if let Place::At(path) = std::mem::replace(&mut self.place, Place::Gone) {
-            let closing = [
+            let links = [
                 self.uplink.as_mut().and_then(|uplink| uplink.leave()),
                 self.downlink.as_mut().and_then(|down| down.leave()),
             ];
-            self.place = Place::Leaving(path.device, closing.into_iter().flatten().collect());
+            let mut links: Vec<Live> = links.into_iter().flatten().collect();
+            for live in &mut links {
+                live.link.detach(None);
+            }
+            self.place = Place::Leaving(path.device, links);
         }
     }
 
     /// Finds the device a place as soon as it needs one.
     fn arrive(&mut self, cx: &mut Context<'_>) -> Result<(), DeviceGone> {
         if let Place::Leaving(_, closing) = &mut self.place {
-            closing.retain_mut(|closed| Pin::new(closed).poll(cx).is_pending());
+            closing.retain_mut(|live| !detached(live, cx));
             if !closing.is_empty() {
                 return Ok(());
             }
@@ -164,7 +168,7 @@ impl DeviceLinks {
         let wanted = self.downlink.is_some() || self.outstanding() > 0;
         self.place = match std::mem::replace(&mut self.place, Place::Gone) {
             Place::Nowhere(device) | Place::Leaving(device, _) if wanted => {
-                Place::At(Box::new(Path::of(device).map_err(|_no_room| full())?))
+                Place::At(Box::new(Path::of(device).map_err(|_no_room| full(NO_ROOM))?))
             }
             Place::Leaving(device, _) => Place::Nowhere(device),
             place => place,
@@ -181,9 +185,17 @@ impl DeviceLinks {
     }
 }
 
-fn full() -> DeviceGone {
-    DeviceGone {
-        reason: "hub_full",
-        text: "every hub connection has max_devices_per_connection devices".to_owned(),
+const NO_ROOM: &str = "every hub connection has max_devices_per_connection devices";
+
+/// Whether the hub has answered the detach of a link that is given up.
+fn detached(live: &mut Live, cx: &mut Context<'_>) -> bool {
+    loop {
+        match live.link.poll(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(
+                LinkEvent::Refused(_) | LinkEvent::Detached(_) | LinkEvent::Stopped,
+            ) => return true,
+            Poll::Ready(_) => {}
+        }
     }
 }

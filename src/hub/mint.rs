@@ -29,6 +29,34 @@ pub struct Token {
     pub ends: Mono,
 }
 
+/// Why a source has no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoToken {
+    /// The newest one it has is over.
+    pub ended: bool,
+    /// A sentence.
+    pub words: String,
+}
+
+impl NoToken {
+    /// The same, in other words.
+    pub fn says(self, words: impl FnOnce(String) -> String) -> Self {
+        Self {
+            ended: self.ended,
+            words: words(self.words),
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for NoToken {
+    fn from(words: T) -> Self {
+        Self {
+            ended: false,
+            words: words.into(),
+        }
+    }
+}
+
 /// One way to come by a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Candidate {
@@ -108,13 +136,13 @@ impl Mint {
     /// The token of this period by `candidate`.
     ///
     /// # Errors
-    /// A sentence, when a source outside has none.
+    /// When a source outside has none.
     pub async fn token(
         &self,
         config: &HubConfig,
         candidate: Candidate,
         now: Mono,
-    ) -> Result<Token, String> {
+    ) -> Result<Token, NoToken> {
         match (self, candidate) {
             (Self::Keys(keys), Candidate::Signed(slot, offset)) => {
                 Ok(lock(keys).token(config, slot, offset, now))
@@ -123,9 +151,9 @@ impl Mint {
                 let (reply, answer) = oneshot::channel();
                 let asked = asks.send(Ask::Token(reply)).await.is_ok();
                 let answer = if asked { answer.await.ok() } else { None };
-                answer.unwrap_or_else(|| Err("the token's source has stopped".to_owned()))
+                answer.unwrap_or_else(|| Err("the token's source has stopped".into()))
             }
-            (Self::Keys(_), Candidate::Outside(_)) => Err("no such source".to_owned()),
+            (Self::Keys(_), Candidate::Outside(_)) => Err("no such source".into()),
         }
     }
 

@@ -8,32 +8,29 @@
 //! stations above do not use it yet. No type of the AMQP library
 //! leaves this folder, and this folder knows no MQTT.
 
+mod attach;
 mod cbs;
 mod connect;
 mod connection;
+mod device;
 mod downlink;
 pub mod driver;
 mod encode;
-mod engine;
 mod fetch;
-mod flight;
-mod io;
+mod gate;
 mod lane;
 mod links;
-mod live;
 pub mod message;
 mod mint;
 pub mod outcome;
 mod outside;
 mod pace;
-mod path;
 mod pool;
 pub mod refusals;
 mod report;
 mod sas;
 mod schedule;
 mod series;
-mod session;
 mod sessions;
 mod supervisor;
 #[cfg(test)]
@@ -121,9 +118,7 @@ impl Hub {
         causes: Arc<Causes>,
         wall: lane::Wall,
     ) -> Self {
-        let connections = config.connections.max(1);
-        let sessions = config.sessions_per_connection.max(1);
-        let (pacer, bucket) = pace::pacer(config.attach_rate_per_s, connections * sessions * 2);
+        let (pacer, bucket) = pace::pacer(config.attach_rate_per_s);
         let shared = Arc::new(Shared::new(config, metrics, causes, pacer, wall));
         let tasks = TaskTracker::new();
         let stop = shared.stop.clone();
@@ -178,7 +173,7 @@ impl Hub {
         if !self.shared.pool.admit() {
             return DeviceLinks::refused();
         }
-        DeviceLinks::new(Box::new(path::Device {
+        DeviceLinks::new(Box::new(device::Device {
             shared: Arc::clone(&self.shared),
             address,
         }))

@@ -173,6 +173,11 @@ pub fn words(cause: Option<&Cause>) -> String {
     text
 }
 
+/// Whether somebody else's words hold ours, which are in lower case.
+pub(in crate::hub) fn says(text: &str, words: &str) -> bool {
+    text.to_ascii_lowercase().contains(words)
+}
+
 /// Somebody else's words fit for a log line: escaped, capped.
 #[must_use]
 pub fn escaped(words: &str) -> String {

@@ -6,7 +6,7 @@
 
 use super::fetch;
 use super::lane::Wall;
-use super::mint::{Token, period};
+use super::mint::{NoToken, Token, period};
 use super::sas;
 use super::tuning;
 use crate::config::secret::Secret;
@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 /// What a source is told.
 pub enum Ask {
     /// Give the token of this period.
-    Token(oneshot::Sender<Result<Token, String>>),
+    Token(oneshot::Sender<Result<Token, NoToken>>),
     /// The hub refused the newest one.
     Refused,
 }
@@ -35,7 +35,7 @@ pub struct Outside {
     news: Arc<watch::Sender<u64>>,
     wall: Wall,
     newest: Option<Token>,
-    failed: Option<(Mono, String)>,
+    failed: Option<(Mono, NoToken)>,
 }
 
 impl Outside {
@@ -83,7 +83,7 @@ impl Outside {
         }
     }
 
-    async fn token(&mut self, config: &HubConfig) -> Result<Token, String> {
+    async fn token(&mut self, config: &HubConfig) -> Result<Token, NoToken> {
         match &config.token_source {
             TokenSource::File {
                 path,
@@ -93,26 +93,27 @@ impl Outside {
                 let token = self.newest.clone().ok_or("the token file was not read")?;
                 if token.ends <= clock::mono() {
                     let path = path.display();
-                    return Err(format!("the token in {path} has ended; its writer is late"));
+                    let words = format!("the token in {path} has ended; its writer is late");
+                    return Err(NoToken { ended: true, words });
                 }
                 Ok(token)
             }
             TokenSource::Url(url) => self.ask(config, url).await,
-            TokenSource::Keys => Err("no source outside is configured".to_owned()),
+            TokenSource::Keys => Err("no source outside is configured".into()),
         }
     }
 
     /// Reads the file; a token it did not hold before is news.
-    async fn look(&mut self, path: &Path, insecure: bool) -> Result<(), String> {
+    async fn look(&mut self, path: &Path, insecure: bool) -> Result<(), NoToken> {
         let name = path.to_owned();
         let read = tokio::task::spawn_blocking(move || secret_file::read(&name, insecure));
         let text = read
             .await
             .map_err(|_| "reading the token file failed".to_owned())??;
         let known = self.newest.is_some();
-        let newer = self.take(&text).map_err(|message| {
-            format!("the token in {} is not usable: {message}", path.display())
-        })?;
+        let path = path.display();
+        let unusable = |words| format!("the token in {path} is not usable: {words}");
+        let newer = self.take(&text).map_err(|none| none.says(unusable))?;
         if known && newer {
             self.news.send_modify(|news| *news += 1);
         }
@@ -120,7 +121,7 @@ impl Outside {
     }
 
     /// Asks the service, once per period; a failure answers everybody who asks right after it.
-    async fn ask(&mut self, config: &HubConfig, url: &TokenUrl) -> Result<Token, String> {
+    async fn ask(&mut self, config: &HubConfig, url: &TokenUrl) -> Result<Token, NoToken> {
         let now = clock::mono();
         if let Some(token) = &self.newest {
             let life = token.ends.since(token.minted);
@@ -128,29 +129,29 @@ impl Outside {
                 return Ok(token.clone());
             }
         }
-        if let Some((at, message)) = &self.failed
+        if let Some((at, none)) = &self.failed
             && now.since(*at) < tuning::TOKEN_SERVICE_PAUSE
         {
-            return Err(message.clone());
+            return Err(none.clone());
         }
         let sr = sas::encoded(&config.audience);
         let answer = timeout(config.operation_timeout, fetch::token(config, url, &sr));
         let result = match answer.await {
             Ok(Ok(text)) => self.take(&text).map(drop),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_elapsed) => Err("no answer within hub.operation_timeout".to_owned()),
+            Ok(Err(error)) => Err(error.to_string().into()),
+            Err(_elapsed) => Err("no answer within hub.operation_timeout".into()),
         };
-        let failed = |message| format!("no token from {url}: {message}");
-        let result = result.map_err(failed);
+        let failed = |words| format!("no token from {url}: {words}");
+        let result = result.map_err(|none| none.says(failed));
         self.failed = result.as_ref().err().map(|m| (clock::mono(), m.clone()));
         result?;
         self.newest
             .clone()
-            .ok_or_else(|| "the token service gave no token".to_owned())
+            .ok_or_else(|| "the token service gave no token".into())
     }
 
     /// Takes a token over; whether it is another than before.
-    fn take(&mut self, text: &Zeroizing<String>) -> Result<bool, String> {
+    fn take(&mut self, text: &Zeroizing<String>) -> Result<bool, NoToken> {
         if let Some(newest) = &self.newest
             && newest.text.ct_eq(text.as_bytes())
         {
@@ -159,7 +160,8 @@ impl Outside {
         let expiry = sas::read(text, &self.config.audience)?;
         let (now, wall) = (clock::mono(), (self.wall)());
         if expiry <= wall {
-            return Err("it has ended already, or this machine's clock is wrong".to_owned());
+            let words = "it has ended already, or this machine's clock is wrong".to_owned();
+            return Err(NoToken { ended: true, words });
         }
         self.newest = Some(Token {
             text: Secret::from(text.as_str()),

@@ -1,12 +1,15 @@
 //! The pace of attaches: one token bucket for the whole hub, senders of waiting devices first.
 //!
 //! A hub counts new device connections per second (wire sheet §7); after a loss thousands of
-//! links want to come back at once. Each session asks for one grant at a time, so the queues are
-//! bounded by the number of sessions.
+//! links want to come back at once. Few of them stand in the queues; the others wait for a place
+//! there, in the order in which they came.
 
 use crate::runtime::clock::{self, Mono};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// Askers that stand in each queue.
+const QUEUE: usize = 64;
 
 /// Who goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,10 +36,10 @@ pub struct Bucket {
     per_s: f64,
 }
 
-/// A pacer of `per_s` grants a second for at most `askers` sessions.
-pub fn pacer(per_s: u32, askers: usize) -> (Pacer, Bucket) {
-    let (urgent, urgent_asks) = mpsc::channel(askers.max(1));
-    let (normal, normal_asks) = mpsc::channel(askers.max(1));
+/// A pacer of `per_s` grants a second.
+pub fn pacer(per_s: u32) -> (Pacer, Bucket) {
+    let (urgent, urgent_asks) = mpsc::channel(QUEUE);
+    let (normal, normal_asks) = mpsc::channel(QUEUE);
     let bucket = Bucket {
         urgent: urgent_asks,
         normal: normal_asks,
@@ -135,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn grants_keep_the_rate() {
-        let (pacer, bucket) = pacer(100, 8);
+        let (pacer, bucket) = pacer(100);
         tokio::spawn(bucket.run());
         let start = clock::mono();
         for _ in 0..30 {
@@ -182,7 +185,7 @@ mod tests {
 
     #[tokio::test]
     async fn devices_that_wait_to_send_go_first() {
-        let (pacer, bucket) = pacer(100, 64);
+        let (pacer, bucket) = pacer(100);
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = JoinSet::new();
         for i in 0..40 {

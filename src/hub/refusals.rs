@@ -237,7 +237,7 @@ impl Episode {
 
     fn report(&mut self, phase: Phase, now: Mono) -> Report {
         self.said = now;
-        let report = Report {
+        Report {
             phase,
             cause: self.cause,
             count: self.count,
@@ -245,9 +245,7 @@ impl Episode {
             lasted: now.since(self.since),
             refused: self.named(),
             words: self.words.clone(),
-        };
-        self.recent = 0;
-        report
+        }
     }
 
     /// The first few of those refused.

@@ -8,8 +8,7 @@
 //!
 //! The driver (`connection`) does what a state asks for and reports what came of it. A connection
 //! that lasted starts over with the shortest pause; one that keeps breaking waits longer and
-//! longer. A peer that is silent for one and a half idle times is dead: every byte is a sign of
-//! life, and the keep-alive asks for one three times per idle time.
+//! longer.
 
 use super::tuning;
 use crate::runtime::clock::Mono;
@@ -112,15 +111,9 @@ impl Supervisor {
     }
 }
 
-/// Whether a peer heard last at `heard` is dead.
-#[must_use]
-pub fn silent(heard: Mono, now: Mono, idle_timeout: Duration) -> bool {
-    now.since(heard) > idle_timeout + idle_timeout / 2
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Event, State, Supervisor, silent};
+    use super::{Event, State, Supervisor};
     use crate::runtime::clock::Mono;
     use std::time::Duration;
 
@@ -218,13 +211,5 @@ mod tests {
         ] {
             assert_eq!(machine.on(event, at(0.5), 1.0), waiting, "{event:?}");
         }
-    }
-
-    #[test]
-    fn silence_is_death_before_two_idle_times_and_not_within_one() {
-        let idle = Duration::from_secs(60);
-        assert!(!silent(at(0.0), at(60.0), idle));
-        assert!(!silent(at(0.0), at(90.0), idle));
-        assert!(silent(at(0.0), at(91.0), idle));
     }
 }

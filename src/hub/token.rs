@@ -1,26 +1,23 @@
 //! Tokens in motion: one keeper per connection.
 //!
-//! The keeper puts the token, renews it, and sends the keep-alive Flow. It owns its own session
-//! and links (`cbs`), so that nothing it does can disturb a device's link. It runs on the control
-//! thread, so that the data path delays no decision and no deadline of it; only the frames
-//! themselves go through the connection's own task.
+//! The keeper puts the token and renews it. It owns its own session and links (`cbs`), so that
+//! nothing it does can disturb a device's link. It runs on the control thread, so that the data
+//! path delays no decision and no deadline of it; only the frames themselves go through the
+//! connection's own task.
 
-use super::cbs::{Cbs, CbsError};
-use super::connection::BeginRequest;
-use super::io::KillSwitch;
+use super::cbs::{Cbs, CbsError, Home};
+use super::driver::Handle;
 use super::lane::{Lane, Shared};
-use super::mint::{Candidate, Token, period};
+use super::mint::{Candidate, NoToken, Token, period};
 use super::outcome;
 use super::refusals::{self, Class, RefusalCause};
 use super::report::within;
 use super::schedule::{Action, Plan, Schedule};
-use super::sessions::Begun;
 use super::tuning;
 use crate::runtime::clock::{self, Mono, Unix};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -28,8 +25,8 @@ use tokio_util::sync::CancellationToken;
 pub struct Keeper {
     shared: Arc<Shared>,
     lane: Arc<Lane>,
-    kill: KillSwitch,
-    begin: mpsc::Sender<BeginRequest>,
+    handle: Handle,
+    home: Home,
     schedule: Schedule,
     cbs: Option<Cbs>,
     /// The token the hub took last, without its text.
@@ -51,7 +48,7 @@ struct Held {
 /// Why a token was not put.
 enum PutError {
     /// There is none.
-    Source(String),
+    Source(NoToken),
     /// The hub or the connection.
     Cbs(CbsError),
 }
@@ -61,8 +58,8 @@ impl Keeper {
     pub fn new(
         shared: Arc<Shared>,
         lane: Arc<Lane>,
-        kill: KillSwitch,
-        begin: mpsc::Sender<BeginRequest>,
+        handle: Handle,
+        home: Home,
     ) -> Self {
         let plan = Plan {
             renew_at: shared.config.renew_at,
@@ -74,8 +71,8 @@ impl Keeper {
         Self {
             shared,
             lane,
-            kill,
-            begin,
+            handle,
+            home,
             schedule,
             cbs: None,
             held: None,
@@ -87,9 +84,6 @@ impl Keeper {
 
     /// Runs until told to stop; the connection's end is noticed by whoever tells it.
     pub async fn run(mut self, stop: CancellationToken) {
-        let keep_alive = tuning::KEEP_ALIVE_MAX.min(self.shared.config.idle_timeout / 3);
-        let keep_alive = keep_alive.max(Duration::from_millis(100));
-        let mut ping_at = clock::mono() + keep_alive;
         while !stop.is_cancelled() {
             let now = clock::mono();
             if let Action::Put(candidate) = self.schedule.action(now) {
@@ -98,17 +92,11 @@ impl Keeper {
                 self.publish();
                 continue;
             }
-            if now >= ping_at {
-                ping_at = now + keep_alive;
-                if let Some(cbs) = &mut self.cbs {
-                    cbs.ping();
-                }
-            }
             self.compare_clocks(now);
             let Action::Wait(until) = self.schedule.action(now) else {
                 continue;
             };
-            let wake = until.min(ping_at).min(now + tuning::CLOCK_CHECK);
+            let wake = until.min(now + tuning::CLOCK_CHECK);
             tokio::select! {
                 () = sleep(wake.since(now)) => {}
                 () = self.lane.suspect.notified() => self.schedule.suspected(clock::mono()),
@@ -218,16 +206,16 @@ impl Keeper {
                     self.close(cbs).await;
                 }
             }
-            Err(PutError::Source(message)) => {
+            Err(PutError::Source(none)) => {
                 self.count("source");
-                let cause = match message.contains("has ended") {
+                let cause = match none.ended {
                     true => RefusalCause::TokenExpired,
                     false => RefusalCause::TokenSource,
                 };
                 self.shared
                     .refusals
-                    .refused(cause, &self.lane.name(), &message);
-                self.problem(message);
+                    .refused(cause, &self.lane.name(), &none.words);
+                self.problem(none.words);
                 self.schedule.failed(now, roll);
             }
         }
@@ -268,7 +256,7 @@ impl Keeper {
         let unchanged = |held: &Held| held.minted == token.minted && held.old_at <= now;
         if self.held.as_ref().is_some_and(unchanged) {
             let message = format!("the token's {} has none newer", candidate.label());
-            return Err(PutError::Source(message));
+            return Err(PutError::Source(NoToken::from(message)));
         }
         self.put_once(&token).await.map_err(PutError::Cbs)?;
         Ok(token)
@@ -290,25 +278,16 @@ impl Keeper {
         put.await.unwrap_or(Err(CbsError::Timeout))
     }
 
-    /// Gets the `$cbs` pair from the connection.
+    /// Attaches the `$cbs` pair.
     async fn open(&self) -> Result<Cbs, CbsError> {
-        let (reply, begun) = oneshot::channel();
-        if self.begin.send(reply).await.is_err() {
-            return Err(CbsError::Lost);
-        }
-        let session = match begun.await.map_err(|_| CbsError::Lost)? {
-            Begun::Session(session) => session,
-            Begun::Links(cbs) => return Ok(*cbs),
-        };
         let silent = || {
             let refusals = &self.shared.refusals;
             refusals.refused(RefusalCause::CbsSilent, &self.lane.name(), "");
         };
         let deadline = self.shared.config.operation_timeout;
-        let opened = within(deadline, Cbs::open(session), silent).await;
+        let opened = within(deadline, Cbs::open(self.home.clone()), silent).await;
         opened.unwrap_or_else(|_elapsed| {
-            // An attach may not be cancelled (fe2o3 F2).
-            self.kill
+            self.handle
                 .kill("the hub did not answer the attach of $cbs within hub.operation_timeout");
             Err(CbsError::Timeout)
         })
@@ -317,7 +296,7 @@ impl Keeper {
     async fn close(&self, cbs: Cbs) {
         let deadline = self.shared.config.operation_timeout;
         if timeout(deadline, cbs.close()).await.is_err() {
-            self.kill
+            self.handle
                 .kill("the hub did not answer the close of $cbs in time");
         }
     }

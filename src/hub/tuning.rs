@@ -1,10 +1,9 @@
 //! Internal constants of the upstream, each with its reason. What an operator may want to change
-//! is in `HubConfig`; these follow from the protocol and from the AMQP engine.
+//! is in `HubConfig`; these follow from the protocol.
 
 use std::time::Duration;
 
-/// The kernel gives up on unacknowledged data after this (fe2o3 F7: a blocked write hides a dead
-/// peer from the idle timer).
+/// The kernel gives up on unacknowledged data after this.
 pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// `max-frame-size` announced in Open; IoT Hub announces the same (wire sheet §2.3).
 pub const FRAME_BYTES_MAX: u32 = 64 * 1024;
@@ -12,25 +11,11 @@ pub const FRAME_BYTES_MAX: u32 = 64 * 1024;
 pub const COMMAND_BYTES_MAX: u64 = 256 * 1024;
 /// Room for control frames in the write buffer, beyond the messages `connection_bytes_max` admits.
 pub const WRITE_BUFFER_SLACK: usize = 256 * 1024;
-/// Bytes gathered before a flush is forced.
-pub const FLUSH_BYTES: usize = 32 * 1024;
-/// Idle polls of the reader a flush may be put off for; bounds the latency coalescing adds.
-pub const FLUSH_POLLS: u32 = 32;
-/// Least charge of a message against `connection_bytes_max`; keeps the frames in flight far below
-/// the engine's channel capacity of 65,535, so that a transfer is never half queued.
+/// Least charge of a message against `connection_bytes_max`: about what the smallest one holds
+/// here until its outcome is in.
 pub const MESSAGE_COST_MIN: usize = 256;
-/// Keep-alive Flow at the latest after this (fe2o3 F6: its heartbeat is twice too slow).
-pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(60);
-/// Transfers after which a session is replaced (fe2o3 F5: it stalls silently at 2^32).
-pub const SESSION_TRANSFERS_MAX: u64 = 1 << 31;
-/// How often sessions are checked against `SESSION_TRANSFERS_MAX`.
-pub const SESSION_CHECK: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 30_000 });
-/// A replaced session waits this long for its links to move.
-pub const SESSION_RETIRE: Duration = Duration::from_secs(120);
 /// Pause before a session that ended by itself is begun again.
 pub const SESSION_PAUSE: Duration = Duration::from_millis(500);
-/// Closes run at once per session.
-pub const CLOSE_BATCH: usize = 64;
 /// First pause of a link the hub detached or of a message it released.
 pub const RETRY_MIN: Duration = Duration::from_millis(100);
 /// Longest such pause (wire sheet §6.2: the SDKs' 10 s).

@@ -2,54 +2,75 @@
 //!
 //! Owned and polled by the device's own task. A message leaves the window only when the hub has
 //! decided; after any loss what is undecided goes back to the front, in order, and is sent again
-//! with the same message-id. Outcomes are never awaited on the engine's word alone (fe2o3 F1):
-//! the link's end and the outcome time-out end the wait.
+//! with the same message-id. The outcome time-out ends the wait for a hub that says nothing.
 
 use super::HubEvent;
-use super::encode;
-use super::flight::{Delivery, Entry, Fed, Flight, Gate, link_end, permits, settled, take_largest};
-use super::live::{Live, now};
+use super::attach::{Attaching, Live, NotAttached, Wanted, attach};
+use super::device::{Path, Patience, full};
+use super::driver::LinkEvent;
+use super::encode::{self, Encoded};
+use super::gate::Gate;
 use super::message::Telemetry;
-use super::outcome::{
-    Cause, DeviceGone, Refusal, Settled, Verdict, judge_detach, judge_settled, words,
-};
+use super::outcome::{Cause, DeviceGone, Refusal, Settled, Verdict, judge_settled, words};
 use super::pace::Urgency;
-use super::path::{LinkEnd, Owned, Path, Patience, Seek};
 use super::refusals::Class;
-use super::session::Wanted;
 use super::tuning;
 use super::watchdog::Watchdog;
-use crate::runtime::clock;
-use fe2o3_amqp::Sender;
-use fe2o3_amqp::link::{LinkStateError, SendError};
+use crate::amqp::{self, Message, Outcome, SendError};
+use crate::runtime::clock::{self, Mono};
 use std::collections::VecDeque;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit as Permit, oneshot};
-use tokio::time::{Sleep, sleep, timeout};
+use tokio::sync::OwnedSemaphorePermit as Permit;
+use tokio::time::{Sleep, sleep};
 
 type Events = VecDeque<HubEvent>;
 
+/// A message on its way; `seq` is its place in the device's order.
+struct Entry {
+    seq: u64,
+    ticket: u64,
+    message: Encoded,
+}
+
+impl Entry {
+    /// What it is charged against `connection_bytes_max`.
+    fn cost(&self) -> usize {
+        self.message.len().max(tuning::MESSAGE_COST_MIN)
+    }
+}
+
+/// A message the hub has and has not decided about.
+struct Flight {
+    entry: Entry,
+    /// Its number on the link.
+    number: u64,
+    since: Mono,
+    /// Given back when the outcome is in.
+    _room: Option<Permit>,
+}
+
 enum State {
     Idle,
-    Seeking(Seek<Sender>),
-    Live(Live<Sender>),
-    Starved(Owned<Fed>),
+    Attaching(Attaching),
+    Live(Live),
 }
 
 /// The telemetry link of a device.
 pub struct Uplink {
     state: State,
     waiting: VecDeque<Entry>,
+    /// In the order in which they were sent.
     flights: VecDeque<Flight>,
+    /// The link took no message: it will say when to try again, or end.
+    blocked: bool,
     patience: Patience,
     pause: Option<Pin<Box<Sleep>>>,
     watchdog: Watchdog,
     gate: Gate,
     next_seq: u64,
+    next_number: u64,
     id_seed: [u8; 16],
 }
 
@@ -65,11 +86,13 @@ impl Uplink {
             state: State::Idle,
             waiting: VecDeque::new(),
             flights: VecDeque::new(),
+            blocked: false,
             patience: Patience::default(),
             pause: None,
             watchdog: Watchdog::default(),
             gate: Gate::default(),
             next_seq: 0,
+            next_number: 0,
             id_seed,
         }
     }
@@ -80,31 +103,27 @@ impl Uplink {
         self.next_seq += 1;
         let seed = u128::from_be_bytes(self.id_seed);
         let id = || encode::hex(&seed.wrapping_add(u128::from(seq)).to_be_bytes());
-        let message = Box::new(encode::telemetry(message, id));
-        let cost = encode::cost(&message).max(tuning::MESSAGE_COST_MIN);
         self.waiting.push_back(Entry {
             seq,
             ticket,
-            cost,
-            message,
+            message: encode::telemetry(message, id),
         });
     }
 
     /// Messages the hub has not decided about.
     pub fn outstanding(&self) -> usize {
-        let starved = usize::from(matches!(self.state, State::Starved(_)));
-        self.waiting.len() + self.flights.len() + starved
+        self.waiting.len() + self.flights.len()
     }
 
     /// Whether nothing is under way.
     pub fn quiet(&self) -> bool {
-        self.outstanding() == 0 && matches!(self.state, State::Idle | State::Live(_))
+        self.outstanding() == 0 && !matches!(self.state, State::Attaching(_))
     }
 
-    /// Gives a quiet link up; what it answers ends when the link is closed.
-    pub fn leave(&mut self) -> Option<oneshot::Receiver<()>> {
+    /// Gives a quiet link up: it is to be detached.
+    pub fn leave(&mut self) -> Option<Live> {
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Live(live) => Some(live.leave()),
+            State::Live(live) => Some(live),
             _ => None,
         }
     }
@@ -116,15 +135,7 @@ impl Uplink {
         cx: &mut Context<'_>,
         events: &mut Events,
     ) -> Result<(), DeviceGone> {
-        loop {
-            self.harvest(path, cx, events)?;
-            if self.stalled(path, cx, events)? {
-                continue;
-            }
-            if !self.step(path, cx, events)? {
-                break;
-            }
-        }
+        while self.step(path, cx, events)? {}
         if self.outstanding() == 0 && self.waiting.capacity() + self.flights.capacity() > 16 {
             self.waiting = VecDeque::new();
             self.flights = VecDeque::new();
@@ -132,30 +143,95 @@ impl Uplink {
         Ok(())
     }
 
-    /// Takes decisions from the front. Only the oldest is polled: the device is answered in
-    /// order anyway, and one poll a message is what makes a window cheap.
-    fn harvest(
+    /// Moves the link by one step. `false`: nothing to do until something wakes us.
+    fn step(
         &mut self,
         path: &Path,
         cx: &mut Context<'_>,
         events: &mut Events,
-    ) -> Result<(), DeviceGone> {
-        while let Some(front) = self.flights.front_mut() {
-            let Poll::Ready(result) = Pin::new(&mut front.outcome).poll(cx) else {
-                return Ok(());
-            };
-            let Some(flight) = self.flights.pop_front() else {
-                return Ok(());
-            };
-            match settled(result) {
-                Ok(settled) => self.decide(path, flight.entry, &settled, events)?,
-                Err(end) => {
-                    self.requeue(flight.entry);
-                    self.link_ended(path, end, events)?;
+    ) -> Result<bool, DeviceGone> {
+        match &mut self.state {
+            State::Idle if self.waiting.is_empty() => return Ok(false),
+            State::Idle => self.state = State::Attaching(self.attach(path)),
+            State::Attaching(attaching) => match attaching.as_mut().poll(cx) {
+                Poll::Pending => return Ok(false),
+                Poll::Ready(Ok(live)) => {
+                    path.succeeded(Class::Link);
+                    self.blocked = false;
+                    self.state = State::Live(live);
                 }
+                Poll::Ready(Err(NotAttached::Full)) => return Err(full(NO_HANDLES)),
+                Poll::Ready(Err(NotAttached::Refused(cause))) => {
+                    self.state = State::Idle;
+                    self.detached(path, cause.as_ref(), events)?;
+                }
+            },
+            State::Live(live) => match live.link.poll(cx) {
+                Poll::Ready(event) => self.on(path, event, events)?,
+                Poll::Pending => return Ok(self.overdue(path, cx) || self.send_all(path, cx, events)),
+            },
+        }
+        Ok(true)
+    }
+
+    fn attach(&self, path: &Path) -> Attaching {
+        let address = path.device.address.telemetry();
+        let gauges = &path.shared.gauges;
+        let wanted = Wanted {
+            attach: amqp::sender("up", &address),
+            address,
+            urgency: Urgency::Urgent,
+            attaching: gauges.uplinks_attaching.clone(),
+            attached: gauges.uplinks.clone(),
+        };
+        attach(path, wanted, self.patience.left())
+    }
+
+    /// What happened to the link.
+    fn on(
+        &mut self,
+        path: &Path,
+        event: LinkEvent,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        match event {
+            LinkEvent::Outcome(number, outcome) => self.outcome(path, number, &outcome, events),
+            LinkEvent::Credit(_) => {
+                self.blocked = false;
+                Ok(())
+            }
+            LinkEvent::Refused(error) | LinkEvent::Detached(error) => {
+                self.take_back();
+                let cause = error.as_deref().map(encode::cause);
+                self.detached(path, cause.as_ref(), events)
+            }
+            LinkEvent::Stopped => {
+                self.take_back();
+                Ok(())
+            }
+            LinkEvent::Attached(_) | LinkEvent::Drained | LinkEvent::Delivery { .. } => Ok(()),
+        }
+    }
+
+    /// The outcome of a message, by its number on the link.
+    fn outcome(
+        &mut self,
+        path: &Path,
+        number: u64,
+        outcome: &Outcome,
+        events: &mut Events,
+    ) -> Result<(), DeviceGone> {
+        let place = self.flights.binary_search_by_key(&number, |f| f.number);
+        let Some(flight) = place.ok().and_then(|place| self.flights.remove(place)) else {
+            return Ok(());
+        };
+        match encode::settled(outcome) {
+            Some(settled) => self.decide(path, flight.entry, &settled, events),
+            None => {
+                self.requeue(flight.entry);
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Acts on a decision of the hub.
@@ -231,269 +307,135 @@ impl Uplink {
         resting
     }
 
-    /// The link is gone: keeps what was decided, puts the rest back, decides how to go on.
-    fn link_ended(
-        &mut self,
-        path: &Path,
-        end: LinkEnd,
-        events: &mut Events,
-    ) -> Result<(), DeviceGone> {
-        if let State::Live(live) = std::mem::replace(&mut self.state, State::Idle) {
-            end.release(live);
-        }
-        self.take_back(path, events)?;
-        if let LinkEnd::Detached(cause) = end {
-            self.detached(path, cause, events)?;
-        }
-        Ok(())
-    }
-
-    /// Ends the wait for all outcomes. Those that did arrive count.
-    fn take_back(&mut self, path: &Path, events: &mut Events) -> Result<(), DeviceGone> {
+    /// The link is gone, or given up: what is undecided is to be sent again.
+    fn take_back(&mut self) {
+        self.state = State::Idle;
         for flight in std::mem::take(&mut self.flights) {
-            match now(flight.outcome).map(settled) {
-                Some(Ok(settled)) => self.decide(path, flight.entry, &settled, events)?,
-                Some(Err(_)) | None => self.requeue(flight.entry),
-            }
+            self.requeue(flight.entry);
         }
         self.gate = Gate::default();
-        Ok(())
     }
 
+    /// The hub ended the link, or refused it.
     fn detached(
         &mut self,
         path: &Path,
-        cause: Option<Cause>,
+        cause: Option<&Cause>,
         events: &mut Events,
     ) -> Result<(), DeviceGone> {
-        let row = judge_detach(cause.as_ref());
+        let verdict = path.detached(cause, &mut self.patience)?;
         // The hub ended the link over a message it does not name; the largest is the one.
-        if let Verdict::Refuse(reason) = row.verdict
-            && let Some(entry) = take_largest(&mut self.waiting)
+        if let Verdict::Refuse(reason) = verdict
+            && let Some(entry) = self.take_largest()
         {
-            let text = words(cause.as_ref());
+            let text = words(cause);
             events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
         }
-        path.detached(&row, cause.as_ref(), &mut self.patience)
+        Ok(())
     }
 
-    /// Whether the oldest outcome is overdue; then the link is rebuilt.
-    fn stalled(
-        &mut self,
-        path: &Path,
-        cx: &mut Context<'_>,
-        events: &mut Events,
-    ) -> Result<bool, DeviceGone> {
+    fn take_largest(&mut self) -> Option<Entry> {
+        let by_size = self.waiting.iter().enumerate();
+        let (at, _) = by_size.max_by_key(|(_, entry)| entry.message.len())?;
+        self.waiting.remove(at)
+    }
+
+    /// Whether the oldest outcome is overdue; then the link is given up for another.
+    fn overdue(&mut self, path: &Path, cx: &mut Context<'_>) -> bool {
         let Some(since) = self.flights.front().map(|flight| flight.since) else {
             if self.watchdog.is_armed() {
                 self.watchdog.rest(clock::mono());
             }
-            return Ok(false);
+            return false;
         };
         let deadline = since + path.shared.config.outcome_timeout;
         loop {
             let now = clock::mono();
             let left = deadline.since(now);
-            let overdue = left.is_zero() && matches!(self.state, State::Live(_));
-            if overdue {
+            if left.is_zero() {
                 break;
             }
             let wait = left.max(Duration::from_millis(10));
             if self.watchdog.poll(now, wait, cx).is_pending() {
-                return Ok(false);
+                return false;
             }
         }
         path.undecided();
         self.watchdog.disarm();
-        self.state = State::Idle; // the guard hands the link to its session for closing
-        self.take_back(path, events)?;
+        self.take_back();
         self.patience.lose(false);
-        Ok(true)
+        true
     }
 
-    /// Moves the link by one step. `false`: nothing to do until something wakes us.
-    fn step(
-        &mut self,
-        path: &Path,
-        cx: &mut Context<'_>,
-        events: &mut Events,
-    ) -> Result<bool, DeviceGone> {
-        match &mut self.state {
-            State::Idle => {
-                if self.waiting.is_empty() {
-                    return Ok(false);
-                }
-                let target = path.device.address.telemetry();
-                let gauge = &path.shared.gauges.uplinks_attaching;
-                let seek = path.seek(&self.patience, Urgency::Urgent, gauge, move |answer| {
-                    Wanted::Uplink(target.clone(), answer)
-                });
-                self.state = State::Seeking(seek);
-                Ok(true)
-            }
-            State::Seeking(seek) => {
-                let Poll::Ready(result) = seek.as_mut().poll(cx) else {
-                    return Ok(false);
-                };
-                match result {
-                    Ok(live) => {
-                        path.succeeded(Class::Link);
-                        self.state = State::Live(live);
-                    }
-                    Err(cause) => {
-                        self.state = State::Idle;
-                        self.detached(path, cause, events)?;
-                    }
-                }
-                Ok(true)
-            }
-            State::Starved(fed) => {
-                let Poll::Ready(fed) = fed.as_mut().poll(cx) else {
-                    return Ok(false);
-                };
-                self.state = State::Live(fed.live);
-                match fed.result {
-                    Some(result) => self.sent(path, fed.entry, fed.room, result, events)?,
-                    None => self.waiting.push_front(fed.entry),
-                }
-                Ok(true)
-            }
-            State::Live(_) => self.step_live(path, cx, events),
+    /// Sends what may be sent. `true`: the link is given up.
+    fn send_all(&mut self, path: &Path, cx: &mut Context<'_>, events: &mut Events) -> bool {
+        let mut sent = false;
+        while self.send(path, cx, events) {
+            sent = true;
         }
+        // Now there may be an outcome to wait for.
+        sent && self.overdue(path, cx)
     }
 
-    fn step_live(
-        &mut self,
-        path: &Path,
-        cx: &mut Context<'_>,
-        events: &mut Events,
-    ) -> Result<bool, DeviceGone> {
-        let resting = self.resting(cx);
-        let State::Live(live) = &mut self.state else {
-            return Ok(true);
-        };
-        let retired = live.port().retired.load(Ordering::Relaxed);
-        if retired && self.flights.is_empty() {
-            self.state = State::Idle;
-            return Ok(true);
+    /// Sends the next message. `false`: there is none, or it must wait.
+    fn send(&mut self, path: &Path, cx: &mut Context<'_>, events: &mut Events) -> bool {
+        if self.resting(cx) || self.blocked {
+            return false;
         }
-        let ready = self.waiting.front().filter(|_| !resting && !retired);
-        if ready.is_some_and(|entry| self.gate.opens(path, entry.cost, cx)) {
-            return self.send_front(path, cx, events);
-        }
-        self.listen(path, cx, events)
-    }
-
-    /// With nothing to send, only the link's end is of interest.
-    fn listen(
-        &mut self,
-        path: &Path,
-        cx: &mut Context<'_>,
-        events: &mut Events,
-    ) -> Result<bool, DeviceGone> {
-        let State::Live(live) = &mut self.state else {
-            return Ok(true);
-        };
-        let ended = pin!(live.link().on_detach()).poll(cx);
-        match ended {
-            Poll::Pending => Ok(false),
-            Poll::Ready(error) => {
-                self.link_ended(path, LinkStateError::from(error).into(), events)?;
-                Ok(true)
-            }
-        }
-    }
-
-    fn send_front(
-        &mut self,
-        path: &Path,
-        cx: &mut Context<'_>,
-        events: &mut Events,
-    ) -> Result<bool, DeviceGone> {
         let (State::Live(live), Some(entry)) = (&mut self.state, self.waiting.front()) else {
-            return Ok(true);
+            return false;
         };
-        // Outside the scheduler's budget: it could stop a transfer half-way. Only missing link
-        // credit leaves this pending, and then nothing has been taken yet.
-        let send = live.link().send_batchable_ref(&entry.message);
-        let sent = pin!(tokio::task::unconstrained(send)).poll(cx);
-        let Some(entry) = self.waiting.pop_front() else {
-            return Ok(true);
-        };
-        let room = self.gate.take();
-        match sent {
-            Poll::Ready(result) => self.sent(path, entry, room, result, events)?,
-            Poll::Pending => self.starve(path, entry, room),
+        if !self.gate.opens(path, entry.cost(), cx) {
+            return false;
         }
-        Ok(true)
+        let room = self.gate.take();
+        let message = Message {
+            head: &entry.message.head,
+            body: entry.message.body.clone(),
+            settled: false,
+            token: self.next_number,
+        };
+        match live.link.send(&message) {
+            Ok(_) => {
+                let number = self.next_number;
+                self.next_number += 1;
+                let since = clock::mono();
+                self.flights
+                    .extend(self.waiting.pop_front().map(|entry| Flight {
+                        entry,
+                        number,
+                        since,
+                        _room: room,
+                    }));
+                true
+            }
+            // The room is given back: who has no credit holds up nobody.
+            Err(SendError::WouldBlock | SendError::Stale) => {
+                self.blocked = true;
+                false
+            }
+            Err(error @ (SendError::TooLarge { .. } | SendError::NotAllowed)) => {
+                self.refuse_front(path, &error, events);
+                true
+            }
+        }
     }
 
-    /// Waits for link credit in a future of its own, because the engine's wait forgets us when
-    /// it is dropped. The guard travels along: whoever drops the future closes the link.
-    fn starve(&mut self, path: &Path, entry: Entry, room: Option<Permit>) {
-        let State::Live(mut live) = std::mem::replace(&mut self.state, State::Idle) else {
-            self.waiting.push_front(entry);
+    /// The hub told with the link that it does not take such a message.
+    fn refuse_front(&mut self, path: &Path, error: &SendError, events: &mut Events) {
+        let Some(entry) = self.waiting.pop_front() else {
             return;
         };
-        let permits = permits(path, entry.cost);
-        let starved = Arc::clone(&path.lane().starved).try_acquire_many_owned(permits);
-        let room = starved.ok().or(room);
-        let patience = path.shared.config.outcome_timeout;
-        self.state = State::Starved(Box::pin(async move {
-            let send = live.link().send_batchable_ref(&entry.message);
-            let result = timeout(patience, tokio::task::unconstrained(send))
-                .await
-                .ok();
-            Fed {
-                live,
-                entry,
-                room,
-                result,
-            }
-        }));
-    }
-
-    fn sent(
-        &mut self,
-        path: &Path,
-        entry: Entry,
-        room: Option<Permit>,
-        result: Result<Delivery, SendError>,
-        events: &mut Events,
-    ) -> Result<(), DeviceGone> {
-        let refusal = match result {
-            Ok(outcome) => {
-                if let State::Live(live) = &self.state {
-                    let frames = 1 + entry.cost / tuning::FRAME_BYTES_MAX as usize;
-                    live.port()
-                        .transfers
-                        .fetch_add(frames as u64, Ordering::Relaxed);
-                }
-                self.flights.push_back(Flight {
-                    entry,
-                    outcome,
-                    since: clock::mono(),
-                    _room: room,
-                });
-                return Ok(());
-            }
-            Err(SendError::MessageSizeExceeded(sizes)) => Refusal {
-                reason: "message_too_large",
-                text: sizes.to_string(),
-            },
-            Err(SendError::MessageEncodeError) => Refusal {
-                reason: "message_malformed",
-                text: "cannot be encoded".to_owned(),
-            },
-            Err(error) => {
-                self.requeue(entry);
-                return self.link_ended(path, link_end(error), events);
-            }
+        let reason = match error {
+            SendError::TooLarge { .. } => "message_too_large",
+            _ => "message_malformed",
         };
-        let label = refusal.reason;
         let deliveries = &path.shared.metrics.hub_deliveries;
-        deliveries.with_label_values(&[label]).inc();
-        events.push_back(HubEvent::Sent(entry.ticket, Err(refusal)));
-        Ok(())
+        deliveries.with_label_values(&[reason]).inc();
+        let text = error.to_string();
+        events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
     }
 }
+
+/// Why a device is refused that the pool had room for.
+pub const NO_HANDLES: &str = "the hub allows no more links on the device's connection";

@@ -292,9 +292,12 @@ impl Session {
         if let Some(link) = self.links.get_mut(key) {
             link.told = true;
             let (link, token) = (link.id, link.token);
-            let error = Some(Box::new(fault.error()));
-            let event = Event::Detached { link, token, error };
-            io.events.push_back(event);
+            io.events.push_back(Event::Detached {
+                link,
+                token,
+                error: Some(Box::new(fault.error())),
+                alone: true,
+            });
         }
     }
 
@@ -345,6 +348,7 @@ impl Session {
                     link: id,
                     token,
                     error: detach.error.map(Box::new),
+                    alone: true,
                 });
                 self.forget(key);
                 return Ok(());
@@ -364,7 +368,7 @@ impl Session {
             Phase::Attached => self.put_detach(io, key, detach.closed, None),
             Phase::AttachSent | Phase::DetachSent => {}
         }
-        self.end_link(io, key, detach.error.as_ref());
+        self.end_link(io, key, detach.error.as_ref(), true);
         Ok(())
     }
 }

@@ -208,7 +208,7 @@ fn rabbitmq_14389_a_link_error_ends_one_link() {
     let said = peer.heard();
     assert!(matches!(said[..], [Said::Detach(_)]), "{said:?}");
     let told = peer.events();
-    assert!(matches!(&told[..], [Event::Detached { link, .. }] if *link == bad));
+    assert!(matches!(&told[..], [Event::Detached { link, alone: true, .. }] if *link == bad));
     peer.grant(1, 0, 5);
     send(&mut peer.engine, good, 0).expect("the session lives");
     peer.say(0, &detach(0, true));
@@ -256,7 +256,7 @@ fn an_unattached_handle_ends_the_session_with_that_word() {
         let told = peer.events();
         assert!(matches!(
             told[..],
-            [Event::Detached { .. }, Event::Ended { .. }]
+            [Event::Detached { alone: false, .. }, Event::Ended { .. }]
         ));
         // Frames that cross our END are of no interest; the peer's END frees the channel.
         peer.grant(0, 0, 1);
@@ -278,7 +278,7 @@ fn rabbitmq_6413d2d7_a_channel_may_be_used_again_right_after_its_end() {
     assert!(matches!(
         told[..],
         [
-            Event::Detached { .. },
+            Event::Detached { alone: false, .. },
             Event::Ended { .. },
             Event::Begun { by_peer: true, .. }
         ]

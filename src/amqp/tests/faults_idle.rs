@@ -44,13 +44,21 @@ fn a_peer_that_asks_for_a_frame_every_millisecond_does_not_get_it() {
 fn amqpnetlite_444_half_of_our_time_out_is_advertised_and_the_whole_is_kept() {
     let mut config = client();
     config.idle_time_out = Some(Duration::from_secs(4));
-    let mut connection = Connection::new(config, at(0.0));
+    let mut connection = Connection::new(config.clone(), at(0.0));
     let mut out = BytesMut::new();
     connection.write(&mut out, at(0.0));
     let (_, Said::Open(open)) = super::pair::parse(&out).remove(0) else {
         panic!("no open");
     };
     assert_eq!(open.idle_time_out, Some(2_000));
+    config.idle_announced = Some(Duration::from_secs(3));
+    let mut connection = Connection::new(config, at(0.0));
+    let mut out = BytesMut::new();
+    connection.write(&mut out, at(0.0));
+    assert!(matches!(
+        &super::pair::parse(&out)[..],
+        [(_, Said::Open(open))] if open.idle_time_out == Some(3_000)
+    ));
     let mut connection = with_idle(Some(Duration::from_secs(4)), None);
     connection.tick(at(3.9));
     assert!(!connection.is_over());

@@ -8,6 +8,7 @@ use crate::amqp::{
 };
 use bytes::Bytes;
 use fe2o3_amqp_types::definitions::Error;
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
@@ -20,8 +21,10 @@ pub enum LinkEvent {
     Attached(Box<Attach>),
     /// The peer refused it. Nothing follows.
     Refused(Option<Box<Error>>),
-    /// The link ended. Nothing follows.
+    /// The link ended, it alone. Nothing follows.
     Detached(Option<Box<Error>>),
+    /// Its session or connection ended. Nothing follows.
+    Stopped,
     /// A send that had to wait is worth another try; so many may be sent.
     Credit(u32),
     /// The peer used up, or gave back, the credit it was asked to drain.
@@ -69,6 +72,18 @@ impl Session {
         known.is_ok_and(|stage| *stage == Stage::Open)
     }
 
+    /// Whether links can be attached.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        *self.stage.borrow() == Stage::Open
+    }
+
+    /// Ends it, and its links with it.
+    pub fn end(&self) {
+        // One that has ended is stale.
+        let _ = self.shared.act(|state| state.engine.end(self.id, None));
+    }
+
     /// Waits until it has ended.
     pub async fn ended(&self) {
         let mut stage = self.stage.clone();
@@ -103,8 +118,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // One that has ended is stale.
-        let _ = self.shared.act(|state| state.engine.end(self.id, None));
+        self.end();
     }
 }
 
@@ -117,15 +131,15 @@ pub struct Link {
 }
 
 impl Link {
-    /// What happened next. After the end: [`LinkEvent::Detached`], always.
+    /// What happened next. After the end: [`LinkEvent::Stopped`], always.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
         self.look(|state, token, _| {
             let Some(seat) = state.seat(token) else {
-                return Poll::Ready(LinkEvent::Detached(None));
+                return Poll::Ready(LinkEvent::Stopped);
             };
             match seat.inbox.pop_front() {
                 Some(event) => Poll::Ready(event),
-                None if seat.ended => Poll::Ready(LinkEvent::Detached(None)),
+                None if seat.ended => Poll::Ready(LinkEvent::Stopped),
                 None => {
                     match &mut seat.waker {
                         Some(waker) => waker.clone_from(cx.waker()),
@@ -177,10 +191,21 @@ impl Link {
         self.look(|state, _, id| state.engine.credit(id))
     }
 
-    /// Detaches; [`LinkEvent::Detached`] follows when the peer has answered.
+    /// Messages that have arrived and that [`Self::poll`] has still to hand out.
+    #[must_use]
+    pub fn untaken(&self) -> usize {
+        let delivery = |event: &&LinkEvent| matches!(event, LinkEvent::Delivery { .. });
+        self.look(|state, token, _| {
+            let seat = state.seat(token);
+            seat.map_or(0, |seat| seat.inbox.iter().filter(delivery).count())
+        })
+    }
+
+    /// Detaches; messages that nobody took are released first. [`LinkEvent::Detached`] follows
+    /// when the peer has answered.
     pub fn detach(&mut self, error: Option<Error>) {
-        // One that has ended is stale.
-        let _ = self.shared.act(|state| state.engine.detach(self.id, error));
+        self.shared
+            .act(|state| state.detach(self.token, self.id, error));
     }
 
     /// Under the lock, without waking the task: nothing is left to write.
@@ -198,22 +223,14 @@ impl Drop for Link {
                 return;
             };
             seat.abandoned = true;
-            let (ended, inbox) = (seat.ended, std::mem::take(&mut seat.inbox));
-            if ended {
+            if seat.ended {
                 state.leave_seat(self.token);
-                return;
-            }
-            for event in inbox {
-                if let LinkEvent::Delivery {
-                    delivery,
-                    settled: false,
-                    ..
-                } = event
-                {
-                    let _ = state.engine.settle(delivery, &Outcome::Released);
+            } else {
+                state.detach(self.token, self.id, None);
+                if let Some(seat) = state.seat(self.token) {
+                    seat.inbox = VecDeque::new();
                 }
             }
-            let _ = state.engine.detach(self.id, None);
         });
     }
 }

@@ -2,11 +2,16 @@
 
 use super::Stage;
 use super::link::LinkEvent;
-use crate::amqp::{Closed, Connection, Event, SessionId};
+use crate::amqp::{Closed, Connection, Event, LinkId, Outcome, SessionId};
+use crate::runtime::clock::{self, Mono};
 use fe2o3_amqp_types::definitions::{AmqpError, Error};
 use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// Why a connection is cut whose peer leaves a DETACH of ours unanswered.
+const UNANSWERED: &str = "the hub did not answer a detach within hub.operation_timeout";
 
 /// A link as the driver knows it. Its key is the engine's token for it, so that an event finds
 /// its link without a search.
@@ -16,6 +21,8 @@ pub struct Seat {
     /// outcome, or credit, and a few more.
     pub inbox: VecDeque<LinkEvent>,
     pub waker: Option<Waker>,
+    /// Our DETACH is out; the peer must answer it until then.
+    answer_by: Option<Mono>,
     /// The engine has forgotten the link.
     pub ended: bool,
     /// Nobody reads the inbox any more.
@@ -30,26 +37,36 @@ pub struct State {
     pub task: Option<Waker>,
     /// Who is to be woken once the lock is free.
     pub woken: Vec<Waker>,
+    /// Who waits until no DETACH of ours waits for its answer.
+    pub until_detached: Vec<Waker>,
     pub sessions: HashMap<SessionId, watch::Sender<Stage>>,
     pub closed: Option<Closed>,
     pub killed: Option<&'static str>,
     seats: Vec<Option<Seat>>,
     vacant: Vec<usize>,
+    /// How long the peer may take to answer a DETACH.
+    patience: Duration,
+    /// DETACHes of ours by the time their answer is due; those that were answered are dropped
+    /// when they are the first.
+    due: VecDeque<(Mono, u64)>,
     /// News about the connection that is not told yet.
     stage: Option<Stage>,
 }
 
 impl State {
-    pub fn new(engine: Connection) -> Self {
+    pub fn new(engine: Connection, patience: Duration) -> Self {
         Self {
             engine,
             task: None,
             woken: Vec::new(),
+            until_detached: Vec::new(),
             sessions: HashMap::new(),
             closed: None,
             killed: None,
             seats: Vec::new(),
             vacant: Vec::new(),
+            patience,
+            due: VecDeque::new(),
             stage: None,
         }
     }
@@ -85,10 +102,67 @@ impl State {
         self.seats.len() - self.vacant.len()
     }
 
+    /// Detaches a link; messages that nobody took are released first.
+    pub fn detach(&mut self, token: u64, link: LinkId, error: Option<Error>) {
+        let Some(seat) = self.seat(token) else {
+            return;
+        };
+        let mut untaken = Vec::new();
+        seat.inbox.retain(|event| match event {
+            LinkEvent::Delivery {
+                delivery, settled, ..
+            } => {
+                untaken.extend((!settled).then_some(*delivery));
+                false
+            }
+            _ => true,
+        });
+        for delivery in untaken {
+            // What the peer has settled meanwhile is stale.
+            let _ = self.engine.settle(delivery, &Outcome::Released);
+        }
+        if self.engine.detach(link, error).is_ok() {
+            let answer_by = clock::mono() + self.patience;
+            self.due.push_back((answer_by, token));
+            if let Some(seat) = self.seat(token) {
+                seat.answer_by = Some(answer_by);
+            }
+        }
+    }
+
+    /// When the oldest DETACH of ours must have been answered; none waits for an answer.
+    pub fn answer_by(&mut self) -> Option<Mono> {
+        while let Some((at, token)) = self.due.front().copied() {
+            let waits = |seat: &Seat| seat.answer_by == Some(at) && !seat.ended;
+            if self.seat(token).is_some_and(|seat| waits(seat)) {
+                return Some(at);
+            }
+            self.due.pop_front();
+        }
+        None
+    }
+
+    /// What must be done next, and when.
+    pub fn deadline(&mut self) -> Mono {
+        let engine = self.engine.deadline();
+        self.answer_by().map_or(engine, |at| at.min(engine))
+    }
+
+    /// Does what is due.
+    pub fn tick(&mut self, now: Mono) {
+        self.engine.tick(now);
+        if self.answer_by().is_some_and(|at| at <= now) {
+            self.killed.get_or_insert(UNANSWERED);
+        }
+    }
+
     /// Hands every event to whom it concerns; answers news about the connection.
     pub fn dispatch(&mut self) -> Option<Stage> {
         while let Some(event) = self.engine.poll_event() {
             self.on(event);
+        }
+        if !self.until_detached.is_empty() && self.answer_by().is_none() {
+            self.woken.append(&mut self.until_detached);
         }
         self.stage.take()
     }
@@ -121,7 +195,13 @@ impl State {
                 self.tell(token, LinkEvent::Attached(attach));
             }
             Event::Refused { token, error, .. } => self.end(token, LinkEvent::Refused(error)),
-            Event::Detached { token, error, .. } => self.end(token, LinkEvent::Detached(error)),
+            Event::Detached {
+                token,
+                error,
+                alone: true,
+                ..
+            } => self.end(token, LinkEvent::Detached(error)),
+            Event::Detached { token, .. } => self.end(token, LinkEvent::Stopped),
             Event::Credit { token, credit, .. } => self.tell(token, LinkEvent::Credit(credit)),
             Event::Drained { token, .. } => self.tell(token, LinkEvent::Drained),
             Event::Outcome {

@@ -4,7 +4,7 @@
 //! the hub's words where they refine a condition; then the condition. What is not listed is taken
 //! as passing, as the SDKs take it.
 
-use super::{Cause, Row, Verdict, row};
+use super::{Cause, Row, Verdict, row, says};
 use std::borrow::Cow;
 
 /// What the error came with.
@@ -129,13 +129,9 @@ fn by_condition(cause: &Cause, on: On) -> Option<Judged> {
     Some((act, found.label))
 }
 
-fn says(cause: &Cause, words: &str) -> bool {
-    cause.description.to_ascii_lowercase().contains(words)
-}
-
 /// Where the hub's words say more than the condition (wire sheet §5, §6.2).
 fn by_words(cause: &Cause, on: On) -> Option<Judged> {
-    let says = |words| says(cause, words);
+    let says = |words| says(&cause.description, words);
     match (cause.condition.as_str(), on) {
         ("amqp:not-found" | "amqp:not-allowed", On::Link) if says("disabled") => {
             Some((Gone("device_disabled"), "disabled"))
@@ -160,7 +156,7 @@ fn by_code(cause: &Cause) -> Option<Judged> {
         403_002 => (Throttled, "quota_exceeded"),
         403_012 => (Gone("device_disabled"), "disabled"),
         // The service has no code of its own for a device link; ids hold no spaces.
-        404_001 if says(cause, " is disabled") => (Gone("device_disabled"), "disabled"),
+        404_001 if says(&cause.description, " is disabled") => (Gone("device_disabled"), "disabled"),
         404_001 | 404_010 => (UNKNOWN_DEVICE, "not_found"),
         413_001 => (TOO_LARGE, "too_large"),
         429_000..=429_999 | 503_001 | 503_005 => (Throttled, "throttled"),

@@ -1,11 +1,7 @@
 //! From what the hub said to the [`RefusalCause`] it means; pure.
 
 use super::RefusalCause;
-use crate::hub::outcome;
-
-fn says(text: &str, words: &str) -> bool {
-    text.to_ascii_lowercase().contains(words)
-}
+use crate::hub::outcome::{self, says};
 
 /// Of a refused `put-token` (wire sheet §3.3). `signed_here`: the token was signed a moment ago,
 /// so that one which has ended speaks of a clock.

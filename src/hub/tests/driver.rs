@@ -70,7 +70,7 @@ impl Rig {
         let mut config = Config::new(Side::Client, "gateway");
         config.sasl = Sasl::Client(Mechanism::Anonymous, None);
         config.idle_time_out = idle;
-        let (handle, task) = Handle::new(Counting(stream, Arc::clone(&writes)), config);
+        let (handle, task) = Handle::new(Counting(stream, Arc::clone(&writes)), config, PATIENCE);
         let task = tokio::spawn(task);
         assert!(timeout(PATIENCE, handle.opened()).await.unwrap());
         let session = handle.begin().unwrap();
@@ -285,7 +285,7 @@ async fn a_refusal_comes_with_its_reason_and_harms_no_neighbour() {
     let condition = crate::amqp::fault::condition(&error.expect("a reason").condition);
     assert_eq!(condition, "amqp:not-found");
     // It has ended, and says so to whoever asks again.
-    assert!(matches!(next(&mut bad).await, LinkEvent::Detached(None)));
+    assert!(matches!(next(&mut bad).await, LinkEvent::Stopped));
     send(&mut good, 0).await;
     while !matches!(
         next(&mut good).await,
@@ -330,7 +330,7 @@ async fn a_peer_that_stands_still_is_given_up_and_everybody_is_told() {
             other => break other,
         }
     };
-    assert!(matches!(end, LinkEvent::Detached(_)), "{end:?}");
+    assert!(matches!(end, LinkEvent::Stopped), "{end:?}");
     assert_eq!(unknown, sent, "each message without outcome is told once");
     timeout(PATIENCE, rig.session.ended()).await.unwrap();
     let (ended, handle) = rig.ended().await;
@@ -346,15 +346,15 @@ async fn a_connection_that_is_cut_says_why() {
     attached(&mut link).await;
     rig.handle.kill("tested");
     rig.handle.kill("too late");
-    assert!(matches!(next(&mut link).await, LinkEvent::Detached(None)));
+    assert!(matches!(next(&mut link).await, LinkEvent::Stopped));
     let (ended, _) = rig.ended().await;
     assert!(matches!(ended.closed, Closed::Lost), "{ended:?}");
-    assert_eq!(ended.reason.as_deref(), Some("tested"));
+    assert_eq!(ended.killed, Some("tested"));
 
     let rig = Rig::start(None).await;
     rig.fake.kill();
     let (ended, handle) = rig.ended().await;
-    assert!(ended.reason.is_some(), "{ended:?}");
+    assert!(ended.broken.is_some(), "{ended:?}");
     assert!(!handle.opened().await);
 
     let rig = Rig::start(None).await;

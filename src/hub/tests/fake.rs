@@ -1,8 +1,7 @@
 //! A fake hub on the AMQP library's acceptor: takes tokens and telemetry, gives commands, and
 //! misbehaves when told to. Not the emulator: it knows only what these tests need.
 
-use super::fake_links::{Stall, cbs_in, cbs_out, downlink, uplink};
-use crate::hub::io::{BatchIo, KillSwitch};
+use super::fake_links::{Cutter, Line, cbs_in, cbs_out, downlink, uplink};
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
     SessionAcceptor,
@@ -64,7 +63,7 @@ pub struct State {
     pub key: Mutex<&'static str>,
     pub telemetry: Mutex<HashMap<String, Telemetry>>,
     links: Mutex<HashMap<String, mpsc::Sender<Order>>>,
-    kills: Mutex<Vec<KillSwitch>>,
+    cutters: Mutex<Vec<Cutter>>,
     pub seen: watch::Sender<Seen>,
     deny: Mutex<Option<&'static str>>,
     /// Connections made while this is on stand still: nothing is read or written any more.
@@ -108,7 +107,7 @@ impl FakeHub {
             key: Mutex::new("primary-key"),
             telemetry: Mutex::default(),
             links: Mutex::default(),
-            kills: Mutex::default(),
+            cutters: Mutex::default(),
             seen: watch::Sender::default(),
             deny: Mutex::new(None),
             stalled: Arc::default(),
@@ -258,23 +257,27 @@ fn commands_of(device: &str) -> String {
 }
 
 fn cut(state: &State) {
-    for kill in state.kills.lock().unwrap().drain(..) {
-        kill.kill("told to");
+    for cutter in state.cutters.lock().unwrap().drain(..) {
+        cutter.cut();
     }
 }
 
 async fn connection(state: Arc<State>, stream: TcpStream) {
-    let kill = KillSwitch::default();
-    state.kills.lock().unwrap().push(kill.clone());
+    let cutter = Cutter::default();
+    state.cutters.lock().unwrap().push(cutter.clone());
     // A connection made during a stall is a new one, and works.
     state.stalled.store(false, Ordering::SeqCst);
     state.mute_attaches.store(false, Ordering::SeqCst);
-    let stream = Stall(stream, Arc::clone(&state.stalled));
+    let stream = Line {
+        stream,
+        stalled: Arc::clone(&state.stalled),
+        cutter,
+    };
     match state.tls.clone() {
-        None => serve(state, BatchIo::new(stream, kill, 8 << 20)).await,
+        None => serve(state, stream).await,
         Some(tls) => {
             if let Ok(stream) = tls.accept(stream).await {
-                serve(state, BatchIo::new(stream, kill, 8 << 20)).await;
+                serve(state, stream).await;
             }
         }
     }

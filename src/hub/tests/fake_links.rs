@@ -12,47 +12,88 @@ use fe2o3_amqp::types::primitives::{OrderedMap, SimpleValue, Value};
 use fe2o3_amqp::{Receiver, Sender};
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 
-/// A stream that stands still once the flag is set.
-#[derive(Debug)]
-pub struct Stall<S>(pub S, pub Arc<AtomicBool>);
+/// Cuts a stream from anywhere, at once.
+#[derive(Clone, Debug, Default)]
+pub struct Cutter(Arc<(AtomicBool, Mutex<Vec<Waker>>)>);
 
-impl<S: AsyncRead + Unpin> AsyncRead for Stall<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.1.load(Ordering::SeqCst) {
-            return Poll::Pending;
+impl Cutter {
+    pub fn cut(&self) {
+        let mut wakers = self.0.1.lock().unwrap();
+        self.0.0.store(true, Ordering::SeqCst);
+        wakers.drain(..).for_each(Waker::wake);
+    }
+
+    fn check(&self, cx: &Context<'_>) -> io::Result<()> {
+        let mut wakers = self.0.1.lock().unwrap();
+        if self.0.0.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        Pin::new(&mut self.0).poll_read(cx, into)
+        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+            wakers.push(cx.waker().clone());
+        }
+        Ok(())
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Stall<S> {
+/// A stream that can be cut, and that stands still once the flag is set.
+#[derive(Debug)]
+pub struct Line<S> {
+    pub stream: S,
+    pub stalled: Arc<AtomicBool>,
+    pub cutter: Cutter,
+}
+
+impl<S: Unpin> Line<S> {
+    fn check<'a>(self: Pin<&'a mut Self>, cx: &Context<'_>) -> io::Result<Option<Pin<&'a mut S>>> {
+        self.cutter.check(cx)?;
+        let stalled = self.stalled.load(Ordering::SeqCst);
+        Ok((!stalled).then(|| Pin::new(&mut self.get_mut().stream)))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Line<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.check(cx)? {
+            Some(stream) => stream.poll_read(cx, into),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Line<S> {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.1.load(Ordering::SeqCst) {
-            return Poll::Pending;
+        match self.check(cx)? {
+            Some(stream) => stream.poll_write(cx, bytes),
+            None => Poll::Pending,
         }
-        Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.check(cx)? {
+            Some(stream) => stream.poll_flush(cx),
+            None => Poll::Pending,
+        }
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.check(cx)? {
+            Some(stream) => stream.poll_shutdown(cx),
+            None => Poll::Pending,
+        }
     }
 }
 

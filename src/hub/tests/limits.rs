@@ -4,7 +4,7 @@ use super::fake::FakeHub;
 use super::{PATIENCE, accepted, config, device, message, start};
 use crate::config::OnDisconnect;
 use crate::hub::message::{DeviceAddress, Telemetry};
-use crate::hub::{Hub, tuning};
+use crate::hub::Hub;
 use crate::runtime::clock;
 use crate::telemetry::metrics::Metrics;
 use bytes::Bytes;
@@ -123,37 +123,6 @@ async fn a_session_the_hub_ends_is_begun_again_on_the_same_connection() {
     links.send(2, message("y"));
     assert_eq!(accepted(&mut links).await, 2);
     assert_eq!(fake.seen().connections, 1);
-    assert!(hub.shutdown(PATIENCE).await);
-}
-
-#[tokio::test]
-async fn a_retired_session_hands_its_links_over_without_sending_twice() {
-    let fake = FakeHub::start().await;
-    let mut settings = config(fake.port);
-    settings.sessions_per_connection = 1;
-    let hub = start(settings).await;
-    let mut links = device(&hub, "d1");
-    links.send(0, message("0"));
-    assert_eq!(accepted(&mut links).await, 0);
-    let port = hub.shared.pool.lanes()[0].port(0).await;
-    port.transfers
-        .store(tuning::SESSION_TRANSFERS_MAX + 1, Ordering::Relaxed);
-    for ticket in 1..20u64 {
-        links.send(ticket, message(&format!("{ticket}")));
-    }
-    for ticket in 1..20 {
-        assert_eq!(accepted(&mut links).await, ticket);
-    }
-    timeout(PATIENCE, port.retire.cancelled()).await.unwrap();
-    links.send(20, message("20"));
-    assert_eq!(accepted(&mut links).await, 20);
-    let seen = fake.seen();
-    assert_eq!(
-        (seen.attaches, seen.connections),
-        (2, 1),
-        "a new link, the old connection"
-    );
-    assert_eq!(seen.transfers.len(), 21);
     assert!(hub.shutdown(PATIENCE).await);
 }
 
