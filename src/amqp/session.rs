@@ -21,6 +21,9 @@ use outgoing::Partial;
 use settle::Range;
 use std::collections::{HashMap, VecDeque};
 
+/// Where the link of a handle has ended.
+const GONE: u32 = NONE - 1;
+
 /// Names a session. After its end it names nothing, whoever gets its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId {
@@ -106,7 +109,7 @@ pub(super) struct Session {
     /// What it was when it was opened last.
     offered: u32,
     links: Slab<Link>,
-    /// The peer's handles to slots.
+    /// The peer's handles to slots; [`NONE`] before its first link, [`GONE`] after one.
     remote_handles: Vec<u32>,
     /// Links the peer began, by name: slot where we receive, slot where we send.
     names: HashMap<Box<str>, [u32; 2]>,
@@ -199,11 +202,17 @@ impl Session {
     /// The slot of one of the peer's handles.
     fn slot(&self, handle: u32) -> Result<u32, Fault> {
         match self.remote_handles.get(handle as usize) {
-            Some(key) if *key != NONE => Ok(*key),
+            Some(key) if *key < GONE => Ok(*key),
             _ => Err(Fault::unattached(
                 "a frame names a handle that is not attached",
             )),
         }
+    }
+
+    /// Whether a handle is one whose link has ended. What a peer says about it crossed that end in
+    /// its own house, and harms nobody: it is no reason to end a session with all its links.
+    fn gone(&self, handle: u32) -> bool {
+        self.remote_handles.get(handle as usize) == Some(&GONE)
     }
 
     /// A FLOW (2.5.6, 2.6.7).
@@ -212,7 +221,7 @@ impl Session {
         let in_flight = self.next_outgoing_id.wrapping_sub(expected) as i32;
         let window = i64::from(flow.incoming_window) - i64::from(in_flight.max(0));
         self.remote_window = window.clamp(0, i32::MAX.into()) as u32;
-        if let Some(handle) = flow.handle {
+        if let Some(handle) = flow.handle.filter(|handle| !self.gone(*handle)) {
             let key = self.slot(handle)?;
             self.on_link_flow(io, key, flow);
         } else if flow.echo {
@@ -408,7 +417,7 @@ impl Session {
             }
         }
         if let Some(entry) = self.remote_handles.get_mut(link.remote_handle as usize) {
-            *entry = NONE;
+            *entry = GONE;
         }
         Some(link)
     }

@@ -315,7 +315,10 @@ impl Lane {
         let (mut session, mut token) = (slot.session.subscribe(), self.authorized.subscribe());
         loop {
             // Both senders live as long as `self`: there is always news to wait for.
-            let mapped = session.borrow_and_update().as_deref().map(Session::is_mapped);
+            let mapped = session
+                .borrow_and_update()
+                .as_deref()
+                .map(Session::is_mapped);
             if mapped != Some(true) {
                 slot.wanted.store(true, Ordering::Relaxed);
                 self.demand.notify_one();

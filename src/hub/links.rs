@@ -167,9 +167,9 @@ impl DeviceLinks {
         }
         let wanted = self.downlink.is_some() || self.outstanding() > 0;
         self.place = match std::mem::replace(&mut self.place, Place::Gone) {
-            Place::Nowhere(device) | Place::Leaving(device, _) if wanted => {
-                Place::At(Box::new(Path::of(device).map_err(|_no_room| full(NO_ROOM))?))
-            }
+            Place::Nowhere(device) | Place::Leaving(device, _) if wanted => Place::At(Box::new(
+                Path::of(device).map_err(|_no_room| full(NO_ROOM))?,
+            )),
             Place::Leaving(device, _) => Place::Nowhere(device),
             place => place,
         };
@@ -192,9 +192,9 @@ fn detached(live: &mut Live, cx: &mut Context<'_>) -> bool {
     loop {
         match live.link.poll(cx) {
             Poll::Pending => return false,
-            Poll::Ready(
-                LinkEvent::Refused(_) | LinkEvent::Detached(_) | LinkEvent::Stopped,
-            ) => return true,
+            Poll::Ready(LinkEvent::Refused(_) | LinkEvent::Detached(_) | LinkEvent::Stopped) => {
+                return true;
+            }
             Poll::Ready(_) => {}
         }
     }

@@ -55,12 +55,7 @@ enum PutError {
 
 impl Keeper {
     /// A keeper for a connection that has just opened.
-    pub fn new(
-        shared: Arc<Shared>,
-        lane: Arc<Lane>,
-        handle: Handle,
-        home: Home,
-    ) -> Self {
+    pub fn new(shared: Arc<Shared>, lane: Arc<Lane>, handle: Handle, home: Home) -> Self {
         let plan = Plan {
             renew_at: shared.config.renew_at,
             backoff_min: shared.config.backoff_min,

@@ -168,7 +168,9 @@ impl Uplink {
             },
             State::Live(live) => match live.link.poll(cx) {
                 Poll::Ready(event) => self.on(path, event, events)?,
-                Poll::Pending => return Ok(self.overdue(path, cx) || self.send_all(path, cx, events)),
+                Poll::Pending => {
+                    return Ok(self.overdue(path, cx) || self.send_all(path, cx, events));
+                }
             },
         }
         Ok(true)
@@ -188,12 +190,7 @@ impl Uplink {
     }
 
     /// What happened to the link.
-    fn on(
-        &mut self,
-        path: &Path,
-        event: LinkEvent,
-        events: &mut Events,
-    ) -> Result<(), DeviceGone> {
+    fn on(&mut self, path: &Path, event: LinkEvent, events: &mut Events) -> Result<(), DeviceGone> {
         match event {
             LinkEvent::Outcome(number, outcome) => self.outcome(path, number, &outcome, events),
             LinkEvent::Credit(_) => {

@@ -327,6 +327,9 @@ impl Session {
     /// The peer's DETACH. Whether it closes or suspends the link, the link has ended: it is never
     /// resumed, and our answer repeats the peer's word (2.6.5, 2.6.6).
     pub fn on_detach(&mut self, io: &mut Io, detach: Detach) -> Result<(), Fault> {
+        if self.gone(detach.handle.0) {
+            return Ok(());
+        }
         let key = self.slot(detach.handle.0)?;
         let Some(link) = self.links.get(key) else {
             return Ok(());

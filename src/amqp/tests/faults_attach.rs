@@ -268,6 +268,26 @@ fn an_unattached_handle_ends_the_session_with_that_word() {
 }
 
 #[test]
+fn fe2o3_what_a_peer_says_of_a_link_that_has_ended_ends_no_session() {
+    let (mut peer, session) = Peer::of_client(client());
+    let good = peer.sender(session, 0);
+    let bad = peer.sender(session, 1);
+    peer.engine.detach(bad, None).expect("ours");
+    peer.say(0, &detach(1, true));
+    peer.events();
+    peer.heard();
+    // Its tasks speak of the link a little longer.
+    peer.say(0, &detach(1, true));
+    peer.grant(1, 0, 1);
+    assert_eq!(peer.heard(), []);
+    peer.grant(0, 0, 1);
+    assert_eq!(peer.engine.credit(good), Ok(1));
+    // A message is another matter: somebody would wait for its outcome.
+    peer.transfer(first(1, 0), b"x");
+    assert!(matches!(&peer.heard()[..], [Said::End(_)]));
+}
+
+#[test]
 fn rabbitmq_6413d2d7_a_channel_may_be_used_again_right_after_its_end() {
     let (mut peer, session) = Peer::of_client(client());
     peer.sender(session, 0);

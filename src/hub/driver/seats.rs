@@ -3,6 +3,8 @@
 use super::Stage;
 use super::link::LinkEvent;
 use crate::amqp::{Closed, Connection, Event, LinkId, Outcome, SessionId};
+use crate::hub::encode;
+use crate::hub::outcome::words;
 use crate::runtime::clock::{self, Mono};
 use fe2o3_amqp_types::definitions::{AmqpError, Error};
 use std::collections::{HashMap, VecDeque};
@@ -181,7 +183,9 @@ impl State {
                     stage.send_replace(Stage::Open);
                 }
             }
-            Event::Ended { session, .. } => {
+            Event::Ended { session, error } => {
+                let cause = error.as_deref().map(encode::cause);
+                tracing::debug!(cause = words(cause.as_ref()), "session ended");
                 if let Some(stage) = self.sessions.remove(&session) {
                     stage.send_replace(Stage::Over);
                 }

@@ -156,7 +156,9 @@ fn by_code(cause: &Cause) -> Option<Judged> {
         403_002 => (Throttled, "quota_exceeded"),
         403_012 => (Gone("device_disabled"), "disabled"),
         // The service has no code of its own for a device link; ids hold no spaces.
-        404_001 if says(&cause.description, " is disabled") => (Gone("device_disabled"), "disabled"),
+        404_001 if says(&cause.description, " is disabled") => {
+            (Gone("device_disabled"), "disabled")
+        }
         404_001 | 404_010 => (UNKNOWN_DEVICE, "not_found"),
         413_001 => (TOO_LARGE, "too_large"),
         429_000..=429_999 | 503_001 | 503_005 => (Throttled, "throttled"),

@@ -3,8 +3,8 @@
 use super::fake::FakeHub;
 use super::{PATIENCE, accepted, config, device, message, start};
 use crate::config::OnDisconnect;
-use crate::hub::message::{DeviceAddress, Telemetry};
 use crate::hub::Hub;
+use crate::hub::message::{DeviceAddress, Telemetry};
 use crate::runtime::clock;
 use crate::telemetry::metrics::Metrics;
 use bytes::Bytes;
