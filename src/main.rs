@@ -7,8 +7,8 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Most of a device's memory is asked for and never touched: the queues of the AMQP library.
-    // Huge pages would make all of it resident. A kernel without them has nothing to switch off.
+    // Much memory is asked for and never touched. Huge pages would make all of it resident. A
+    // kernel without them has nothing to switch off.
     #[cfg(target_os = "linux")]
     let _ = rustix::thread::disable_transparent_huge_pages(true);
     iothub_gateway::cli::main()

@@ -1,12 +1,23 @@
 //! One hub, a few AMQP connections, many device links, one token.
 //!
-//! A message goes down this list; each file is one station and knows only the next:
-//! `links` (a device's task) → `uplink`/`downlink` → `path` → `session` (attaches, closes) →
-//! `connection` (supervises) → `connect`, `io` (the wire). `token`, `cbs` and `schedule` keep the
-//! one token that `mint` signs (`sas`, `timekeeper`) or gets from `outside` (`fetch`). `outcome` alone says what counts as accepted,
-//! `refusals` what is said about the rest (`report`). `driver` carries our own AMQP engine; the
-//! stations above do not use it yet. No type of the AMQP library
-//! leaves this folder, and this folder knows no MQTT.
+//! | where is | file |
+//! |---|---|
+//! | what a device's connection holds | `links`, with `uplink` (telemetry) and `downlink` (commands) |
+//! | a link attached, and paced | `attach`, `pace` |
+//! | a rejected message or a detached link judged | `outcome` |
+//! | told what the hub refuses | `refusals`, `report`; of one device: `device` |
+//! | a message put into AMQP sections | `encode` |
+//! | what bounds bytes in flight, and an outcome's time | `gate`, `watchdog` |
+//! | a connection opened | `connect` (TCP, TLS, SASL, OPEN) |
+//! | what happens when it dies | `connection`, by `supervisor` |
+//! | sessions begun, and shared where the hub allows few | `sessions` |
+//! | which connection and session serve a device | `pool`, `lane` |
+//! | the token put and renewed | `token`, by `schedule`, over `cbs` |
+//! | the token made | `mint` (`sas`, `timekeeper`), or got from `outside` (`fetch`) |
+//! | bytes read and written | `driver`, which runs a `crate::amqp::Connection` |
+//!
+//! A device's own task attaches, sends, settles and detaches, under its connection's lock. No type
+//! of AMQP leaves this folder, and this folder knows no MQTT.
 
 mod attach;
 mod cbs;

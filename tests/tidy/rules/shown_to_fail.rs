@@ -50,6 +50,19 @@ fn the_engine_knows_amqp_time_and_secrets_and_nothing_else() {
 }
 
 #[test]
+fn the_library_that_judges_the_engine_is_named_by_the_emulator_alone() {
+    let text = "use fe2o3_amqp::{Receiver, Sender};\n";
+    for path in ["src/hub/driver/link.rs", "src/gateway.rs", "src/amqp/link.rs"] {
+        assert!(!layers(path, text).is_empty(), "{path}");
+    }
+    for path in ["src/emulator/links.rs", "src/hub/tests/fake.rs"] {
+        assert!(layers(path, text).is_empty(), "{path}");
+    }
+    let types = "use fe2o3_amqp_types::messaging::Properties;\n";
+    assert!(layers("src/hub/encode.rs", types).is_empty());
+}
+
+#[test]
 fn the_emulator_may_share_nothing_but_the_clock_and_secrets() {
     assert_eq!(
         layers("src/emulator/cbs.rs", "use crate::hub::sas;\n").len(),
