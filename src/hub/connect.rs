@@ -308,3 +308,44 @@ impl AsyncWrite for Wire {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{ConnectError, RefusalCause, amqp_config, not_opened};
+    use crate::amqp::Closed;
+    use crate::hub::driver::Ended;
+    use crate::hub::tests::config;
+    use std::time::Duration;
+
+    #[test]
+    fn the_hub_is_told_the_idle_time_and_given_half_as_much_more() {
+        let mut settings = config(1);
+        settings.idle_timeout = Duration::from_secs(60);
+        let amqp = amqp_config(&settings);
+        assert_eq!(amqp.idle_announced, Some(Duration::from_secs(60)));
+        assert_eq!(amqp.idle_time_out, Some(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn a_connection_that_did_not_open_says_why_in_words_fit_for_a_log() {
+        let ended = |closed, broken: Option<&str>| {
+            not_opened(&Ended {
+                closed,
+                killed: None,
+                broken: broken.map(str::to_owned),
+            })
+        };
+        let header = ended(Closed::Header(*b"HTTP/1.1"), None);
+        assert_eq!(
+            header.to_string(),
+            "AMQP open failed: the answer is no AMQP: HTTP/1.1"
+        );
+        let odd = ended(Closed::Mechanism("A\nB".to_owned()), None).to_string();
+        assert!(odd.ends_with("but A\\nB"), "{odd}");
+        let broken = ended(Closed::Lost, Some("reset")).to_string();
+        assert_eq!(broken, "AMQP open failed: reset");
+        let late = ended(Closed::Timeout, None);
+        assert_eq!(late.refusal(), RefusalCause::AmqpOpen);
+        assert!(matches!(late, ConnectError::Timeout(_)));
+    }
+}

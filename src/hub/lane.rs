@@ -286,6 +286,13 @@ impl Lane {
         }
     }
 
+    /// Waits until every link that was given up on the connection is detached.
+    #[cfg(test)]
+    pub async fn detached(&self) {
+        let handle = self.handle.lock().unwrap().clone();
+        handle.expect("a connection").detached().await;
+    }
+
     /// Devices placed here.
     pub fn load(&self) -> usize {
         self.devices.load(Ordering::Relaxed)

@@ -2,6 +2,7 @@
 
 use super::Stage;
 use super::link::LinkEvent;
+use crate::amqp::performative::Attach;
 use crate::amqp::{Closed, Connection, Event, LinkId, Outcome, SessionId};
 use crate::hub::encode;
 use crate::hub::outcome::words;
@@ -12,8 +13,9 @@ use std::task::Waker;
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Why a connection is cut whose peer leaves a DETACH of ours unanswered.
-const UNANSWERED: &str = "the hub did not answer a detach within hub.operation_timeout";
+/// Why a connection is cut whose peer leaves something unanswered.
+const NO_ATTACH: &str = "the hub did not answer an attach within hub.operation_timeout";
+const NO_DETACH: &str = "the hub did not answer a detach within hub.operation_timeout";
 
 /// A link as the driver knows it. Its key is the engine's token for it, so that an event finds
 /// its link without a search.
@@ -23,7 +25,9 @@ pub struct Seat {
     /// outcome, or credit, and a few more.
     pub inbox: VecDeque<LinkEvent>,
     pub waker: Option<Waker>,
-    /// Our DETACH is out; the peer must answer it until then.
+    /// The peer has answered our ATTACH.
+    attached: bool,
+    /// The link is being detached; the peer must have answered until then.
     answer_by: Option<Mono>,
     /// The engine has forgotten the link.
     pub ended: bool,
@@ -48,8 +52,8 @@ pub struct State {
     vacant: Vec<usize>,
     /// How long the peer may take to answer a DETACH.
     patience: Duration,
-    /// DETACHes of ours by the time their answer is due; those that were answered are dropped
-    /// when they are the first.
+    /// Links that are being detached, by the time the peer's answer is due; those that have ended
+    /// are dropped when they are the first.
     due: VecDeque<(Mono, u64)>,
     /// News about the connection that is not told yet.
     stage: Option<Stage>,
@@ -104,7 +108,9 @@ impl State {
         self.seats.len() - self.vacant.len()
     }
 
-    /// Detaches a link; messages that nobody took are released first.
+    /// Detaches a link; messages that nobody took are released first. One whose ATTACH the peer has
+    /// not answered is detached when it has: a peer may hold an ATTACH back while it asks its own
+    /// house, and find that a DETACH in front of its answer names no link of its.
     pub fn detach(&mut self, token: u64, link: LinkId, error: Option<Error>) {
         let Some(seat) = self.seat(token) else {
             return;
@@ -123,12 +129,25 @@ impl State {
             // What the peer has settled meanwhile is stale.
             let _ = self.engine.settle(delivery, &Outcome::Released);
         }
-        if self.engine.detach(link, error).is_ok() {
-            let answer_by = clock::mono() + self.patience;
-            self.due.push_back((answer_by, token));
-            if let Some(seat) = self.seat(token) {
-                seat.answer_by = Some(answer_by);
+        let how = |seat: &mut Seat| (seat.attached, seat.answer_by.is_some());
+        match self.seat(token).map(how) {
+            None | Some((false, true)) => {}
+            Some((false, false)) => self.expect(token),
+            Some((true, _)) => {
+                // One that is being detached, or has ended, is stale.
+                if self.engine.detach(link, error).is_ok() {
+                    self.expect(token);
+                }
             }
+        }
+    }
+
+    /// Notes until when a link must have ended.
+    fn expect(&mut self, token: u64) {
+        let answer_by = clock::mono() + self.patience;
+        if let Some(seat) = self.seat(token).filter(|seat| !seat.ended) {
+            seat.answer_by = Some(answer_by);
+            self.due.push_back((answer_by, token));
         }
     }
 
@@ -153,8 +172,12 @@ impl State {
     /// Does what is due.
     pub fn tick(&mut self, now: Mono) {
         self.engine.tick(now);
-        if self.answer_by().is_some_and(|at| at <= now) {
-            self.killed.get_or_insert(UNANSWERED);
+        if self.answer_by().is_some_and(|at| at <= now)
+            && let Some((_, token)) = self.due.front().copied()
+        {
+            let attached = self.seat(token).is_some_and(|seat| seat.attached);
+            let why = if attached { NO_DETACH } else { NO_ATTACH };
+            self.killed.get_or_insert(why);
         }
     }
 
@@ -195,9 +218,11 @@ impl State {
             }
             // Only a server is asked.
             Event::SaslInit { .. } => {}
-            Event::Attached { token, attach, .. } => {
-                self.tell(token, LinkEvent::Attached(attach));
-            }
+            Event::Attached {
+                link,
+                token,
+                attach,
+            } => self.attached(link, token, attach),
             Event::Refused { token, error, .. } => self.end(token, LinkEvent::Refused(error)),
             Event::Detached {
                 token,
@@ -228,6 +253,18 @@ impl State {
                 };
                 self.tell(token, event);
             }
+        }
+    }
+
+    fn attached(&mut self, link: LinkId, token: u64, attach: Box<Attach>) {
+        let Some(seat) = self.seat(token) else {
+            return;
+        };
+        seat.attached = true;
+        if seat.answer_by.is_some() {
+            self.detach(token, link, None);
+        } else {
+            self.tell(token, LinkEvent::Attached(attach));
         }
     }
 

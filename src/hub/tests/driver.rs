@@ -63,6 +63,11 @@ struct Rig {
 
 impl Rig {
     async fn start(idle: Option<Duration>) -> Self {
+        Self::with(idle, PATIENCE).await
+    }
+
+    /// A peer that does not answer a DETACH for so long is cut.
+    async fn with(idle: Option<Duration>, patience: Duration) -> Self {
         let fake = FakeHub::start().await;
         let stream = TcpStream::connect(("127.0.0.1", fake.port)).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -70,7 +75,7 @@ impl Rig {
         let mut config = Config::new(Side::Client, "gateway");
         config.sasl = Sasl::Client(Mechanism::Anonymous, None);
         config.idle_time_out = idle;
-        let (handle, task) = Handle::new(Counting(stream, Arc::clone(&writes)), config, PATIENCE);
+        let (handle, task) = Handle::new(Counting(stream, Arc::clone(&writes)), config, patience);
         let task = tokio::spawn(task);
         assert!(timeout(PATIENCE, handle.opened()).await.unwrap());
         let session = handle.begin().unwrap();
@@ -191,6 +196,8 @@ async fn hundreds_of_links_are_attached_without_waiting_and_leave_nothing_behind
     assert!(writes <= 3, "{writes} writes for 300 attaches");
     assert_eq!(rig.handle.links(), 300);
     drop(links);
+    timeout(PATIENCE, rig.handle.detached()).await.unwrap();
+    assert_eq!(rig.handle.links(), 0);
     rig.fake.until(|seen| seen.detaches == 300).await;
     // Dropped before they are answered.
     drop(
@@ -361,4 +368,64 @@ async fn a_connection_that_is_cut_says_why() {
     rig.task.abort();
     timeout(PATIENCE, rig.session.ended()).await.unwrap();
     assert_eq!(rig.handle.stage(), Stage::Over);
+}
+
+#[tokio::test]
+async fn a_session_that_ends_stops_its_links_and_blames_none() {
+    let rig = Rig::start(None).await;
+    let mut link = rig.uplink("d1");
+    attached(&mut link).await;
+    send(&mut link, 0).await;
+    rig.fake.end_sessions();
+    let end = loop {
+        match next(&mut link).await {
+            LinkEvent::Outcome(0, _) | LinkEvent::Credit(_) => {}
+            other => break other,
+        }
+    };
+    // The session's reason, which the fake hub gives, is not the link's.
+    assert!(matches!(end, LinkEvent::Stopped), "{end:?}");
+    timeout(PATIENCE, rig.session.ended()).await.unwrap();
+    assert!(rig.session.attach(sender("up", "x"), 0).is_err());
+    assert_eq!(rig.handle.stage(), Stage::Open);
+}
+
+#[tokio::test]
+async fn a_link_dropped_before_its_answer_is_detached_after_it() {
+    let rig = Rig::start(None).await;
+    for round in 0..50 {
+        let mut link = rig.uplink(&format!("d{round}"));
+        if round % 2 == 0 {
+            link.detach(None);
+        }
+        drop(link);
+    }
+    timeout(PATIENCE, rig.handle.detached()).await.unwrap();
+    assert_eq!(rig.handle.links(), 0);
+    // The fake hub holds each of them for a link that came and went.
+    rig.fake
+        .until(|seen| (seen.attaches, seen.detaches) == (50, 50))
+        .await;
+    assert!(rig.session.is_mapped());
+}
+
+#[tokio::test]
+async fn a_peer_that_leaves_a_detach_unanswered_is_cut_and_one_that_answers_is_not() {
+    let rig = Rig::with(None, Duration::from_millis(200)).await;
+    for n in 0..20 {
+        let mut link = rig.uplink(&format!("d{n}"));
+        attached(&mut link).await;
+        drop(link);
+    }
+    timeout(PATIENCE, rig.handle.detached()).await.unwrap();
+    let mut link = rig.uplink("d1");
+    attached(&mut link).await;
+    let quiet = timeout(Duration::from_millis(400), rig.session.ended()).await;
+    assert!(quiet.is_err(), "every detach was answered");
+    rig.fake.stall();
+    drop(link);
+    let (ended, handle) = rig.ended().await;
+    let why = ended.killed.expect("cut");
+    assert!(why.contains("detach"), "{why}");
+    timeout(PATIENCE, handle.detached()).await.unwrap();
 }

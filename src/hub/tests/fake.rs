@@ -12,7 +12,7 @@ use fe2o3_amqp::types::messaging::Outcome;
 use fe2o3_amqp::types::performatives::Attach;
 use fe2o3_amqp::types::primitives::Symbol;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -77,6 +77,8 @@ pub struct State {
     credit: Mutex<Option<u32>>,
     /// Highest channel number of new connections.
     channel_max: AtomicU16,
+    /// Highest handle in new sessions.
+    handle_max: AtomicU32,
     tls: Option<TlsAcceptor>,
 }
 
@@ -116,6 +118,7 @@ impl FakeHub {
             mute_tokens: AtomicBool::new(false),
             credit: Mutex::new(None),
             channel_max: AtomicU16::new(1000),
+            handle_max: AtomicU32::new(u32::MAX),
             tls,
         });
         let serving = Arc::clone(&state);
@@ -174,6 +177,11 @@ impl FakeHub {
     /// Allows one session more than this on new connections.
     pub fn channel_max(&self, max: u16) {
         self.state.channel_max.store(max, Ordering::SeqCst);
+    }
+
+    /// Allows one link more than this in each session of new connections.
+    pub fn handle_max(&self, max: u32) {
+        self.state.handle_max.store(max, Ordering::SeqCst);
     }
 
     /// Gives a telemetry link more credit.
@@ -296,7 +304,9 @@ where
         return;
     };
     state.seen.send_modify(|seen| seen.connections += 1);
-    while let Ok(session) = SessionAcceptor::new().accept(&mut connection).await {
+    let handle_max = state.handle_max.load(Ordering::SeqCst);
+    let sessions = SessionAcceptor::builder().handle_max(handle_max).build();
+    while let Ok(session) = sessions.accept(&mut connection).await {
         state.seen.send_modify(|seen| seen.sessions += 1);
         tokio::spawn(links(Arc::clone(&state), session));
     }

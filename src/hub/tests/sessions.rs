@@ -1,7 +1,9 @@
 //! Hubs that allow fewer sessions than the gateway would like.
 
 use super::fake::FakeHub;
-use super::{PATIENCE, accepted, command, config, device, message, start};
+use super::{PATIENCE, accepted, command, config, device, event, gone, message, start};
+use crate::config::OnDisconnect;
+use crate::hub::HubEvent;
 use crate::hub::message::Settlement;
 use fe2o3_amqp::types::messaging::Outcome;
 use std::time::Duration;
@@ -66,5 +68,51 @@ async fn a_lone_session_that_ends_is_replaced_with_its_connection() {
         fake.end_sessions();
         fake.until(|seen| seen.connections > connections).await;
     }
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn a_full_session_leaves_its_devices_to_the_others_and_the_last_ones_are_told() {
+    let fake = FakeHub::start().await;
+    fake.handle_max(3);
+    let mut settings = config(fake.port);
+    settings.sessions_per_connection = 2;
+    let hub = start(settings).await;
+    let mut devices = Vec::new();
+    let mut n = 0;
+    // Both sessions are there once a device of each has spoken.
+    while devices.len() < 8 {
+        let mut links = device(&hub, &format!("d{n}"));
+        links.send(n, message("x"));
+        match event(&mut links).await {
+            HubEvent::Sent(ticket, Ok(_)) => assert_eq!(ticket, n),
+            HubEvent::Gone(gone) => {
+                assert_eq!(gone.reason, "hub_full");
+                assert!(fake.seen().sessions < 3, "{} devices", devices.len());
+                n += 1;
+                continue;
+            }
+            other => panic!("{other:?}"),
+        }
+        devices.push(links);
+        n += 1;
+    }
+    let seen = fake.seen();
+    assert_eq!((seen.sessions, seen.connections), (3, 1), "one is for $cbs");
+    let mut ninth = device(&hub, "ninth");
+    ninth.send(0, message("x"));
+    assert_eq!(gone(&mut ninth).await, "hub_full");
+    // Who leaves makes room.
+    devices.pop().unwrap().close(OnDisconnect::Release);
+    fake.until(|seen| seen.detaches == 1).await;
+    hub.shared.pool.lanes()[0].detached().await;
+    let mut tenth = device(&hub, "tenth");
+    tenth.send(0, message("x"));
+    assert_eq!(accepted(&mut tenth).await, 0);
+    for (ticket, links) in (100..).zip(&mut devices) {
+        links.send(ticket, message("y"));
+        assert_eq!(accepted(links).await, ticket);
+    }
+    assert_eq!(fake.seen().connections, 1);
     assert!(hub.shutdown(PATIENCE).await);
 }

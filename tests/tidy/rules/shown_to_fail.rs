@@ -52,7 +52,11 @@ fn the_engine_knows_amqp_time_and_secrets_and_nothing_else() {
 #[test]
 fn the_library_that_judges_the_engine_is_named_by_the_emulator_alone() {
     let text = "use fe2o3_amqp::{Receiver, Sender};\n";
-    for path in ["src/hub/driver/link.rs", "src/gateway.rs", "src/amqp/link.rs"] {
+    for path in [
+        "src/hub/driver/link.rs",
+        "src/gateway.rs",
+        "src/amqp/link.rs",
+    ] {
         assert!(!layers(path, text).is_empty(), "{path}");
     }
     for path in ["src/emulator/links.rs", "src/hub/tests/fake.rs"] {
