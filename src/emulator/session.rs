@@ -26,6 +26,9 @@ use tokio_util::task::TaskTracker;
 /// Time for a client to answer a detach before its link is forgotten.
 pub(crate) const DETACH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a refusal may hold up the attaches behind it.
+const REFUSAL_TURN: Duration = Duration::from_millis(200);
+
 /// What becomes of an attach.
 enum Verdict {
     CbsRequests(OwnedSemaphorePermit),
@@ -81,13 +84,15 @@ pub(crate) async fn serve(mut session: ListenerSessionHandle, connection: Arc<Co
 struct Unanswered;
 
 /// Begins a refusal here, so that the detach leaves with the attach: a client that answers the null
-/// terminus with a detach of its own must find ours, with the reason, on the way.
+/// terminus with a detach of its own must find ours, with the reason, on the way. The next attach
+/// waits for the client's answer, within reason: the library takes that answer for one of the link
+/// that got the handle next.
 async fn begin_refusal(closing: impl Future<Output = ()> + Send + 'static, tasks: &TaskTracker) {
     let mut closing = Box::pin(closing);
     tokio::select! {
         biased;
         () = &mut closing => {}
-        () = std::future::ready(()) => {
+        () = tokio::time::sleep(REFUSAL_TURN) => {
             tasks.spawn(closing);
         }
     }
