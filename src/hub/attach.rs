@@ -7,7 +7,7 @@
 use super::device::Path;
 use super::driver::{Link, LinkEvent};
 use super::encode;
-use super::lane::{Full, Lane};
+use super::lane::{Lane, NoLink};
 use super::outcome::Cause;
 use super::pace::Urgency;
 use super::refusals::RefusalCause;
@@ -63,13 +63,18 @@ pub fn attach(path: &Path, wanted: Wanted, pause: Duration) -> Attaching {
         if !pause.is_zero() {
             sleep(pause).await;
         }
+        let mut awaited = slot;
         loop {
-            lane.session(slot).await;
+            lane.session(awaited).await;
             shared.pacer.clone().granted(wanted.urgency).await;
             let mut link = match lane.attach(slot, &wanted.attach) {
-                Ok(Some(link)) => link,
-                Ok(None) => continue, // session or token ended meanwhile
-                Err(Full) => return Err(NotAttached::Full),
+                Ok(link) => link,
+                Err(NoLink::NoToken) => continue,
+                Err(NoLink::NoSession(slot)) => {
+                    awaited = slot;
+                    continue;
+                }
+                Err(NoLink::Full) => return Err(NotAttached::Full),
             };
             let silent = || {
                 let refusals = &shared.refusals;

@@ -248,9 +248,17 @@ pub struct Slot {
     pub wanted: AtomicBool,
 }
 
-/// No session of the connection has room for another link.
+/// Why no link was attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub enum NoLink {
+    /// The connection holds no token any more.
+    NoToken,
+    /// The session of this slot is to be begun first; where it is another slot's, the device's own
+    /// has no handle left.
+    NoSession(usize),
+    /// No session of the connection has a handle left.
+    Full,
+}
 
 impl Lane {
     /// A lane that is down.
@@ -339,24 +347,23 @@ impl Lane {
     }
 
     /// Attaches a link in the session of this slot or, where that has no handle left, in another.
-    /// `None`: there is no session, or no token, any more.
     ///
     /// # Errors
-    /// When no session has room.
-    pub fn attach(&self, slot: usize, attach: &Attach) -> Result<Option<Link>, Full> {
+    /// See [`NoLink`].
+    pub fn attach(&self, slot: usize, attach: &Attach) -> Result<Link, NoLink> {
         if !*self.authorized.borrow() {
-            return Ok(None);
+            return Err(NoLink::NoToken);
         }
         let count = self.slots.len();
-        for n in 0..count {
-            let session = self.slots[(slot + n) % count].session.borrow().clone();
+        for slot in (slot..slot + count).map(|slot| slot % count) {
+            let session = self.slots[slot].session.borrow().clone();
             let link = session.map(|session| session.attach(attach.clone(), 0));
             match link {
-                Some(Ok(link)) => return Ok(Some(link)),
-                None | Some(Err(AttachError::NotMapped)) if n == 0 => return Ok(None),
-                _ => {}
+                Some(Ok(link)) => return Ok(link),
+                Some(Err(AttachError::HandleMax | AttachError::TooLarge)) => {}
+                Some(Err(AttachError::NotMapped)) | None => return Err(NoLink::NoSession(slot)),
             }
         }
-        Err(Full)
+        Err(NoLink::Full)
     }
 }

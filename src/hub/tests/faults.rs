@@ -1,9 +1,10 @@
-//! What a bad day does: cuts, silence, refusals; and the AMQP engine's own faults (F1 to F4).
+//! What a bad day does: cuts, silence, refusals.
 
 use super::fake::{FakeHub, Telemetry, telemetry_of};
 use super::{PATIENCE, accepted, command, config, device, gone, message, start};
 use crate::config::OnDisconnect;
 use crate::hub::message::Settlement;
+use crate::hub::tuning;
 use fe2o3_amqp::types::messaging::Outcome;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -57,7 +58,6 @@ async fn messages_in_flight_when_the_connection_dies_are_sent_again() {
     for ticket in 0..5 {
         links.send(ticket, message(&format!("{ticket}")));
     }
-    // F1: the engine's own futures would wait for ever here.
     tokio::select! {
         early = links.next() => panic!("{early:?}"),
         _ = fake.until(|seen| seen.transfers.len() == 5) => {}
@@ -74,6 +74,31 @@ async fn messages_in_flight_when_the_connection_dies_are_sent_again() {
         seen.transfers[5..],
         "same ids, same order"
     );
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn what_was_in_flight_goes_before_what_was_waiting() {
+    let fake = FakeHub::start().await;
+    fake.on_telemetry("d1", Telemetry::Hold);
+    let mut settings = config(fake.port);
+    settings.connection_bytes_max = 2 * tuning::MESSAGE_COST_MIN;
+    let hub = start(settings).await;
+    let mut links = device(&hub, "d1");
+    for ticket in 0..5 {
+        links.send(ticket, message(&format!("{ticket}")));
+    }
+    tokio::select! {
+        early = links.next() => panic!("{early:?}"),
+        _ = fake.until(|seen| seen.transfers.len() == 2) => {}
+    }
+    fake.on_telemetry("d1", Telemetry::Accept);
+    fake.kill();
+    for ticket in 0..5 {
+        assert_eq!(accepted(&mut links).await, ticket);
+    }
+    let bodies: Vec<_> = fake.seen().transfers.into_iter().map(|t| t.2).collect();
+    assert_eq!(bodies, [b"0", b"1", b"0", b"1", b"2", b"3", b"4"]);
     assert!(hub.shutdown(PATIENCE).await);
 }
 
@@ -230,8 +255,7 @@ async fn links_refused_for_lack_of_a_token_ask_for_one_and_come_back() {
     assert!(hub.shutdown(PATIENCE).await);
 }
 
-/// F2, F3, F4: dropping links mid-attach, with transfers in flight, and reusing handles would
-/// end the session or the connection for everybody on it.
+/// Links are dropped mid-attach and with transfers in flight, and their handles are used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn devices_that_come_and_go_do_not_disturb_their_neighbour() {
     let fake = FakeHub::start().await;
@@ -307,7 +331,7 @@ async fn a_receiver_dropped_with_commands_in_flight_leaves_its_session_alone() {
 #[tokio::test]
 async fn a_server_that_is_no_hub_is_named_as_the_problem() {
     use tokio::io::AsyncWriteExt;
-    // Nonsense, a header of another protocol, and a frame too short to be one (F14).
+    // Nonsense, a header of another protocol, and a frame too short to be one.
     let answers: [&[u8]; 3] = [
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"AMQP\x00\x00\x09\x01",
