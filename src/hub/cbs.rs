@@ -75,7 +75,7 @@ impl Cbs {
     /// Attaches the pair. Dropping the future detaches what was attached.
     pub async fn open(home: Home) -> Result<Self, CbsError> {
         let mut bytes = [0; 8];
-        getrandom::fill(&mut bytes).map_err(|_| CbsError::Lost)?;
+        crate::runtime::random::fill(&mut bytes).map_err(|_| CbsError::Lost)?;
         let (own, session) = match home {
             Home::Own(handle) => {
                 let session = handle.begin().map_err(|_| CbsError::Lost)?;

@@ -2,6 +2,7 @@
 //! deadline. Verifies the hub's certificate always; there is no switch to turn that off.
 
 use super::driver::{Ended, Handle};
+use super::environment::{Environment, Transport};
 use super::refusals::RefusalCause;
 use super::{encode, outcome, tuning};
 use crate::amqp::sasl::{Mechanism, Sasl};
@@ -119,9 +120,16 @@ fn of_tls(error: &rustls::Error) -> RefusalCause {
 pub type Opened = (Handle, AbortOnDropHandle<Ended>);
 
 /// Opens a connection. Dropping the future, or later the task, cuts it.
-pub async fn open(config: &HubConfig) -> Result<Opened, ConnectError> {
+pub async fn open(config: &HubConfig, world: &Environment) -> Result<Opened, ConnectError> {
     let endpoint = &config.endpoint;
-    let wire = wire(config, endpoint.tls, &endpoint.host, endpoint.port).await?;
+    let wire = match &world.dial {
+        Some(dial) => {
+            let name = || format!("{}:{}", endpoint.host, endpoint.port);
+            let made = dial().await;
+            Wire::Made(made.map_err(|error| ConnectError::Tcp(name(), error))?)
+        }
+        None => wire(config, endpoint.tls, &endpoint.host, endpoint.port).await?,
+    };
     let (handle, task) = Handle::new(wire, amqp_config(config), config.operation_timeout);
     // In a task of its own: what it does must not wait for what its users do.
     let task = AbortOnDropHandle::new(tokio::spawn(task));
@@ -185,7 +193,7 @@ fn not_opened(ended: &Ended) -> ConnectError {
 fn container_id() -> String {
     let mut bytes = [0; 8];
     // The id only names us in the hub's logs; without entropy it is less telling, not wrong.
-    let _ = getrandom::fill(&mut bytes);
+    let _ = crate::runtime::random::fill(&mut bytes);
     format!("iothub-gateway-{}", encode::hex(&bytes))
 }
 
@@ -267,6 +275,8 @@ pub enum Wire {
     Plain(TcpStream),
     /// TLS over TCP.
     Tls(Box<TlsStream<TcpStream>>),
+    /// Somebody else's.
+    Made(Box<dyn Transport>),
 }
 
 impl AsyncRead for Wire {
@@ -278,6 +288,7 @@ impl AsyncRead for Wire {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, into),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, into),
+            Self::Made(stream) => Pin::new(stream).poll_read(cx, into),
         }
     }
 }
@@ -291,6 +302,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Made(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -298,6 +310,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Made(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -305,6 +318,7 @@ impl AsyncWrite for Wire {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Made(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -11,9 +11,10 @@ use super::refusals::Class;
 use super::sessions::{Broken, Sessions};
 use super::supervisor::{Event, State, Supervisor};
 use super::token::Keeper;
-use super::{encode, outcome, tuning};
+use super::{encode, outcome};
 use crate::amqp::Closed;
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::random;
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,7 +32,7 @@ pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
             State::Dormant => wanted(&shared, &lane).await,
             State::Connecting => match connect(&shared, &lane).await {
                 Ok(Some(opened)) => {
-                    machine.on(Event::Opened, clock::mono(), tuning::roll());
+                    machine.on(Event::Opened, clock::mono(), random::unit());
                     let open = Open::new(&shared, &lane, opened);
                     let lost = open.serve(&mut machine).await;
                     note_loss(&shared, &lane, &lost);
@@ -53,12 +54,13 @@ pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
         } else {
             event
         };
-        machine.on(event, clock::mono(), tuning::roll());
+        machine.on(event, clock::mono(), random::unit());
     }
 }
 
 async fn wanted(shared: &Shared, lane: &Lane) -> Event {
     tokio::select! {
+        biased;
         () = lane.wanted.cancelled() => Event::Wanted,
         () = shared.stop.cancelled() => Event::Stop,
     }
@@ -67,6 +69,7 @@ async fn wanted(shared: &Shared, lane: &Lane) -> Event {
 async fn rested(shared: &Shared, until: Mono) -> Event {
     let _gauge = Gauge::enter(shared, "waiting");
     tokio::select! {
+        biased;
         () = tokio::time::sleep(until.since(clock::mono())) => Event::Rested,
         () = shared.stop.cancelled() => Event::Stop,
     }
@@ -76,11 +79,12 @@ async fn rested(shared: &Shared, until: Mono) -> Event {
 async fn connect(shared: &Shared, lane: &Lane) -> Result<Option<Opened>, ConnectError> {
     let _gauge = Gauge::enter(shared, "connecting");
     let opened = tokio::select! {
-        opened = connect::open(&shared.config) => opened?,
+        biased;
+        opened = connect::open(&shared.config, &shared.world) => opened?,
         () = shared.stop.cancelled() => return Ok(None),
     };
     let address = address(shared);
-    tracing::info!(connection = lane.index, address, "hub connection open");
+    tracing::info!(name: "hub_connection_open", connection = lane.index, address, "hub connection open");
     shared.refusals.succeeded(Class::Connect, || lane.name());
     Ok(Some(opened))
 }
@@ -99,7 +103,7 @@ fn note_loss(shared: &Shared, lane: &Lane, lost: &Lost) {
     let Lost { cause, reason } = lost;
     book(shared, lane, cause, reason);
     let address = address(shared);
-    tracing::warn!(
+    tracing::warn!(name: "hub_connection_lost",
         connection = lane.index,
         address,
         cause,
@@ -119,7 +123,7 @@ fn note_failure(shared: &Shared, lane: &Lane, error: &ConnectError) {
         .refusals
         .refused(error.refusal(), &lane.name(), &reason);
     let address = address(shared);
-    tracing::info!(
+    tracing::info!(name: "hub_connect_failed",
         connection = lane.index,
         address,
         cause,
@@ -223,7 +227,7 @@ impl<'a> Open<'a> {
     }
 
     async fn drive(&mut self, keeper: &mut JoinHandle<()>, machine: &mut Supervisor) -> Lost {
-        let mut token = self.lane.authorized.subscribe();
+        let mut token = self.lane.authorized.watch();
         self.sessions.serve_demand(); // what waits since before this connection
         loop {
             tokio::select! {
@@ -242,9 +246,8 @@ impl<'a> Open<'a> {
                     }
                 }
                 () = self.lane.demand.notified() => self.sessions.serve_demand(),
-                Ok(()) = token.changed() => {
-                    let holds = *token.borrow_and_update();
-                    machine.on(Event::Token(holds), clock::mono(), tuning::roll());
+                holds = token.changed() => {
+                    machine.on(Event::Token(holds), clock::mono(), random::unit());
                 }
             }
         }

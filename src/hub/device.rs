@@ -7,6 +7,7 @@ use super::outcome::{Cause, DeviceGone, Verdict, judge_detach, words};
 use super::refusals::{self, Class, RefusalCause};
 use super::{pool, tuning};
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::random;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -166,7 +167,7 @@ impl Patience {
             true => (tuning::THROTTLE_MIN, tuning::THROTTLE_MAX),
             false => (tuning::RETRY_MIN, tuning::RETRY_MAX),
         };
-        let pause = tuning::backoff(min, max, self.failures, tuning::roll());
+        let pause = tuning::backoff(min, max, self.failures, random::unit());
         self.failures = self.failures.saturating_add(1);
         self.resume_at = clock::mono() + pause;
         pause

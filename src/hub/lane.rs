@@ -3,6 +3,7 @@
 
 use super::HubStatus;
 use super::driver::{Handle, Link, Session};
+use super::environment::Environment;
 use super::mint::Mint;
 use super::outside::Outside;
 use super::pace::Pacer;
@@ -14,6 +15,7 @@ use crate::amqp::performative::Attach;
 use crate::config::{HubConfig, TokenSource};
 use crate::runtime::clock::Unix;
 use crate::runtime::control::Control;
+use crate::runtime::watch::Watched;
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use prometheus::IntGauge;
@@ -22,9 +24,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-
-/// A reader of the wall clock.
-pub type Wall = Arc<dyn Fn() -> Unix + Send + Sync>;
 
 /// The hub-wide context.
 pub struct Shared {
@@ -40,8 +39,8 @@ pub struct Shared {
     pub mint: Mint,
     /// Counts tokens that came without having been asked for.
     pub token_news: Arc<watch::Sender<u64>>,
-    /// The wall clock.
-    pub wall: Wall,
+    /// Transports and the wall clock.
+    pub world: Environment,
     /// Where decisions about the token are made; `None` while there is no thread to be had.
     pub control: Option<Control>,
     /// Milliseconds the latest decision to renew was late, at most.
@@ -95,20 +94,25 @@ impl LinkGauges {
 impl Shared {
     /// The context of a hub that starts.
     pub fn new(
+        world: Environment,
         config: Arc<HubConfig>,
         metrics: Arc<Metrics>,
         causes: Arc<Causes>,
         pacer: Pacer,
-        wall: Wall,
     ) -> Self {
         series::exist(&metrics);
         let connections = config.connections.max(1);
         let sessions = config.sessions_per_connection.max(1);
         let bytes = config.connection_bytes_max;
         let lanes = (0..connections).map(|index| Lane::new(index, sessions, bytes));
-        let control = Control::start()
-            .inspect_err(|error| tracing::error!(%error, "no control thread; sharing the others"))
-            .ok();
+        let control = match world.control_thread {
+            true => Control::start()
+                .inspect_err(|error| {
+                    tracing::error!(name: "control_thread_missing", %error, "no control thread; sharing the others");
+                })
+                .ok(),
+            false => None,
+        };
         let stop = CancellationToken::new();
         let token_news = Arc::new(watch::Sender::new(0));
         let mint = match &config.token_source {
@@ -116,7 +120,7 @@ impl Shared {
             outside => {
                 // Each connection asks once at a time.
                 let (ask, asks) = mpsc::channel(connections);
-                let (news, wall) = (Arc::clone(&token_news), Arc::clone(&wall));
+                let (news, wall) = (Arc::clone(&token_news), Arc::clone(&world.wall));
                 let source = Outside::new(Arc::clone(&config), asks, news, wall);
                 let source = source.run(stop.clone());
                 drop(match &control {
@@ -132,7 +136,7 @@ impl Shared {
             gauges: LinkGauges::of(&metrics),
             mint,
             token_news,
-            wall,
+            world,
             control,
             late_ms: AtomicU64::new(0),
             refusals: Arc::new(Reporter::new(&metrics, causes)),
@@ -189,9 +193,7 @@ impl Shared {
 
     /// Says whether `lane` holds a token; whether that is news. Keeps `ready` and the gauge true.
     pub fn authorize(&self, lane: &Lane, holds: bool) -> bool {
-        let changed = lane
-            .authorized
-            .send_if_modified(|was| std::mem::replace(was, holds) != holds);
+        let changed = lane.authorized.replace(holds) != holds;
         if changed {
             self.ready.send_modify(|n| {
                 *n = if holds { *n + 1 } else { n.saturating_sub(1) };
@@ -208,7 +210,7 @@ impl Shared {
         HubStatus {
             connections_ready: *self.ready.borrow(),
             connections_wanted: self.pool.open(),
-            token_expiry: news.token_expiry.filter(|at| *at > (self.wall)()),
+            token_expiry: news.token_expiry.filter(|at| *at > (self.world.wall)()),
             key_in_use: news.key_in_use,
             problem: problem.cloned().unwrap_or_default(),
             refusals: self.refusals.standing(),
@@ -227,7 +229,7 @@ pub struct Lane {
     /// A session of some slot is wanted.
     pub demand: Notify,
     /// Whether the connection holds a token; attaches wait for it.
-    pub authorized: watch::Sender<bool>,
+    pub authorized: Watched<bool>,
     /// A link was refused for lack of a token: put one.
     pub suspect: Notify,
     /// Bytes in flight.
@@ -243,7 +245,7 @@ pub struct Lane {
 /// The place of one session. Where the hub allows fewer sessions, some hold the same one.
 pub struct Slot {
     /// `None` while there is none.
-    pub session: watch::Sender<Option<Arc<Session>>>,
+    pub session: Watched<Option<Arc<Session>>>,
     /// A device waits for it.
     pub wanted: AtomicBool,
 }
@@ -265,7 +267,7 @@ impl Lane {
     pub fn new(index: usize, sessions: usize, bytes: usize) -> Self {
         let bytes = bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize));
         let slot = |_| Slot {
-            session: watch::Sender::new(None),
+            session: Watched::new(None),
             wanted: AtomicBool::new(false),
         };
         Self {
@@ -273,7 +275,7 @@ impl Lane {
             wanted: CancellationToken::new(),
             slots: (0..sessions.max(1)).map(slot).collect(),
             demand: Notify::new(),
-            authorized: watch::Sender::new(false),
+            authorized: Watched::new(false),
             suspect: Notify::new(),
             bytes: Arc::new(Semaphore::new(bytes)),
             devices: AtomicUsize::new(0),
@@ -315,7 +317,7 @@ impl Lane {
     pub fn seat(&self) -> Seat {
         Seat {
             devices: self.load(),
-            healthy: *self.authorized.borrow(),
+            healthy: self.authorized.get(),
         }
     }
 
@@ -327,21 +329,17 @@ impl Lane {
     /// Waits until links can be attached in the session of this slot, and asks for that session.
     pub async fn session(&self, slot: usize) {
         let slot = &self.slots[slot % self.slots.len()];
-        let (mut session, mut token) = (slot.session.subscribe(), self.authorized.subscribe());
+        let (mut session, mut token) = (slot.session.watch(), self.authorized.watch());
         loop {
-            // Both senders live as long as `self`: there is always news to wait for.
-            let mapped = session
-                .borrow_and_update()
-                .as_deref()
-                .map(Session::is_mapped);
+            let mapped = session.get().as_deref().map(Session::is_mapped);
             if mapped != Some(true) {
                 slot.wanted.store(true, Ordering::Relaxed);
                 self.demand.notify_one();
-                let _ = session.changed().await;
-            } else if *token.borrow_and_update() {
+                session.changed().await;
+            } else if token.get() {
                 return;
             } else {
-                let _ = token.changed().await;
+                token.changed().await;
             }
         }
     }
@@ -351,12 +349,12 @@ impl Lane {
     /// # Errors
     /// See [`NoLink`].
     pub fn attach(&self, slot: usize, attach: &Attach) -> Result<Link, NoLink> {
-        if !*self.authorized.borrow() {
+        if !self.authorized.get() {
             return Err(NoLink::NoToken);
         }
         let count = self.slots.len();
         for slot in (slot..slot + count).map(|slot| slot % count) {
-            let session = self.slots[slot].session.borrow().clone();
+            let session = self.slots[slot].session.get();
             let link = session.map(|session| session.attach(attach.clone(), 0));
             match link {
                 Some(Ok(link)) => return Ok(link),

@@ -8,7 +8,7 @@
 //! | told what the hub refuses | `refusals`, `report`; of one device: `device` |
 //! | a message put into AMQP sections | `encode` |
 //! | what bounds bytes in flight, and an outcome's time | `gate`, `watchdog` |
-//! | a connection opened | `connect` (TCP, TLS, SASL, OPEN) |
+//! | a connection opened | `connect` (TCP, TLS, SASL, OPEN), in an `environment` |
 //! | what happens when it dies | `connection`, by `supervisor` |
 //! | sessions begun, and shared where the hub allows few | `sessions` |
 //! | which connection and session serve a device | `pool`, `lane` |
@@ -27,6 +27,7 @@ mod device;
 mod downlink;
 pub mod driver;
 mod encode;
+pub mod environment;
 mod fetch;
 mod gate;
 mod lane;
@@ -56,9 +57,10 @@ pub use links::DeviceLinks;
 pub use mint::PolicyKeys;
 
 use crate::config::HubConfig;
-use crate::runtime::clock::{self, Unix};
+use crate::runtime::clock::Unix;
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
+use environment::Environment;
 use lane::Shared;
 use message::{Command, DeviceAddress};
 use outcome::{DeviceGone, HubAccepted, Refusal};
@@ -119,22 +121,24 @@ impl Hub {
         metrics: Arc<Metrics>,
         causes: Arc<Causes>,
     ) -> Self {
-        Self::start_by(config, metrics, causes, Arc::new(clock::unix))
+        Self::start_in(Environment::default(), config, metrics, causes)
     }
 
-    /// [`Self::start_noting`] with another wall clock.
-    fn start_by(
+    /// [`Self::start_noting`] in another world.
+    #[must_use]
+    pub fn start_in(
+        world: Environment,
         config: Arc<HubConfig>,
         metrics: Arc<Metrics>,
         causes: Arc<Causes>,
-        wall: lane::Wall,
     ) -> Self {
         let (pacer, bucket) = pace::pacer(config.attach_rate_per_s);
-        let shared = Arc::new(Shared::new(config, metrics, causes, pacer, wall));
+        let shared = Arc::new(Shared::new(world, config, metrics, causes, pacer));
         let tasks = TaskTracker::new();
         let stop = shared.stop.clone();
         tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = bucket.run() => {}
                 () = stop.cancelled() => {}
             }

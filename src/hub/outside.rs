@@ -4,8 +4,8 @@
 //! newer token is news for every connection; a service is asked once per period, however many
 //! connections want the answer. What is asked for is bounded in size and time.
 
+use super::environment::Wall;
 use super::fetch;
-use super::lane::Wall;
 use super::mint::{NoToken, Token, period};
 use super::sas;
 use super::tuning;
@@ -62,6 +62,7 @@ impl Outside {
         let mut look = interval(tuning::TOKEN_FILE_CHECK);
         loop {
             let ask = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 Some(ask) = self.asks.recv() => ask,
                 _ = look.tick() => {

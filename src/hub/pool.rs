@@ -188,7 +188,7 @@ mod tests {
             devices_max,
         );
         for lane in pool.lanes() {
-            lane.authorized.send_replace(true);
+            lane.authorized.replace(true);
         }
         pool
     }

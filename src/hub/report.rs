@@ -128,6 +128,7 @@ impl Reporter {
         let mut tick = interval(TICK);
         loop {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
@@ -150,9 +151,9 @@ fn log(report: &Report) {
     let (recent, lasted_s) = (report.recent, report.lasted.as_secs());
     match report.phase {
         Phase::Began => {
-            tracing::warn!(cause = word, code, refused, hub, fix, "hub refuses: {says}");
+            tracing::warn!(name: "hub_refuses", cause = word, code, refused, hub, fix, "hub refuses: {says}");
         }
-        Phase::Lasts => tracing::warn!(
+        Phase::Lasts => tracing::warn!(name: "hub_still_refuses",
             cause = word,
             code,
             refused,
@@ -164,14 +165,14 @@ fn log(report: &Report) {
             "hub still refuses: {says}"
         ),
         Phase::Over => {
-            tracing::info!(
+            tracing::info!(name: "hub_refuses_no_more",
                 cause = word,
                 count,
                 lasted_s,
                 "hub no longer refuses: {says}"
             );
         }
-        Phase::Forgotten => tracing::info!(
+        Phase::Forgotten => tracing::info!(name: "hub_not_asked_again",
             cause = word,
             count,
             lasted_s,

@@ -59,7 +59,7 @@ impl Sessions {
         let count = slots.min(handle.sessions_max() - 1).max(1);
         if count < slots {
             let connection = lane.index;
-            tracing::info!(
+            tracing::info!(name: "hub_sessions_fewer",
                 connection,
                 "the hub allows fewer sessions; devices share them"
             );
@@ -147,7 +147,7 @@ impl Sessions {
     /// Ends every session and waits for the answers. The caller sets the deadline.
     pub async fn end(&self) {
         let slots = self.lane.slots.iter();
-        let sessions = slots.filter_map(|slot| slot.session.borrow().clone());
+        let sessions = slots.filter_map(|slot| slot.session.get());
         let sessions: Vec<_> = sessions.collect();
         sessions.iter().for_each(|session| session.end());
         for session in sessions {
@@ -159,7 +159,7 @@ impl Sessions {
     pub async fn close(mut self) {
         self.tasks.shutdown().await;
         for slot in &self.lane.slots {
-            slot.session.send_replace(None);
+            slot.session.replace(None);
         }
     }
 }
@@ -176,11 +176,11 @@ async fn serve(
         Ok(true) => {
             for slot in slots.clone().map(|slot| &lane.slots[slot]) {
                 slot.wanted.store(false, Ordering::Relaxed);
-                slot.session.send_replace(Some(Arc::clone(&session)));
+                slot.session.replace(Some(Arc::clone(&session)));
             }
             session.ended().await;
             for slot in slots {
-                lane.slots[slot].session.send_replace(None);
+                lane.slots[slot].session.replace(None);
             }
         }
         Ok(false) => {}
@@ -191,6 +191,6 @@ async fn serve(
 }
 
 fn pause() -> Duration {
-    let (pause, roll) = (tuning::SESSION_PAUSE, tuning::roll());
+    let (pause, roll) = (tuning::SESSION_PAUSE, crate::runtime::random::unit());
     tuning::backoff(pause, pause, 0, roll)
 }

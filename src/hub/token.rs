@@ -93,6 +93,7 @@ impl Keeper {
             };
             let wake = until.min(now + tuning::CLOCK_CHECK);
             tokio::select! {
+                biased;
                 () = sleep(wake.since(now)) => {}
                 () = self.lane.suspect.notified() => self.schedule.suspected(clock::mono()),
                 Ok(()) = self.news.changed() => self.schedule.news(clock::mono()),
@@ -108,12 +109,12 @@ impl Keeper {
     /// A wall clock that moved by itself, or past the token's end, means that the token may not
     /// be what the hub thinks it is: put a new one.
     fn compare_clocks(&mut self, now: Mono) {
-        let wall = (self.shared.wall)();
+        let wall = (self.shared.world.wall)();
         let jumped = self.shared.mint.clock_jumped(now, wall);
         let ended = self.held.as_ref().is_some_and(|held| held.expiry <= wall);
         if (jumped || ended) && self.schedule.holds_token(now) {
             if jumped {
-                tracing::warn!(
+                tracing::warn!(name: "clock_jumped",
                     connection = self.lane.index,
                     "the wall clock jumped, renewing"
                 );
@@ -127,7 +128,7 @@ impl Keeper {
         let ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
         self.shared.late_ms.fetch_max(ms, Ordering::Relaxed);
         if late > tuning::RENEWAL_LATE {
-            tracing::warn!(
+            tracing::warn!(name: "renewal_late",
                 connection = self.lane.index,
                 late_ms = ms,
                 "a renewal was decided late"
@@ -139,7 +140,7 @@ impl Keeper {
         let holds = self.schedule.holds_token(clock::mono());
         if self.shared.authorize(&self.lane, holds) && !holds {
             let connection = self.lane.index;
-            tracing::warn!(connection, "the token ended and could not be renewed");
+            tracing::warn!(name: "token_ended", connection, "the token ended and could not be renewed");
             self.problem("the token ended and could not be renewed".to_owned());
         }
     }
@@ -152,15 +153,15 @@ impl Keeper {
     async fn put(&mut self, candidate: usize) {
         let now = clock::mono();
         if candidate == 0 || candidate >= self.candidates.len() {
-            let wall = (self.shared.wall)();
+            let wall = (self.shared.world.wall)();
             self.candidates = self.shared.mint.candidates(now, wall);
         }
         let Some(candidate) = self.candidates.get(candidate).copied() else {
-            self.schedule.failed(now, tuning::roll());
+            self.schedule.failed(now, crate::runtime::random::unit());
             return;
         };
         let result = self.token_and_put(candidate, now).await;
-        let (now, roll) = (clock::mono(), tuning::roll());
+        let (now, roll) = (clock::mono(), crate::runtime::random::unit());
         match result {
             Ok(token) => {
                 self.count("accepted");

@@ -42,13 +42,6 @@ pub const RENEWAL_LATE: Duration = Duration::from_secs(1);
 /// The hub's words are cut to this many characters.
 pub const TEXT_CHARS_MAX: usize = 200;
 
-/// A random number in 0 ≤ x < 1, for jitter. Without entropy: the middle.
-#[must_use]
-pub fn roll() -> f64 {
-    #[allow(clippy::cast_precision_loss)] // 53 bits are exact
-    getrandom::u64().map_or(0.5, |bits| (bits >> 11) as f64 / (1u64 << 53) as f64)
-}
-
 /// Exponential back-off with jitter: `min · 2^failures`, at most `max`, then 50 % to 100 % of it.
 #[must_use]
 pub fn backoff(min: Duration, max: Duration, failures: u32, roll: f64) -> Duration {

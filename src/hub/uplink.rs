@@ -78,7 +78,7 @@ impl Uplink {
     /// A link that is not attached and has nothing to send.
     pub fn new() -> Self {
         let mut id_seed = [0; 16];
-        if getrandom::fill(&mut id_seed).is_err() {
+        if crate::runtime::random::fill(&mut id_seed).is_err() {
             let nanos = clock::unix().as_millis().to_be_bytes();
             id_seed[..8].copy_from_slice(&nanos);
         }

@@ -125,7 +125,7 @@ fn events(source: &Source, levels: &[&str]) -> Vec<Event> {
                 false => target(&source.path),
             };
             let message = message(arguments);
-            let code = codes::of(name, &target, &message).unwrap_or_default();
+            let code = codes::of(name, &target).unwrap_or_default();
             let message = filled(&message);
             found.push((code.to_owned(), (*level).to_owned(), target, message));
         }

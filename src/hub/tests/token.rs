@@ -5,6 +5,7 @@ use super::strict::emulator;
 use super::{PATIENCE, accepted, config, device, message, start};
 use crate::config::secret::Secret;
 use crate::config::{HubConfig, TokenSource, TokenUrl};
+use crate::hub::environment::Environment;
 use crate::hub::{Hub, sas};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::metrics::Metrics;
@@ -122,12 +123,12 @@ async fn a_wall_clock_that_jumps_an_hour_either_way_costs_nobody_anything() {
             }
         };
         let metrics = Arc::new(Metrics::new());
-        let hub = Hub::start_by(
-            Arc::new(settings),
-            Arc::clone(&metrics),
-            Arc::new(crate::telemetry::causes::Causes::new(1)),
-            Arc::new(wall),
-        );
+        let world = Environment {
+            wall: Arc::new(wall),
+            ..Environment::default()
+        };
+        let causes = Arc::new(crate::telemetry::causes::Causes::new(1));
+        let hub = Hub::start_in(world, Arc::new(settings), Arc::clone(&metrics), causes);
         assert!(hub.ready(PATIENCE).await);
         let mut links = device(&hub, "load-0");
         links.send(0, message("x"));

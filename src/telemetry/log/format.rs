@@ -106,7 +106,7 @@ impl Line {
             cut: 0,
         };
         let target = head.target.as_deref().unwrap_or(metadata.target());
-        let code = codes::of(metadata.name(), target, &head.message.escaped);
+        let code = codes::of(metadata.name(), target);
         line.begin(*metadata.level(), target, code, head.message);
         line
     }

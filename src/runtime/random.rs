@@ -1,0 +1,76 @@
+//! Random numbers. The only module of the data path that asks the system for them, so that a
+//! simulation can repeat what happened.
+
+use std::cell::Cell;
+
+thread_local! {
+    /// The state of this thread's own sequence; none: the system is asked.
+    static SEQUENCE: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// From here on this thread's numbers follow from `seed`: for simulations alone, because whoever
+/// knows the seed knows every number.
+pub fn seed(seed: u64) {
+    SEQUENCE.set(Some(seed));
+}
+
+/// Fills `bytes`.
+///
+/// # Errors
+/// When the system has no entropy.
+pub fn fill(bytes: &mut [u8]) -> Result<(), getrandom::Error> {
+    let Some(mut state) = SEQUENCE.get() else {
+        return getrandom::fill(bytes);
+    };
+    for chunk in bytes.chunks_mut(8) {
+        chunk.copy_from_slice(&step(&mut state).to_le_bytes()[..chunk.len()]);
+    }
+    SEQUENCE.set(Some(state));
+    Ok(())
+}
+
+/// A number in 0 ≤ x < 1, for jitter. Without entropy: the middle.
+#[must_use]
+pub fn unit() -> f64 {
+    let mut bytes = [0; 8];
+    if fill(&mut bytes).is_err() {
+        return 0.5;
+    }
+    #[allow(clippy::cast_precision_loss)] // 53 bits are exact
+    let unit = (u64::from_le_bytes(bytes) >> 11) as f64 / (1u64 << 53) as f64;
+    unit
+}
+
+/// SplitMix64: every seed gives another sequence, of the full period.
+fn step(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut word = *state;
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{fill, seed, unit};
+
+    #[test]
+    fn a_seed_repeats_its_numbers_on_its_thread_alone() {
+        let numbers = |seeded: Option<u64>| {
+            std::thread::spawn(move || {
+                if let Some(number) = seeded {
+                    seed(number);
+                }
+                let mut bytes = [0; 11];
+                fill(&mut bytes).unwrap();
+                (bytes, unit())
+            })
+            .join()
+            .unwrap()
+        };
+        assert_eq!(numbers(Some(1)), numbers(Some(1)));
+        assert_ne!(numbers(Some(1)), numbers(Some(2)));
+        assert_ne!(numbers(None), numbers(None));
+        assert!((0.0..1.0).contains(&numbers(Some(3)).1));
+    }
+}
