@@ -1,0 +1,395 @@
+//! One run: hub, gateway and devices on one thread, in a time that passes when nobody is busy.
+
+use crate::chance::Chance;
+use crate::device::{Device, Handle, name};
+use crate::hub::{Bounds, Order, Orders, Peer};
+use crate::ledger::Ledger;
+use crate::plan::{FAULTS_END, Fault, Plan};
+use crate::support::fleet;
+use crate::wire::Wires;
+use iothub_gateway::config::secret::Secret;
+use iothub_gateway::config::{Endpoint, HubConfig};
+use iothub_gateway::hub::Hub;
+use iothub_gateway::hub::environment::{Dialled, Environment, Transport};
+use iothub_gateway::hub::message::DeviceAddress;
+use iothub_gateway::runtime::clock::{self, Mono, Unix};
+use iothub_gateway::runtime::random;
+use iothub_gateway::telemetry::causes::Causes;
+use iothub_gateway::telemetry::metrics::Metrics;
+use std::cell::Cell;
+use std::io;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// All has to be at rest this long after the last fault.
+const REST: Duration = Duration::from_secs(240);
+/// When a run begins, on the wall clock.
+const BEGIN: u64 = 1_790_000_000;
+
+thread_local! {
+    static BEGUN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The run's time; what is outside of one has none.
+fn virtual_time() -> Mono {
+    let begun = BEGUN.get().unwrap_or_else(Instant::now);
+    // Not at zero: some readers take zero for never.
+    Mono::from_start(Duration::from_secs(1_000) + (Instant::now() - begun))
+}
+
+/// What a run came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub violations: Vec<String>,
+    pub messages: usize,
+    pub duplicates: u64,
+    pub commands: usize,
+    pub connections: u64,
+    pub tokens: u64,
+    pub attaches: usize,
+    /// Virtual seconds.
+    pub seconds: u64,
+    pub story: Vec<String>,
+}
+
+/// Runs a plan to its end.
+pub fn run(plan: &Plan, tell: bool) -> Figures {
+    clock::replace(virtual_time);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    let figures = runtime.block_on(async {
+        BEGUN.set(Some(Instant::now()));
+        random::seed(plan.seed);
+        World::new(plan, tell).live(plan).await
+    });
+    BEGUN.set(None);
+    figures
+}
+
+struct World {
+    ledger: Arc<Mutex<Ledger>>,
+    wires: Arc<Wires>,
+    orders: Orders,
+    skew: Arc<AtomicI64>,
+    hub: Hub,
+    devices: Vec<Arc<Handle>>,
+    next_command: u64,
+    begun: Instant,
+}
+
+impl World {
+    fn new(plan: &Plan, tell: bool) -> Self {
+        let ledger = Arc::new(Mutex::new(Ledger {
+            story: tell.then(Vec::new),
+            ..Ledger::default()
+        }));
+        let (wires, orders) = (Arc::new(Wires::default()), Orders::default());
+        let skew = Arc::new(AtomicI64::new(0));
+        let wall = |skew: Arc<AtomicI64>| {
+            let begun = virtual_time();
+            move || {
+                let passed = virtual_time().since(begun).as_secs();
+                (BEGIN + passed).saturating_add_signed(skew.load(Ordering::Relaxed))
+            }
+        };
+        let dial = dial(
+            plan,
+            &ledger,
+            &wires,
+            &orders,
+            Arc::new(wall(Arc::default())),
+        );
+        let gateway_wall = wall(Arc::clone(&skew));
+        let environment = Environment {
+            dial: Some(dial),
+            wall: Arc::new(move || Unix::from_secs(gateway_wall())),
+            control_thread: false,
+        };
+        let hub = Hub::start_in(
+            environment,
+            Arc::new(config(plan)),
+            Arc::new(Metrics::new()),
+            Arc::new(Causes::new(16)),
+        );
+        let begun = Instant::now();
+        let mut world = Self {
+            ledger,
+            wires,
+            orders,
+            skew,
+            hub,
+            devices: Vec::new(),
+            next_command: 0,
+            begun,
+        };
+        for index in 0..plan.devices {
+            world.connect(plan, index);
+        }
+        world
+    }
+
+    fn connect(&mut self, plan: &Plan, index: usize) {
+        let handle = Arc::new(Handle::default());
+        let device = Device {
+            index,
+            messages: plan.messages,
+            address: DeviceAddress::of(&fleet::device(&name(index))),
+            hub: self.hub.clone(),
+            ledger: Arc::clone(&self.ledger),
+            handle: Arc::clone(&handle),
+            chance: Chance::new(plan.seed ^ (index as u64 + 1) << 32),
+            few_handles: plan.handle_max < 255,
+        };
+        tokio::spawn(device.run());
+        self.devices.push(handle);
+    }
+
+    async fn live(mut self, plan: &Plan) -> Figures {
+        for (at, fault) in &plan.faults {
+            sleep_until(self.begun + Duration::from_millis(*at)).await;
+            self.ledger
+                .lock()
+                .expect("whole")
+                .note(|| format!("{at} ms: {fault:?}"));
+            self.commit(*fault);
+        }
+        sleep_until(self.begun + Duration::from_millis(FAULTS_END)).await;
+        self.skew.store(0, Ordering::Relaxed);
+        let rested = tokio::time::timeout(REST, self.rest()).await.is_ok();
+        let mut figures = Figures {
+            seconds: (Instant::now() - self.begun).as_secs(),
+            ..Figures::default()
+        };
+        let closed = self.hub.shutdown(Duration::from_secs(30)).await;
+        sleep(Duration::from_secs(1)).await;
+        self.judge(plan, rested, closed, &mut figures);
+        figures
+    }
+
+    /// Waits until nothing is left to do.
+    async fn rest(&self) {
+        loop {
+            let done = |handle: &Arc<Handle>| handle.record.lock().expect("whole").done;
+            let devices = self.devices.iter().all(done);
+            let commands = {
+                let mut ledger = self.ledger.lock().expect("whole");
+                let devices = ledger.devices.values_mut();
+                let completed: usize = devices.map(|device| device.completed.len()).sum();
+                completed as u64 == self.next_command
+            };
+            let hub = self.hub.status();
+            let well = hub.connections_ready == hub.connections_wanted && hub.problem.is_empty();
+            if devices && commands && well {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn judge(&self, plan: &Plan, rested: bool, closed: bool, figures: &mut Figures) {
+        let mut ledger = self.ledger.lock().expect("whole");
+        if !rested {
+            let problem = self.hub.status().problem;
+            ledger.wrong(format!(
+                "no rest within {REST:?} after the faults (I11): {problem}"
+            ));
+        }
+        if rested && !closed {
+            ledger.wrong("the shutdown did not end in time");
+        }
+        let left = ledger.connections - ledger.ended;
+        if rested && left > 0 {
+            ledger.wrong(format!("the shutdown left {left} connections behind"));
+        }
+        let rate = u64::from(config(plan).attach_rate_per_s);
+        for pair in ledger.attaches.clone().windows(rate as usize + 1) {
+            // The network may bring closer together what left apart.
+            if pair[rate as usize] - pair[0] + plan.latency + 20 < 1_000 && !plan.has(delays) {
+                ledger.wrong(format!("more than {rate} attaches within a second (I13)"));
+                break;
+            }
+        }
+        for (index, handle) in self.devices.iter().enumerate() {
+            let record = handle.record.lock().expect("whole");
+            let hub = ledger.device(index);
+            let lost: Vec<_> = record.received.difference(&hub.accepted).collect();
+            let stray: Vec<_> = hub.completed.difference(&record.taken).collect();
+            let (lost, stray) = (format!("{lost:?}"), format!("{stray:?}"));
+            let all = record.received.len() as u64 == plan.messages;
+            let duplicates = hub.duplicates;
+            figures.messages += record.received.len();
+            figures.commands += hub.completed.len();
+            figures.duplicates += duplicates;
+            if lost != "[]" {
+                ledger.wrong(format!("{} lacks {lost} (I1)", name(index)));
+            }
+            if stray != "[]" {
+                ledger.wrong(format!("{} never took {stray} (I7)", name(index)));
+            }
+            if rested && !all {
+                ledger.wrong(format!("{} has no receipt for some", name(index)));
+            }
+            if duplicates > 0 && !plan.has(loses) {
+                ledger.wrong(format!(
+                    "{} sent {duplicates} twice without a loss",
+                    name(index)
+                ));
+            }
+        }
+        figures.violations = std::mem::take(&mut ledger.violations);
+        figures.story = ledger.story.take().unwrap_or_default();
+        figures.connections = ledger.connections;
+        figures.tokens = ledger.tokens;
+        figures.attaches = ledger.attaches.len();
+    }
+
+    fn commit(&mut self, fault: Fault) {
+        match fault {
+            Fault::Cut => self.wires.cut(),
+            Fault::Stall(time) => {
+                self.wires.stall(true);
+                let wires = Arc::clone(&self.wires);
+                self.later(time, move || wires.stall(false));
+            }
+            Fault::Garbage => self.wires.garbage(),
+            Fault::Close => self.order(Order::Close),
+            Fault::EndSessions => self.order(Order::EndSessions),
+            Fault::Detach(device, why) => self.order(Order::Detach(device, why)),
+            Fault::Refuse(time) => self.mood(time, |mood| &mut mood.refuse, None),
+            Fault::MuteAttaches(time) => self.mood(time, |mood| &mut mood.mute_attaches, None),
+            Fault::MuteTokens(time) => self.mood(time, |mood| &mut mood.mute_tokens, None),
+            Fault::Hold(time) => self.mood(time, |mood| &mut mood.hold, Some(Order::Decide)),
+            Fault::Release(time) => self.mood(time, |mood| &mut mood.release, None),
+            Fault::Throttle(time) => self.mood(time, |mood| &mut mood.throttle, None),
+            Fault::Starve(time) => self.mood(time, |mood| &mut mood.starve, Some(Order::Feed)),
+            Fault::Jump(by) => drop(self.skew.fetch_add(by, Ordering::Relaxed)),
+            Fault::Leave(device) => self.devices[device].leave.notify_one(),
+            Fault::Poison(device) => {
+                self.devices[device].record.lock().expect("whole").poison = true
+            }
+            Fault::Commands(device, count) => {
+                let mut ledger = self.ledger.lock().expect("whole");
+                for _ in 0..count {
+                    ledger.device(device).queue.push_back(self.next_command);
+                    self.next_command += 1;
+                }
+                drop(ledger);
+                self.order(Order::Commands(device));
+            }
+        }
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.give(order);
+    }
+
+    fn later(&self, time: u64, act: impl FnOnce() + Send + 'static) {
+        tokio::spawn(async move {
+            sleep(Duration::from_millis(time)).await;
+            act();
+        });
+    }
+
+    /// Puts the hub into a mood for a while; then tells it that it is over.
+    fn mood(&self, time: u64, of: fn(&mut crate::ledger::Mood) -> &mut bool, end: Option<Order>) {
+        *of(&mut self.ledger.lock().expect("whole").mood) = true;
+        let (ledger, orders) = (Arc::clone(&self.ledger), self.orders.clone());
+        self.later(time, move || {
+            *of(&mut ledger.lock().expect("whole").mood) = false;
+            if let Some(order) = end {
+                orders.give(order);
+            }
+        });
+    }
+}
+
+/// Faults after which a message may have to be sent twice.
+fn loses(fault: &Fault) -> bool {
+    !matches!(
+        fault,
+        Fault::Commands(..) | Fault::Poison(_) | Fault::Starve(_) | Fault::Throttle(_)
+    )
+}
+
+/// Faults that let what was sent one after the other arrive together.
+fn delays(fault: &Fault) -> bool {
+    matches!(fault, Fault::Stall(_))
+}
+
+fn config(plan: &Plan) -> HubConfig {
+    HubConfig {
+        host: "myhub.azure-devices.net".to_owned(),
+        audience: "myhub.azure-devices.net/devices".to_owned(),
+        token_source: Default::default(),
+        policy: "device".to_owned(),
+        key: Secret::from("primary-key"),
+        secondary_key: None,
+        endpoint: Endpoint {
+            tls: false,
+            host: "model".to_owned(),
+            port: 5671,
+        },
+        ca: None,
+        token_ttl: Duration::from_secs(plan.token_ttl),
+        renew_at: 0.85,
+        connections: plan.connections,
+        max_devices_per_connection: 1000,
+        sessions_per_connection: plan.sessions,
+        attach_rate_per_s: 90,
+        connect_timeout: Duration::from_secs(5),
+        operation_timeout: Duration::from_secs(5),
+        outcome_timeout: Duration::from_secs(10),
+        idle_timeout: Duration::from_secs(20),
+        backoff_min: Duration::from_millis(100),
+        backoff_max: Duration::from_secs(5),
+        connection_bytes_max: 2 * 1024 * 1024,
+    }
+}
+
+type Wall = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+fn dial(
+    plan: &Plan,
+    ledger: &Arc<Mutex<Ledger>>,
+    wires: &Arc<Wires>,
+    orders: &Orders,
+    wall: Wall,
+) -> Arc<dyn Fn() -> Dialled + Send + Sync> {
+    let late = |fault: &Fault| {
+        matches!(
+            fault,
+            Fault::MuteTokens(_) | Fault::Jump(_) | Fault::Stall(_)
+        )
+    };
+    let bounds = Bounds {
+        channel_max: plan.channel_max,
+        handle_max: plan.handle_max,
+        frame_size: plan.frame_size,
+        credit: plan.credit,
+        tokens_in_time: !plan.has(late),
+    };
+    let latency = Duration::from_millis(plan.latency);
+    let chance = Mutex::new(Chance::new(plan.seed ^ 0xabcd));
+    let (ledger, wires, orders) = (Arc::clone(ledger), Arc::clone(wires), orders.clone());
+    Arc::new(move || {
+        let seed = chance.lock().expect("whole").next();
+        let (ledger, wires, orders) = (Arc::clone(&ledger), Arc::clone(&wires), orders.clone());
+        let (bounds, wall) = (bounds.clone(), Arc::clone(&wall));
+        Box::pin(async move {
+            sleep(latency * 2).await;
+            if ledger.lock().expect("whole").mood.refuse {
+                return Err(io::Error::from(io::ErrorKind::ConnectionRefused));
+            }
+            let (gateway, hub) = wires.open(latency);
+            let taken = orders.join();
+            let peer = Peer::new(bounds, Chance::new(seed), ledger, wall, orders);
+            tokio::spawn(peer.serve(hub, taken));
+            Ok(Box::new(gateway) as Box<dyn Transport>)
+        })
+    })
+}
