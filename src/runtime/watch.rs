@@ -126,7 +126,9 @@ mod tests {
                 order.lock().unwrap().push(n);
             });
         }
-        tokio::task::yield_now().await;
+        for _ in 0..10 {
+            tokio::task::yield_now().await; // all of them wait before the change
+        }
         value.replace(1);
         while tasks.join_next().await.is_some() {}
         assert_eq!(*order.lock().unwrap(), (0..100).collect::<Vec<_>>());
