@@ -125,6 +125,7 @@ impl Gateway {
                 refused: refused_folder(&config)?,
                 config: config.file.clone(),
                 causes: causes.clone(),
+                hub: Some(hub.clone()),
             },
         );
         let reloader = Arc::new(Reloader {

@@ -136,7 +136,11 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
         }
         Order::Explain { id } => {
             let text = ask.get(&device(id, "/causes")).await?;
-            shown::<Vec<Cause>>(args, text, |causes| show::causes(id, causes))
+            let away = match args.json {
+                true => String::new(),
+                false => shown::<Hub>(args, ask.get("hub").await?, show::away)?,
+            };
+            shown::<Vec<Cause>>(args, text, |causes| away + &show::causes(id, causes))
         }
         Order::Watch { id, count } => watch(args, ask, &device(id, "/events"), *count).await,
         Order::Causes => {

@@ -6,6 +6,7 @@
 
 mod admission;
 mod attempts;
+pub mod away;
 mod blocks;
 mod conn;
 mod ending;
@@ -70,6 +71,8 @@ pub struct Records {
     pub config: PathBuf,
     /// The last causes.
     pub causes: Arc<Causes>,
+    /// Asked whether a device that left was kept waiting.
+    pub hub: Option<Hub>,
 }
 
 #[cfg(test)]
@@ -85,6 +88,7 @@ impl Records {
             refused,
             config: PathBuf::new(),
             causes: Arc::new(Causes::new(1)),
+            hub: None,
         }
     }
 }

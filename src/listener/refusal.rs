@@ -4,8 +4,9 @@
 pub(super) mod connect;
 
 use super::quota::Quota;
-use super::{Records, log_text};
+use super::{Records, away, log_text};
 use crate::auth::Who;
+use crate::hub::Hub;
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
 use crate::telemetry::log::REFUSAL;
@@ -23,6 +24,7 @@ pub(super) struct Voice {
     config: PathBuf,
     /// Where the last ones are kept.
     causes: Arc<Causes>,
+    hub: Option<Hub>,
 }
 
 /// One refusal. What is not known is left out of the line.
@@ -96,25 +98,44 @@ impl Voice {
             quota: Quota::default(),
             config: records.config.clone(),
             causes: records.causes.clone(),
+            hub: records.hub.clone(),
         }
     }
 
     /// Keeps the cause, and writes the line, unless there were too many this second.
     pub(super) fn say(&self, line: Line<'_>) {
         let hint = self.hint(&line);
-        self.keep(&line, hint.clone());
+        self.note(Self::cause(&line, hint.clone()), line.is_of_session);
         if let Some(suppressed) = self.quota.take(clock::mono()) {
             Self::write(line, hint, suppressed);
         }
     }
 
-    /// Keeps why a session ended that nobody refused.
-    pub(super) fn lost(&self, line: &Line<'_>) {
-        self.keep(line, None);
+    /// Keeps why a session ended that nobody refused. While the hub was away that comes first: a
+    /// device that gave up waiting is not to blame.
+    pub(super) fn lost(&self, mut line: Line<'_>) {
+        let hub = self.hub.as_ref();
+        let waited = hub.and_then(|hub| away::waited(hub, log_text(&line.text)));
+        match waited {
+            Some((text, fix)) => {
+                line.what = "hub away";
+                line.text = text.into();
+                self.note(
+                    Cause {
+                        fix: fix.into(),
+                        ..Self::cause(&line, None)
+                    },
+                    true,
+                );
+            }
+            // Nothing is wrong with a device that says goodbye.
+            None if line.reason == Reason::Clean => {}
+            None => self.note(Self::cause(&line, None), true),
+        }
     }
 
-    fn keep(&self, line: &Line<'_>, hint: Option<String>) {
-        let cause = Cause {
+    fn cause(line: &Line<'_>, hint: Option<String>) -> Cause {
+        Cause {
             rule: line.rule.clone(),
             expected: line.expected.clone(),
             got: line.got.clone().or(line.topic.map(str::to_owned)),
@@ -124,9 +145,12 @@ impl Voice {
             client_id: line.who.client_id.clone().unwrap_or_default(),
             hint,
             ..Cause::of(line.what, line.reason, log_text(&line.text))
-        };
+        }
+    }
+
+    fn note(&self, cause: Cause, is_of_session: bool) {
         let now = clock::unix();
-        match line.is_of_session {
+        match is_of_session {
             true => self.causes.of_device(cause, now),
             false => self.causes.of_stranger(cause, now),
         }

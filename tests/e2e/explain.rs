@@ -212,6 +212,27 @@ async fn what_the_hub_does_to_a_device_is_explained_with_its_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_gave_up_while_the_hub_was_away_is_not_blamed() {
+    let bench = bench("explain-away", Options::default()).await;
+    let device = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    for kind in [FaultKind::RefuseConnections, FaultKind::KillTcp] {
+        bench.emulator.inject(&Fault::new(kind)).expect("a fault");
+    }
+    bench.falls("ready", 0.0).await;
+    bench.reaches("hub_refusing", &["cause=\"tls\""], 1.0).await;
+    drop(device);
+    let waited = "the device waited for a hub that is away (tls for ";
+    let words = ["hub away: peer_closed", waited, "what stands between"];
+    explained(&bench, "psk-1", &words).await;
+    let text = explain(&bench, "psk-1").await;
+    let first = text.lines().next().expect("a line");
+    assert!(
+        first.starts_with("no device can be served now: no ") && first.contains("tls for "),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn devices_are_listed_and_shown() {
     let bench = bench("orders", Options::default()).await;
     let who = Who::login("pass-1", "pass-1", PASSWORD);

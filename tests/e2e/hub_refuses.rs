@@ -367,6 +367,17 @@ async fn all_connections_are_refused() {
     stage.start_gateway();
     stage.refused("unreachable", "unavailable").await;
     let lines = stage.log();
+    let (code, starting) = stage.ready().await;
+    let reason = starting["reason"].as_str().expect("a reason");
+    assert_eq!((code, &starting["phase"]), (503, &json!("Starting")));
+    for part in [
+        "the phase is Starting: unreachable for ",
+        "no TCP connection to the hub",
+        "check hub.host",
+        &format!("localhost:{}", stage.amqp),
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
     let lost = lines
         .iter()
         .any(|line| line["msg"] == "hub connection lost");

@@ -126,6 +126,14 @@ fn connected(text: &mut String, connection: &Connection) {
     }
 }
 
+/// What holds for every device: none can be served. Empty otherwise.
+pub(super) fn away(hub: &Hub) -> String {
+    match hub.status.as_str() {
+        "unavailable" => format!("no device can be served now: {}\n\n", plain(&hub.reason)),
+        _ => String::new(),
+    }
+}
+
 pub(super) fn causes(id: &str, causes: &[Cause]) -> String {
     if causes.is_empty() {
         return format!("nothing is known against {}\n", plain(id));

@@ -162,9 +162,9 @@ impl<U: Upstream> Conn<U> {
         let line = self.line("session ended", close.reason, &close.text);
         match close.reason {
             _ if close.is_told => {}
-            Reason::Clean | Reason::Drain => {}
+            Reason::Drain => {}
             reason if reason.refuses() => self.setup.voice.say(line),
-            _ => self.setup.voice.lost(&line),
+            _ => self.setup.voice.lost(line),
         }
     }
 
