@@ -4,6 +4,7 @@
 //! hub has taken the token, or [`HUB_PATIENCE`] later without it: devices that wait for a hub are
 //! better off connected than refused.
 
+mod acceptors;
 pub mod dates;
 mod exposed;
 mod history;
@@ -18,7 +19,6 @@ pub use load::{Loaded, Sources, environment, load, load_rules};
 use crate::admin::api::{Api, Tokens};
 use crate::admin::{self, AdminHandle, Served};
 use crate::auth::rules::RuleSet;
-use crate::config::secret::Secret;
 use crate::config::{AdminConfig, Config, ListenerConfig, ShutdownConfig};
 use crate::hub::Hub;
 use crate::listener::{Listener, Records, Shared};
@@ -29,9 +29,8 @@ use crate::runtime::phase::Phase;
 use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{
-    Acceptor, CertificateRules, HandshakeLimits, OldCertificate, PskHash, PskKeys, PskLookup,
-};
+use crate::tls::Acceptor;
+use acceptors::acceptors;
 use arc_swap::ArcSwap;
 use reload::Reloader;
 use status::{problem, status};
@@ -229,6 +228,12 @@ impl Gateway {
         self.admin.local_addr()
     }
 
+    /// Why devices were refused or lost.
+    #[must_use]
+    pub fn causes(&self) -> &Arc<Causes> {
+        self.shared.causes()
+    }
+
     /// The metrics.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
@@ -407,67 +412,6 @@ fn share_admin(socket: &std::net::TcpListener) -> Vec<(String, std::net::TcpList
     let socket = socket.try_clone().ok();
     let named = socket.map(|socket| (sockets::ADMIN.to_owned(), socket));
     named.into_iter().collect()
-}
-
-/// One acceptor for each listener, all problems at once.
-fn acceptors(
-    config: &Config,
-    rules: &Arc<ArcSwap<RuleSet>>,
-    metrics: &Metrics,
-) -> Result<Vec<Arc<Acceptor>>, StartError> {
-    let limits = HandshakeLimits {
-        hello: config.limits.hello_timeout,
-        total: config.limits.tls_timeout,
-    };
-    let mut made = Vec::new();
-    let mut problems = Vec::new();
-    for listener in &config.listeners {
-        let (psk, certificates) = (psk_lookup(rules), certificate_rules(rules));
-        match Acceptor::with_rules(listener, psk, certificates, limits) {
-            Ok(acceptor) => {
-                reload::show_expiries(&acceptor, metrics);
-                made.push(Arc::new(acceptor));
-            }
-            Err(found) => problems.extend(found),
-        }
-    }
-    if problems.is_empty() {
-        Ok(made)
-    } else {
-        Err(StartError::Tls(problems))
-    }
-}
-
-/// The keys of a PSK identity, from the rules of the moment.
-fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
-    let rules = rules.clone();
-    Arc::new(move |identity| {
-        let rules = rules.load();
-        let entry = rules.psk(identity)?;
-        Some(PskKeys {
-            key: Secret::new(entry.key.to_vec()),
-            next_key: entry.next_key.map(|key| Secret::new(key.to_vec())),
-            hash: match entry.hash {
-                crate::auth::rules::PskHash::Sha256 => PskHash::Sha256,
-                crate::auth::rules::PskHash::Sha384 => PskHash::Sha384,
-            },
-        })
-    })
-}
-
-/// Which certificates the rules of the moment know, and which old ones they admit.
-fn certificate_rules(rules: &Arc<ArcSwap<RuleSet>>) -> CertificateRules {
-    let (known, old) = (rules.clone(), rules.clone());
-    CertificateRules {
-        registered: Arc::new(move |der| known.load().registers_certificate(der)),
-        admits: Arc::new(move |kind| {
-            let allowed = old.load().allow_x509();
-            match kind {
-                OldCertificate::V1 => allowed.v1,
-                OldCertificate::AnyEku => allowed.any_eku,
-            }
-        }),
-    }
 }
 
 /// Waits for the hub, then accepts on every listener.

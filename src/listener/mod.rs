@@ -156,6 +156,12 @@ impl Shared {
         self.setup.watches.events(device, after)
     }
 
+    /// Why devices were refused or lost.
+    #[must_use]
+    pub fn causes(&self) -> &Arc<Causes> {
+        &self.records.causes
+    }
+
     /// Keeps a device out for `time` and ends its session; `false` when `limits.blocks` are kept
     /// out already.
     pub fn block(&self, device: &SessionKey, time: Duration) -> bool {

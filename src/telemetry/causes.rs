@@ -93,10 +93,15 @@ impl Cause {
     }
 
     /// By what it is found again: the device, else the name, else the address.
-    fn key(&self) -> Key {
+    #[must_use]
+    pub fn who(&self) -> &str {
         let names = [&self.client_id, &self.identity, &self.source];
         let name = names.into_iter().find(|name| !name.is_empty());
-        (name.cloned().unwrap_or_default(), self.reason.clone())
+        name.map_or("", |name| name)
+    }
+
+    fn key(&self) -> Key {
+        (self.who().to_owned(), self.reason.clone())
     }
 
     fn bounded(mut self) -> Self {

@@ -197,13 +197,11 @@ pub(super) fn latest(causes: &[Cause]) -> String {
             .to_vec(),
     ];
     for cause in causes {
-        let names = [&cause.client_id, &cause.identity, &cause.source];
-        let who = names.into_iter().find(|name| !name.is_empty());
         rows.push(vec![
             ago(cause.at),
             cause.count.to_string(),
             cause.reason.to_string(),
-            plain(who.map_or("", |who| who)),
+            plain(cause.who()),
             plain(&cause.text).chars().take(80).collect(),
         ]);
     }
