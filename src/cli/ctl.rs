@@ -2,6 +2,7 @@
 
 mod ask;
 mod show;
+mod table;
 
 use super::USAGE;
 use crate::admin::api::view::{Device, Events, Hub, Page};
@@ -145,7 +146,9 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
         Order::Watch { id, count } => watch(args, ask, &device(id, "/events"), *count).await,
         Order::Causes => {
             let text = ask.get("causes").await?;
-            shown::<Vec<Cause>>(args, text, |causes| show::latest(causes))
+            shown::<Vec<Cause>>(args, text, |causes| {
+                show::latest(causes, table::terminal_width())
+            })
         }
         Order::Hub => shown::<Hub>(args, ask.get("hub").await?, show::hub),
         Order::Token => shown::<Hub>(args, ask.get("hub").await?, show::token),

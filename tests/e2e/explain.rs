@@ -134,6 +134,12 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
         all.contains("rule_denied") && all.contains("stranger"),
         "{all}"
     );
+    let denied = all.lines().find(|line| line.contains("rule_denied"));
+    // No terminal: a row is one line, whole.
+    assert!(
+        denied.is_some_and(|line| line.ends_with("change that rule if the device shall connect")),
+        "{all}"
+    );
     assert!(
         !all.contains("MARKER") && !all.contains("sig="),
         "no secret: {all}"

@@ -1,5 +1,6 @@
 //! What the API answers, for people.
 
+use super::table::{table, wrapped};
 use crate::admin::api::view::{Connection, Device, Event, Hub, Page};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::causes::Cause;
@@ -29,27 +30,6 @@ fn plain(text: &str) -> String {
         .to_string()
         .replace("\\\"", "\"")
         .replace("\\'", "'")
-}
-
-/// Columns of equal width, two blanks between.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |n: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(n))
-            .map(|cell| cell.chars().count())
-            .max()
-    };
-    let widths: Vec<usize> = (0..columns).map(|n| width(n).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
 }
 
 pub(super) fn devices(page: &Page) -> String {
@@ -190,24 +170,24 @@ pub(super) fn event(event: &Event) -> String {
     )
 }
 
-pub(super) fn latest(causes: &[Cause]) -> String {
-    let mut rows = vec![
-        ["LAST", "COUNT", "REASON", "WHO", "SAYS"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+/// What is known of everybody; in a terminal of `width` columns it wraps, else a row is a line.
+pub(super) fn latest(causes: &[Cause], width: Option<usize>) -> String {
+    let head = ["LAST", "COUNT", "REASON", "WHO", "SAYS", "FIX"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
     for cause in causes {
         rows.push(vec![
             ago(cause.at),
             cause.count.to_string(),
             cause.reason.to_string(),
             plain(cause.who()),
-            plain(&cause.text).chars().take(80).collect(),
+            plain(&cause.text),
+            plain(&cause.fix),
         ]);
     }
-    match causes.len() {
-        0 => "nobody was refused or lost\n".to_owned(),
-        _ => table(&rows),
+    match (causes.len(), width) {
+        (0, _) => "nobody was refused or lost\n".to_owned(),
+        (_, Some(width)) => wrapped(&rows, 3, width),
+        (_, None) => table(&rows),
     }
 }
 
