@@ -5,6 +5,7 @@ use super::authorize::Proof;
 use super::x509::{Certificate, Fingerprint, hex};
 use super::{AuthenticatedDevice, Claim, Transport, sas};
 use crate::telemetry::shell::option;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Names and places of a connection, as far as they are known.
@@ -140,6 +141,16 @@ impl Who {
         let names = self.common_names.iter().map(|name| format!("cn:{name}"));
         let names: Vec<_> = names.chain(self.credentials.iter().cloned()).collect();
         (!names.is_empty()).then(|| names.join(" "))
+    }
+
+    /// Every name it gave, each once: client id, credentials, common names.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<&str> {
+        let of = |credential| str::split_once(credential, ':').map(|(_, name)| name);
+        let credentials = self.credentials.iter().map(String::as_str).filter_map(of);
+        let names = self.common_names.iter().chain(&self.client_id);
+        let names = names.map(String::as_str).chain(credentials);
+        names.filter(|name| !name.is_empty()).collect()
     }
 
     /// The arguments of the `check` that asks the same.

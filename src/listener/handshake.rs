@@ -129,8 +129,22 @@ impl Site {
     /// Tells of somebody who got as far as `who`.
     fn refused(&self, source: SocketAddr, who: Who, reason: Reason, text: &str) -> Failure {
         let line = Line::new("connection refused", who, source, reason, text);
+        self.show(&line);
         self.voice.say(line);
         Failure(reason)
+    }
+
+    /// Shows a refusal to whoever looks at a device that was named by it. Nothing of it is proved.
+    fn show(&self, line: &Line<'_>) {
+        let watches = &self.shared.setup.watches;
+        if watches.any() {
+            let text = format!("{}: {}; from {}", line.reason, line.text, line.source);
+            let mut names = line.who.names();
+            names.extend(line.device.as_deref());
+            for name in names {
+                watches.see(name, "connect_refused", &text);
+            }
+        }
     }
 
     /// Who the transport says it is.
@@ -183,13 +197,7 @@ async fn greet(
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
             let line = connect_line(&connect, &peer, source, site, &refusal);
-            if site.shared.setup.watches.any() {
-                let text = format!("{}: {}", refusal.reason, refusal.text);
-                site.shared
-                    .setup
-                    .watches
-                    .see(&connect.client_id, "connect_refused", &text);
-            }
+            site.show(&line);
             site.voice.say(line);
             Err(Failure(refusal.reason))
         }

@@ -38,6 +38,8 @@ pub(super) struct Line<'a> {
     pub(super) text: Cow<'a, str>,
     /// What only operators are told.
     pub(super) detail: &'a str,
+    /// The device the rules name for the credential.
+    pub(super) device: Option<String>,
     /// The rule or entry that decided.
     pub(super) rule: Option<String>,
     /// What would have been right, where that can be said in a word.
@@ -80,6 +82,7 @@ impl<'a> Line<'a> {
             reason,
             text: text.into(),
             detail: "",
+            device: None,
             rule: None,
             expected: None,
             got: None,

@@ -412,7 +412,7 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"));
     command.args(["ctl", "--admin", &bench.gateway.admin().to_string()]);
     command.env("IOTHUB_GATEWAY_TOKEN", READ);
-    command.args(["watch", "psk-1", "--count", "6"]);
+    command.args(["watch", "psk-1", "--count", "8"]);
     let watch = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
     // The watch begins with its first question.
     let admin = bench.gateway.admin();
@@ -425,8 +425,12 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
         std::io::Write::write_all(&mut stream, request.as_bytes()).expect("written");
     };
     tokio::task::spawn_blocking(begun).await.expect("asked");
-    let refused = Device::try_connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1 ")).await;
-    assert!(refused.expect("an answer").is_err());
+    let wrong = psk("psk-1", b"wrong-key-123456");
+    refused(&bench, &wrong, &Who::id("psk-1")).await;
+    // Its key names it, whatever it calls itself.
+    refused(&bench, &psk("psk-1", PSK), &Who::id("psk-1 ")).await;
+    // Somebody else.
+    refused(&bench, &psk("stranger", PSK), &Who::id("stranger")).await;
     let mut device = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
     let filter = "devices/psk-1/messages/devicebound/#";
     device
@@ -445,13 +449,15 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
             .is_err()
     );
     let done = tokio::time::timeout(Duration::from_secs(20), watch).await;
-    let done = done.expect("six events").expect("joined");
+    let done = done.expect("eight events").expect("joined");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     let words: Vec<_> = text
         .lines()
         .filter_map(|line| line.split_whitespace().nth(1))
         .collect();
     let expected = [
+        "connect_refused",
+        "connect_refused",
         "connected",
         "subscribe",
         "publish",
@@ -464,5 +470,8 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
         text.contains("devices/psk-1/messages/events/ QoS 1, 14 B"),
         "{text}"
     );
+    for why in ["psk_wrong_key: ", "client_id_invalid: "] {
+        assert!(text.contains(why), "{text}");
+    }
     assert!(!text.contains("SECRET"), "{text}");
 }

@@ -162,7 +162,7 @@ pub struct Event {
     pub seq: u64,
     /// Milliseconds since 1970.
     pub at_ms: u64,
-    /// `publish`, `accepted`, `refused`, `subscribe`, `command`, `disconnected` and the like.
+    /// `connect_refused`, `connected`, `publish`, `accepted` and the like.
     pub what: String,
     /// Topic, size, reason; never a payload.
     pub text: String,

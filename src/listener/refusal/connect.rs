@@ -54,10 +54,12 @@ pub(in crate::listener) fn connect_line<'a>(
     let claim = claim(connect, peer, source, site);
     let who = Who::of_claim(&claim);
     let explanation = auth::explain(&site.shared.rules.load(), &claim);
-    let (expected, got) = contrast(refusal.reason, &claim, explanation.device);
+    let device = explanation.device;
+    let (expected, got) = contrast(refusal.reason, &claim, device.clone());
     let decided = explanation.steps.into_iter().rfind(Step::decides);
     Line {
         detail: refusal.detail,
+        device,
         rule: decided.map(|step| format!("{} ({})", step.name, step.place)),
         expected,
         got,
