@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use ask::Question;
 
@@ -221,13 +222,22 @@ fn stop_time(text: &mut String, config: &Config) {
         text,
         "a stop takes at most {} s: announce {} + {} devices one after the other {} + settle {} + \
          close {}; grant as much (terminationGracePeriodSeconds, TimeoutStopSec)\n",
-        longest.as_secs(),
-        shutdown.announce.as_secs(),
+        longest.as_millis().div_ceil(1000),
+        tenths(shutdown.announce),
         config.limits.connections,
-        shutdown.paced(config.limits.connections).as_secs(),
-        shutdown.settle.as_secs(),
-        shutdown.close.as_secs(),
+        tenths(shutdown.paced(config.limits.connections)),
+        tenths(shutdown.settle),
+        tenths(shutdown.close),
     );
+}
+
+/// Seconds with one decimal where there is one, rounded up: less than that must not be granted.
+fn tenths(time: Duration) -> String {
+    let tenths = time.as_millis().div_ceil(100);
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        part => format!("{}.{part}", tenths / 10),
+    }
 }
 
 /// How long a device may be silent, beside what a load balancer in front may allow.
@@ -316,6 +326,12 @@ mod tests {
     fn one_problem_is_not_problems() {
         assert_eq!(plural(1, "problem"), "1 problem");
         assert_eq!(plural(5, "problem"), "5 problems");
+    }
+
+    #[test]
+    fn times_to_grant_are_rounded_up() {
+        let said = [0, 1, 1_000, 1_300, 25_001].map(|ms| tenths(Duration::from_millis(ms)));
+        assert_eq!(said, ["0", "0.1", "1", "1.3", "25.1"]);
     }
 
     #[test]
