@@ -120,12 +120,7 @@ impl Gateway {
             config.hub.host.clone(),
             config.limits.clone(),
             metrics.clone(),
-            Records {
-                refused: refused_folder(&config)?,
-                config: config.file.clone(),
-                causes: causes.clone(),
-                hub: Some(hub.clone()),
-            },
+            records(&config, &hub, &causes)?,
         );
         let reloader = Arc::new(Reloader {
             config: config.clone(),
@@ -292,6 +287,16 @@ impl Gateway {
         tracing::info!(phase = phase.name(), "stopping");
         self.phase.send_replace(phase);
     }
+}
+
+/// What is written down about refusals, and where.
+fn records(config: &Config, hub: &Hub, causes: &Arc<Causes>) -> Result<Records, StartError> {
+    Ok(Records {
+        refused: refused_folder(config)?,
+        config: config.file.clone(),
+        causes: causes.clone(),
+        hub: Some(hub.clone()),
+    })
 }
 
 /// The folder of refused messages, where one is configured.
