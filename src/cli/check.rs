@@ -13,6 +13,7 @@ use crate::config::values::{human_count, human_size, show_duration};
 use crate::config::{Config, Origin, Problem, Setting, examine};
 use crate::gateway::{environment, load_rules};
 use crate::telemetry::log::capped;
+use crate::telemetry::metrics::memory;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -278,7 +279,7 @@ fn memory_table(text: &mut String, worst: &WorstCase) {
         "every device silent",
         human_size(worst.idle())
     );
-    if let Some(available) = memory_available() {
+    if let Some(available) = memory::bound().and_then(|bytes| u64::try_from(bytes).ok()) {
         let _ = writeln!(
             text,
             "  {:24} {:>32}",
@@ -298,24 +299,6 @@ fn memory_table(text: &mut String, worst: &WorstCase) {
         }
     }
     text.push('\n');
-}
-
-/// Memory the process may use, bytes: the machine's, or the control group's when that is less.
-fn memory_available() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-            line.split_whitespace()
-                .nth(1)?
-                .parse::<u64>()
-                .ok()?
-                .checked_mul(1024)
-        });
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
-    [machine, group].into_iter().flatten().min()
 }
 
 #[cfg(test)]
