@@ -9,7 +9,7 @@ use crate::auth::Who;
 use crate::hub::Hub;
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
-use crate::telemetry::log::REFUSAL;
+use crate::telemetry::log::{REFUSAL, told};
 use crate::telemetry::reason::{Basis, Reason};
 use crate::telemetry::shell::option;
 use std::borrow::Cow;
@@ -209,8 +209,4 @@ impl Voice {
         }
         Some(hint)
     }
-}
-
-fn told(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
 }
