@@ -2,7 +2,8 @@
 //! asks the rules again. Names only; nothing here was proved, and no secret is kept.
 
 use super::authorize::Proof;
-use super::x509::{Certificate, Fingerprint, hex};
+use super::rules::encoding::encode_hex;
+use super::x509::{Certificate, Fingerprint};
 use super::{AuthenticatedDevice, Claim, Transport, sas};
 use crate::telemetry::shell::option;
 use std::collections::BTreeSet;
@@ -60,15 +61,16 @@ impl Who {
             // Its thumbprint is all that can be said.
             Err(_) => {
                 let print = super::x509::fingerprint(der);
-                self.credentials.push(format!("thumbprint:{}", hex(&print)));
+                self.credentials
+                    .push(format!("thumbprint:{}", &*encode_hex(&print)));
             }
         }
         self
     }
 
     fn name(&mut self, certificate: &Certificate, anchor: Option<Fingerprint>) {
-        let print = hex(&certificate.sha256);
-        self.credentials.push(format!("thumbprint:{print}"));
+        let print = encode_hex(&certificate.sha256);
+        self.credentials.push(format!("thumbprint:{}", &*print));
         let names = certificate.common_names.iter();
         self.common_names = names.map(|name| name.to_string()).collect();
         let names = certificate.alternative_names.iter();
@@ -170,7 +172,11 @@ impl Who {
             option(&mut line, "san", name);
         }
         if let Some(ca) = &self.issuer_ca {
-            option(&mut line, "issuer-ca", &format!("sha256:{}", hex(ca)));
+            option(
+                &mut line,
+                "issuer-ca",
+                &format!("sha256:{}", &*encode_hex(ca)),
+            );
         }
         if let Some(id) = &self.client_id {
             option(&mut line, "client-id", id);
