@@ -10,7 +10,7 @@ mod reason;
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size, show_duration};
-use crate::config::{Config, Origin, Problem, Setting, examine};
+use crate::config::{Config, Problem, Setting, examine};
 use crate::gateway::{environment, load_rules};
 use crate::telemetry::log::capped;
 use crate::telemetry::metrics::memory;
@@ -191,12 +191,7 @@ fn settings_table(text: &mut String, settings: &[Setting]) {
             text.push('\n');
         }
         section = this;
-        let origin = match &setting.origin {
-            Origin::Default => "default".to_owned(),
-            Origin::File(line) => format!("line {line}"),
-            Origin::Env(variable) => capped(variable),
-        };
-        let Setting { key, value, .. } = setting;
+        let Setting { key, value, origin } = setting;
         let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {origin}");
     }
 }
