@@ -4,7 +4,6 @@ use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
     Blocked, Connection, Device, Event, Events, Filter, Hub as HubView, Operator, Overview, Page,
-    Refusal,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
@@ -175,18 +174,11 @@ impl Operator for Office {
 
     fn hub(&self) -> HubView {
         let (readiness, status) = ((self.status)(), self.hub.status());
-        let refusal = |refusal: &crate::admin::HubRefusal| Refusal {
-            cause: refusal.cause.to_owned(),
-            code: refusal.code.to_owned(),
-            says: refusal.says.to_owned(),
-            fix: refusal.fix.to_owned(),
-            count: refusal.count,
-            lasts_s: refusal.lasts_s,
-        };
+        let word = readiness.status().to_owned();
         HubView {
             host: self.host.clone(),
-            status: readiness.status().to_owned(),
-            refuses: readiness.hub_refuses.iter().map(refusal).collect(),
+            status: word,
+            refuses: readiness.hub_refuses,
             reason: readiness.reason,
             connections_ready: status.connections_ready,
             connections_wanted: status.connections_wanted,

@@ -1,6 +1,7 @@
 //! What `/ready` answers, and in which words.
 
-use crate::admin::{self, HubRefusal, Readiness};
+use crate::admin::api::view::Refusal;
+use crate::admin::{self, Readiness};
 use crate::hub::refusals::Standing;
 use crate::hub::{Hub, HubStatus};
 use crate::listener::away::{explained, keeps_away};
@@ -46,13 +47,13 @@ pub(super) fn problem(hub: &HubStatus) -> String {
     }
 }
 
-fn refused(refused: &Standing) -> HubRefusal {
+fn refused(refused: &Standing) -> Refusal {
     let cause = refused.cause;
-    HubRefusal {
-        cause: cause.word(),
-        code: cause.code(),
-        says: cause.says(),
-        fix: cause.fix(),
+    Refusal {
+        cause: cause.word().into(),
+        code: cause.code().into(),
+        says: cause.says().into(),
+        fix: cause.fix().into(),
         count: refused.count,
         lasts_s: refused.lasted.as_secs(),
     }

@@ -2,6 +2,7 @@
 
 use crate::telemetry::causes::Cause;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Which connections are wanted.
@@ -121,20 +122,20 @@ pub struct Hub {
     pub refuses: Vec<Refusal>,
 }
 
-/// Something the hub refuses.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// Something the hub refuses, for `/ready` too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// `hub_refusals_total{cause}`
-    pub cause: String,
-    /// IoT Hub's error code.
-    pub code: String,
+    pub cause: Cow<'static, str>,
+    /// IoT Hub's error code; empty where it has none.
+    pub code: Cow<'static, str>,
     /// What it means.
-    pub says: String,
+    pub says: Cow<'static, str>,
     /// What to do.
-    pub fix: String,
-    /// How often since it began.
+    pub fix: Cow<'static, str>,
+    /// Refusals since it began.
     pub count: u64,
-    /// Since when, seconds.
+    /// Time since it began, seconds.
     pub lasts_s: u64,
 }
 
