@@ -3,7 +3,7 @@
 use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Blocked, Connection, Device, Event, Events, Filter, Hub as HubView, Operator, Overview, Page,
+    Blocked, Connection, Device, Events, Filter, Hub as HubView, Operator, Overview, Page,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
@@ -135,16 +135,7 @@ impl Operator for Office {
 
     fn events(&self, id: &str, after: u64) -> Option<Events> {
         let (events, next) = self.shared.events(id, after)?;
-        let shown = |event: crate::listener::Event| Event {
-            seq: event.seq,
-            at_ms: event.at_ms,
-            what: event.what.to_owned(),
-            text: event.text,
-        };
-        Some(Events {
-            events: events.into_iter().map(shown).collect(),
-            next,
-        })
+        Some(Events { events, next })
     }
 
     fn latest_causes(&self) -> Vec<Cause> {

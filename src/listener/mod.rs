@@ -30,6 +30,7 @@ use crate::mqtt::packet::Versions;
 use crate::router::refused::Folder;
 use crate::router::registry::{Eviction, Registry, SessionKey};
 use crate::telemetry::causes::Causes;
+use crate::telemetry::event::Event;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reason::Reason;
 use crate::tls::Acceptor;
@@ -51,7 +52,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-pub use watch::Event;
 
 /// Connections the kernel may hold for us.
 const BACKLOG: i32 = 1024;

@@ -1,6 +1,7 @@
 //! What the API shows, and whom it asks.
 
 use crate::telemetry::causes::Cause;
+use crate::telemetry::event::Event;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::time::Duration;
@@ -154,19 +155,6 @@ pub struct Events {
     pub events: Vec<Event>,
     /// `after` of the next question.
     pub next: u64,
-}
-
-/// Something a watched device did or met.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Event {
-    /// Counts events of this watch; a gap says that some were lost.
-    pub seq: u64,
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// `connect_refused`, `connected`, `publish`, `accepted` and the like.
-    pub what: String,
-    /// Topic, size, reason; never a payload.
-    pub text: String,
 }
 
 /// What became of an order to keep a device out.

@@ -1,9 +1,10 @@
 //! What the API answers, for people.
 
 use super::table::{table, wrapped};
-use crate::admin::api::view::{Connection, Device, Event, Hub, Page};
+use crate::admin::api::view::{Connection, Device, Hub, Page};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::causes::Cause;
+use crate::telemetry::event::Event;
 use std::fmt::Write as _;
 use std::time::Duration;
 
