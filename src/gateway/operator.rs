@@ -13,6 +13,7 @@ use crate::router::registry::{Eviction, SessionKey, Tally};
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
 use crate::telemetry::metrics::Metrics;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -75,41 +76,77 @@ fn connection(key: &SessionKey, device: &AuthenticatedDevice, tally: &Tally) -> 
     }
 }
 
-fn fits(filter: &Filter, name: &str, connection: &dyn Fn() -> Connection) -> Option<Connection> {
-    let begins = filter
-        .device
-        .as_deref()
-        .is_none_or(|begin| name.starts_with(begin));
-    if !begins {
-        return None;
-    }
-    let connection = connection();
+/// Whether a session is wanted. Asked of each of them, so it builds nothing it is not asked for.
+fn fits(filter: &Filter, name: &str, device: &AuthenticatedDevice) -> bool {
     let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
-    let fits = is(&filter.credential, &connection.credential)
-        && is(&filter.listener, &connection.listener)
-        && is(&filter.source, &connection.source);
-    fits.then_some(connection)
+    let (listener, source) = device.came_by();
+    let begins = |begin: &String| name.starts_with(begin.as_str());
+    filter.device.as_ref().is_none_or(begins)
+        && is(&filter.credential, device.credential().label())
+        && is(&filter.listener, listener)
+        && (filter.source.is_none() || is(&filter.source, &source.to_string()))
+}
+
+/// The names of one page, out of names in any order.
+struct Names<'a> {
+    filter: &'a Filter,
+    total: usize,
+    /// One more than the page has, to know whether there is another.
+    first: BTreeSet<String>,
+}
+
+impl<'a> Names<'a> {
+    fn of(filter: &'a Filter) -> Self {
+        Self {
+            filter,
+            total: 0,
+            first: BTreeSet::new(),
+        }
+    }
+
+    fn offer(&mut self, name: String) {
+        self.total += 1;
+        let is_behind = self.filter.after.as_ref().is_none_or(|after| name > *after);
+        if is_behind {
+            self.first.insert(name);
+            if self.first.len() > self.filter.limit + 1 {
+                self.first.pop_last();
+            }
+        }
+    }
+
+    /// The page's names, and `after` of the next one.
+    fn page(mut self) -> (BTreeSet<String>, Option<String>) {
+        let more = self.first.len() > self.filter.limit;
+        if more {
+            self.first.pop_last();
+        }
+        let next = self.first.last().filter(|_| more).cloned();
+        (self.first, next)
+    }
 }
 
 impl Operator for Office {
     fn connections(&self, filter: &Filter) -> Page {
-        let mut found = Vec::new();
-        self.shared.registry().each(|key, device, tally| {
+        let registry = self.shared.registry();
+        let mut names = Names::of(filter);
+        registry.each(|key, device, _| {
             let name = key.to_string();
-            found.extend(fits(filter, &name, &|| connection(key, device, tally)));
+            if fits(filter, &name, device) {
+                names.offer(name);
+            }
         });
-        found.sort_by(|a, b| a.device.cmp(&b.device));
-        let total = found.len();
-        if let Some(after) = &filter.after {
-            found.retain(|connection| connection.device > *after);
-        }
-        let more = found.len() > filter.limit;
-        found.truncate(filter.limit);
-        let last = found.last().map(|connection| connection.device.clone());
+        let total = names.total;
+        let (names, next) = names.page();
+        // Whoever left between the two looks is left out.
+        let shown = names.iter().filter_map(|name| {
+            let key = key(name)?;
+            registry.look(&key, |device, tally| connection(&key, device, tally))
+        });
         Page {
             total,
-            next: last.filter(|_| more),
-            connections: found,
+            connections: shown.collect(),
+            next,
         }
     }
 
@@ -214,5 +251,38 @@ impl Operator for Office {
 
     fn drain(&self) {
         self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Filter, Names};
+
+    /// The pages of nine names, as a reader goes through them.
+    #[test]
+    fn pages_are_in_order_and_together_everything() {
+        for limit in 1..=10 {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let filter = Filter {
+                    limit,
+                    after,
+                    ..Filter::default()
+                };
+                let mut names = Names::of(&filter);
+                for name in ["d", "b", "i", "a", "c", "h", "e", "g", "f"] {
+                    names.offer(name.to_owned());
+                }
+                assert_eq!(names.total, 9);
+                let (page, next) = names.page();
+                assert!(page.len() == limit || next.is_none());
+                seen.extend(page);
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen.concat(), "abcdefghi", "{limit}");
+        }
     }
 }
