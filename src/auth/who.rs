@@ -68,6 +68,20 @@ impl Who {
         self
     }
 
+    /// Who proved this.
+    #[must_use]
+    pub fn with_transport(self, transport: Transport<'_>) -> Self {
+        match transport {
+            Transport::None => self,
+            Transport::Psk(identity) => self.with_psk(identity),
+            Transport::Certificate { chain, anchors, .. } => {
+                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
+                let anchor = anchors.first().map(|der| super::x509::fingerprint(der));
+                self.with_certificate(der, anchor)
+            }
+        }
+    }
+
     fn name(&mut self, certificate: &Certificate, anchor: Option<Fingerprint>) {
         let print = encode_hex(&certificate.sha256);
         self.credentials.push(format!("thumbprint:{}", &*print));
@@ -81,16 +95,7 @@ impl Who {
     /// Who made this claim.
     #[must_use]
     pub fn of_claim(claim: &Claim<'_>) -> Self {
-        let mut who = Self::at(claim.listener, claim.source);
-        match claim.transport {
-            Transport::None => {}
-            Transport::Psk(identity) => who = who.with_psk(identity),
-            Transport::Certificate { chain, anchors, .. } => {
-                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
-                let anchor = anchors.first().map(|der| super::x509::fingerprint(der));
-                who = who.with_certificate(der, anchor);
-            }
-        }
+        let mut who = Self::at(claim.listener, claim.source).with_transport(claim.transport);
         let password = claim.password.unwrap_or_default();
         if sas::looks_like_token(password) {
             let token = str::from_utf8(password).unwrap_or_default();

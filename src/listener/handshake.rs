@@ -10,7 +10,7 @@ use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
 use super::refusal::Line;
-use super::refusal::connect::{claim, connect_line};
+use super::refusal::connect::{claim, connect_line, proved};
 use super::setup::Counted;
 use super::{Site, poison};
 use crate::auth::rules::RuleSet;
@@ -146,20 +146,6 @@ impl Site {
             }
         }
     }
-
-    /// Who the transport says it is.
-    fn who(&self, source: SocketAddr, peer: &Peer) -> Who {
-        let who = Who::at(&self.name, source.ip());
-        match peer {
-            Peer::Plain | Peer::Tls(_) => who,
-            Peer::Psk { identity, .. } => who.with_psk(identity),
-            Peer::Certificate { chain, anchor, .. } => {
-                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
-                let anchor = anchor.as_deref().map(auth::x509::fingerprint);
-                who.with_certificate(der, anchor)
-            }
-        }
-    }
 }
 
 async fn greet(
@@ -171,7 +157,8 @@ async fn greet(
     let mut asked = match await_connect(stream, site).await {
         Ok(asked) => asked,
         Err((reason, text)) => {
-            return Err(site.refused(source, site.who(source, &peer), reason, &text));
+            let who = Who::at(&site.name, source.ip()).with_transport(proved(&peer));
+            return Err(site.refused(source, who, reason, &text));
         }
     };
     match admit(&asked.connect, &peer, source, site).await {

@@ -10,6 +10,24 @@ use crate::telemetry::reason::Reason;
 use crate::tls::Peer;
 use std::net::SocketAddr;
 
+/// What the handshake proved, in the words of `auth`.
+pub(in crate::listener) fn proved(peer: &Peer) -> Transport<'_> {
+    match peer {
+        Peer::Plain | Peer::Tls(_) => Transport::None,
+        Peer::Psk { identity, .. } => Transport::Psk(identity),
+        Peer::Certificate {
+            chain,
+            chain_trusted,
+            anchor,
+            ..
+        } => Transport::Certificate {
+            chain,
+            trusted: *chain_trusted,
+            anchors: anchor.as_slice(),
+        },
+    }
+}
+
 /// What a CONNECT claims.
 pub(in crate::listener) fn claim<'a>(
     connect: &'a Connect,
@@ -18,20 +36,7 @@ pub(in crate::listener) fn claim<'a>(
     site: &'a Site,
 ) -> auth::Claim<'a> {
     auth::Claim {
-        transport: match peer {
-            Peer::Plain | Peer::Tls(_) => Transport::None,
-            Peer::Psk { identity, .. } => Transport::Psk(identity),
-            Peer::Certificate {
-                chain,
-                chain_trusted,
-                anchor,
-                ..
-            } => Transport::Certificate {
-                chain,
-                trusted: *chain_trusted,
-                anchors: anchor.as_slice(),
-            },
-        },
+        transport: proved(peer),
         listener: &site.name,
         accept: &site.accept,
         source: source.ip().to_canonical(),
