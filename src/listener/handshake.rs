@@ -183,9 +183,11 @@ async fn greet(
             session.refuse(refusal.code, &refusal.text, &mut out);
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
-            let line = connect_line(&connect, &peer, source, site, &refusal);
+            let place = site.voice.place();
+            let in_full = place.is_free() || site.shared.setup.watches.any();
+            let line = connect_line(&connect, &peer, source, site, &refusal, in_full);
             site.show(&line);
-            site.voice.say(line);
+            site.voice.say_at(place, line);
             Err(Failure(refusal.reason))
         }
     }

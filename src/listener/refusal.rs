@@ -27,6 +27,15 @@ pub(super) struct Voice {
     hub: Option<Hub>,
 }
 
+/// Room for a line, with the number of lines left out before it; or none.
+pub(super) struct Place(Option<u64>);
+
+impl Place {
+    pub(super) const fn is_free(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// One refusal. What is not known is left out of the line.
 pub(super) struct Line<'a> {
     /// What happened, a few words.
@@ -107,9 +116,19 @@ impl Voice {
 
     /// Keeps the cause, and writes the line, unless there were too many this second.
     pub(super) fn say(&self, line: Line<'_>) {
+        self.say_at(self.place(), line);
+    }
+
+    /// A place in this second's lines, for one that is dear to make; none when they are used up.
+    pub(super) fn place(&self) -> Place {
+        Place(self.quota.take(clock::mono()))
+    }
+
+    /// [`Self::say`] in a place that was taken before.
+    pub(super) fn say_at(&self, place: Place, line: Line<'_>) {
         let hint = self.hint(&line);
         self.note(Self::cause(&line, hint.clone()), line.is_of_session);
-        if let Some(suppressed) = self.quota.take(clock::mono()) {
+        if let Some(suppressed) = place.0 {
             Self::write(line, hint, suppressed);
         }
     }

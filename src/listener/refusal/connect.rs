@@ -48,20 +48,25 @@ pub(in crate::listener) fn claim<'a>(
     }
 }
 
-/// The log line of a refused CONNECT. The rules are asked once more, to name the one that decided.
+/// The log line of a refused CONNECT. With `in_full` the rules are asked once more, to name the one
+/// that decided; that costs as much as the decision, and a word for each rule.
 pub(in crate::listener) fn connect_line<'a>(
     connect: &Connect,
     peer: &Peer,
     source: SocketAddr,
     site: &Site,
     refusal: &'a Refusal,
+    in_full: bool,
 ) -> Line<'a> {
     let claim = claim(connect, peer, source, site);
     let who = Who::of_claim(&claim);
-    let explanation = auth::explain(&site.shared.rules.load(), &claim);
-    let device = explanation.device;
+    let explained = || auth::explain(&site.shared.rules.load(), &claim);
+    let (device, steps) = match in_full.then(explained) {
+        Some(explained) => (explained.device, explained.steps),
+        None => (None, Vec::new()),
+    };
     let (expected, got) = contrast(refusal.reason, &claim, device.clone());
-    let decided = explanation.steps.into_iter().rfind(Step::decides);
+    let decided = steps.into_iter().rfind(Step::decides);
     Line {
         detail: refusal.detail,
         device,
