@@ -12,14 +12,6 @@ use std::time::Duration;
 const READ: &str = "read-token-0123456789";
 pub const OPERATE: &str = "operate-token-0123456789";
 
-fn psk(identity: &str, key: &[u8]) -> Transport {
-    Transport::Psk {
-        identity: identity.to_owned(),
-        key: key.to_vec(),
-        tls13: true,
-    }
-}
-
 /// A bench whose operators have tokens.
 pub async fn bench(name: &str, options: Options) -> Bench {
     let tokens = format!("read_token = \"{READ}\"\noperate_token = \"{OPERATE}\"\n");
@@ -98,15 +90,15 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
         let token = sas(DEVICE_KEY, &format!("{HUB}/devices/{device}"), ends);
         Who::login("sas-1", &user("sas-1"), &token)
     };
-    let (tls, known) = (bench.tls(), psk("psk-1", PSK));
-    let load = psk("load-0", &crate::support::fleet_key(0));
-    let wrong = psk("psk-1", b"wrong-key-123456");
+    let (tls, known) = (bench.tls(), Transport::psk("psk-1", PSK));
+    let load = Transport::psk("load-0", &crate::support::fleet_key(0));
+    let wrong = Transport::psk("psk-1", b"wrong-key-123456");
     let (expired, foreign) = (token("sas-1", now() - 3600), token("sas-2", now() + 3600));
     #[rustfmt::skip] // a case a line
     let cases: [(&Transport, Who, &str, &[&str]); 6] = [
         (&wrong, Who::id("psk-1"), "psk-1",
          &["psk_wrong_key", "compare the key", "--reason psk_wrong_key"]),
-        (&psk("stranger", PSK), Who::id("x"), "stranger", &["psk_unknown", "add the identity"]),
+        (&Transport::psk("stranger", PSK), Who::id("x"), "stranger", &["psk_unknown", "add the identity"]),
         (&known, Who::id("other"), "other",
          &["client_id_mismatch", "expected   psk-1", "got        other"]),
         (&tls, expired, "sas-1", &["sas_expired", "401003", "renew"]),
@@ -150,8 +142,14 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
 async fn what_the_hub_does_to_a_device_is_explained_with_its_code() {
     let bench = bench("explain-hub", Options::default()).await;
     let topic = "devices/psk-1/messages/events/";
-    let connect =
-        || async { Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await };
+    let connect = || async {
+        Device::connect(
+            bench.mqtt(),
+            &Transport::psk("psk-1", PSK),
+            &Who::id("psk-1"),
+        )
+        .await
+    };
     let set = async |method: &'static str, status: &str| {
         let body = format!("{{\"status\":\"{status}\"}}");
         let (code, text) = bench.control(method, "/devices/psk-1", &body).await;
@@ -220,7 +218,12 @@ async fn what_the_hub_does_to_a_device_is_explained_with_its_code() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_that_gave_up_while_the_hub_was_away_is_not_blamed() {
     let bench = bench("explain-away", Options::default()).await;
-    let device = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    let device = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     for kind in [FaultKind::RefuseConnections, FaultKind::KillTcp] {
         bench.emulator.inject(&Fault::new(kind)).expect("a fault");
     }
@@ -247,7 +250,12 @@ async fn devices_are_listed_and_shown() {
         .publish("devices/pass-1/messages/events/", b"x")
         .await
         .expect("PUBACK");
-    let _other = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    let _other = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     let (code, text) = ctl(&bench, Some(READ), "devices").await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("2 of 2") && text.contains("psk-1"), "{text}");
@@ -417,13 +425,23 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
     // The watch begins with the first question that is answered.
     let question = "GET /api/v1/devices/psk-1/events HTTP/1.1\r\nHost: x\r\n";
     raw(&bench, format!("{question}{}\r\n", bearer(READ))).await;
-    let wrong = psk("psk-1", b"wrong-key-123456");
+    let wrong = Transport::psk("psk-1", b"wrong-key-123456");
     refused(&bench, &wrong, &Who::id("psk-1")).await;
     // Its key names it, whatever it calls itself.
-    refused(&bench, &psk("psk-1", PSK), &Who::id("psk-1 ")).await;
+    refused(&bench, &Transport::psk("psk-1", PSK), &Who::id("psk-1 ")).await;
     // Somebody else.
-    refused(&bench, &psk("stranger", PSK), &Who::id("stranger")).await;
-    let mut device = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    refused(
+        &bench,
+        &Transport::psk("stranger", PSK),
+        &Who::id("stranger"),
+    )
+    .await;
+    let mut device = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     let filter = "devices/psk-1/messages/devicebound/#";
     device
         .subscribe(filter, mqttbytes::QoS::AtLeastOnce)
