@@ -32,8 +32,10 @@ pub(super) fn waited(hub: &Hub, end: &str) -> Option<(String, &'static str)> {
     let refused = keeps_away(&status)?;
     let (word, says) = (refused.cause.word(), refused.cause.says());
     let since = refused.lasted.as_secs();
-    let text = format!("the device waited for a hub that is away ({word} for {since} s: {says}); ");
-    Some((text + end, refused.cause.fix()))
+    let text = format!(
+        "the device waited for a hub that serves nobody ({word} for {since} s: {says}); {end}"
+    );
+    Some((text, refused.cause.fix()))
 }
 
 #[cfg(test)]

@@ -133,14 +133,14 @@ impl Voice {
         }
     }
 
-    /// Keeps why a session ended that nobody refused. While the hub was away that comes first: a
-    /// device that gave up waiting is not to blame.
+    /// Keeps why a session ended that nobody refused. While the hub serves nobody that comes
+    /// first: a device that gave up waiting is not to blame.
     pub(super) fn lost(&self, mut line: Line<'_>) {
         let hub = self.hub.as_ref();
         let waited = hub.and_then(|hub| away::waited(hub, log_text(&line.text)));
         match waited {
             Some((text, fix)) => {
-                line.what = "hub away";
+                line.what = "hub unavailable";
                 line.text = text.into();
                 self.note(
                     Cause {

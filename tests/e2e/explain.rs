@@ -98,7 +98,8 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
     let cases: [(&Transport, Who, &str, &[&str]); 6] = [
         (&wrong, Who::id("psk-1"), "psk-1",
          &["psk_wrong_key", "compare the key", "--reason psk_wrong_key"]),
-        (&Transport::psk("stranger", PSK), Who::id("x"), "stranger", &["psk_unknown", "add the identity"]),
+        (&Transport::psk("stranger", PSK), Who::id("x"), "stranger",
+         &["psk_unknown", "add the identity"]),
         (&known, Who::id("other"), "other",
          &["client_id_mismatch", "expected   psk-1", "got        other"]),
         (&tls, expired, "sas-1", &["sas_expired", "401003", "renew"]),
@@ -142,14 +143,8 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
 async fn what_the_hub_does_to_a_device_is_explained_with_its_code() {
     let bench = bench("explain-hub", Options::default()).await;
     let topic = "devices/psk-1/messages/events/";
-    let connect = || async {
-        Device::connect(
-            bench.mqtt(),
-            &Transport::psk("psk-1", PSK),
-            &Who::id("psk-1"),
-        )
-        .await
-    };
+    let (transport, who) = (Transport::psk("psk-1", PSK), Who::id("psk-1"));
+    let connect = || async { Device::connect(bench.mqtt(), &transport, &who).await };
     let set = async |method: &'static str, status: &str| {
         let body = format!("{{\"status\":\"{status}\"}}");
         let (code, text) = bench.control(method, "/devices/psk-1", &body).await;
@@ -230,8 +225,24 @@ async fn a_device_that_gave_up_while_the_hub_was_away_is_not_blamed() {
     bench.falls("ready", 0.0).await;
     bench.reaches("hub_refusing", &[], 1.0).await;
     drop(device);
-    let waited = "the device waited for a hub that is away (";
-    let words = ["hub away: peer_closed", waited, "hub.endpoint"];
+    // One that had nothing to wait for leaves no trace, another that had does.
+    let who = Who::login("pass-1", "pass-1", PASSWORD);
+    for (count, sends) in [(1.0, false), (2.0, true)] {
+        let mut device = Device::connect(bench.plain(), &Transport::Plain, &who).await;
+        if sends {
+            let topic = "devices/pass-1/messages/events/";
+            device.send(topic, b"x").await.expect("sent");
+            bench.reaches("inflight", &["uplink"], 1.0).await;
+        }
+        device.goodbye().await.expect("closed");
+        bench.reaches("disconnects_total", &["clean"], count).await;
+        match sends {
+            true => explained(&bench, "pass-1", &["hub unavailable: clean"]).await,
+            false => assert!(explain(&bench, "pass-1").await.contains("nothing is known")),
+        }
+    }
+    let waited = "the device waited for a hub that serves nobody (";
+    let words = ["hub unavailable: peer_closed", waited, "hub.endpoint"];
     explained(&bench, "psk-1", &words).await;
     let text = explain(&bench, "psk-1").await;
     let first = text.lines().next().expect("a line");

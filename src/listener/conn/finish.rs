@@ -163,6 +163,8 @@ impl<U: Upstream> Conn<U> {
         match close.reason {
             _ if close.is_told => {}
             Reason::Drain => {}
+            // With nothing in flight it had what it came for.
+            Reason::Clean if self.links.outstanding() == 0 => {}
             reason if reason.refuses() => self.setup.voice.say(line),
             _ => self.setup.voice.lost(line),
         }
