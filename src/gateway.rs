@@ -6,10 +6,12 @@
 
 mod acceptors;
 pub mod dates;
+mod doors;
 mod exposed;
 mod history;
 mod load;
 mod operator;
+mod records;
 mod reload;
 mod status;
 
@@ -19,19 +21,18 @@ pub use load::{Loaded, Sources, environment, load, load_rules};
 use crate::admin::api::{Api, Tokens};
 use crate::admin::{self, AdminHandle, Served};
 use crate::auth::rules::RuleSet;
-use crate::config::{AdminConfig, Config, ListenerConfig, ShutdownConfig};
+use crate::config::{AdminConfig, Config, ShutdownConfig};
 use crate::hub::Hub;
-use crate::listener::{Listener, Records, Shared};
-use crate::router::refused::Folder;
+use crate::listener::Shared;
 use crate::runtime::clock;
 use crate::runtime::handover;
 use crate::runtime::phase::Phase;
 use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::Acceptor;
-use acceptors::acceptors;
+use crate::telemetry::trace::export::Exporter;
 use arc_swap::ArcSwap;
+use doors::Doors;
 use reload::Reloader;
 use status::{problem, status};
 use std::net::SocketAddr;
@@ -42,6 +43,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Time devices wait for the hub's first word before they are accepted without it.
 const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Time the last spans get when the gateway stops.
+const LAST_SPANS: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not start; one line names what to change.
 #[derive(Debug, thiserror::Error)]
@@ -77,16 +81,16 @@ pub struct Gateway {
     shared: Arc<Shared>,
     hub: Hub,
     metrics: Arc<Metrics>,
-    listeners: Vec<(String, SocketAddr)>,
+    doors: Arc<Doors>,
     admin: AdminHandle,
-    accepting: CancellationToken,
     reloader: Arc<Reloader>,
     phase: watch::Sender<Phase>,
     shutdown: ShutdownConfig,
     /// Cancelled when an operator asks for the end.
     stop_wanted: CancellationToken,
-    /// Second descriptors of every port, for the next process.
-    sockets: Vec<(String, std::net::TcpListener)>,
+    exporter: Option<Exporter>,
+    /// A second descriptor of the admin port, for the next process.
+    admin_socket: Option<std::net::TcpListener>,
 }
 
 impl Gateway {
@@ -110,31 +114,31 @@ impl Gateway {
         let metrics = Arc::new(Metrics::new());
         reload::show_rules(&rules, &metrics);
         let rules = Arc::new(ArcSwap::from_pointee(rules));
-        let acceptors = acceptors(&config, &rules, &metrics)?;
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
-        let mut shared_sockets = share_admin(&admin_socket);
+        let admin_shared = admin_socket.try_clone().ok();
         let (hub, causes) = start_hub(&config, &metrics);
+        let (records, exporter) = records::open(&config, &hub, causes.clone(), &metrics)?;
         let shared = Shared::new(
             rules.clone(),
             hub.clone(),
             config.hub.host.clone(),
             config.limits.clone(),
             metrics.clone(),
-            records(&config, &hub, &causes)?,
+            records,
         );
+        let (stop_wanted, accepting) = (CancellationToken::new(), CancellationToken::new());
+        let upstream = &config.hub;
+        let doors = Doors::bind(&config, &shared, &rules, &metrics, &accepting, inherited)?;
+        let doors = Arc::new(doors);
+        records::tell(&shared);
         let reloader = Arc::new(Reloader {
-            config: config.clone(),
-            acceptors: acceptors.clone(),
+            doors: doors.clone(),
             rules,
-            registry: shared.registry().clone(),
+            shared: shared.clone(),
             hub: hub.clone(),
             metrics: metrics.clone(),
             wanted: Arc::default(),
         });
-        let (stop_wanted, accepting) = (CancellationToken::new(), CancellationToken::new());
-        let upstream = &config.hub;
-        let bound = bind_all(config.listeners, acceptors, &shared, inherited)?;
-        shared_sockets.extend(bound.iter().filter_map(|(_, _, l)| l.share().ok()));
         let (phase, _) = watch::channel(Phase::Starting);
         let status = status(hub.clone(), phase.subscribe());
         show_before_render(&metrics, &status, &shared);
@@ -151,21 +155,21 @@ impl Gateway {
         };
         office.begin_history(&metrics, &accepting);
         let admin = open_admin(admin_socket, metrics.clone(), office, &config.admin)?;
-        let listeners = addresses(&bound);
-        tokio::spawn(accept(bound, hub.clone(), phase.clone(), accepting.clone()));
+        let accepts = accept(doors.clone(), hub.clone(), phase.clone(), accepting);
+        tokio::spawn(accepts);
         let shutdown = config.shutdown;
         Ok(Self {
             shared,
             hub,
             metrics,
-            listeners,
+            doors,
             admin,
-            accepting,
             reloader,
             phase,
             shutdown,
             stop_wanted,
-            sockets: shared_sockets,
+            exporter,
+            admin_socket: admin_shared,
         })
     }
 
@@ -178,7 +182,16 @@ impl Gateway {
         let Some(path) = self.shutdown.handover.clone() else {
             return std::future::pending().await;
         };
-        handover::succeeded(&path, &self.sockets).await
+        handover::succeeded(&path, || self.sockets()).await
+    }
+
+    /// Second descriptors of every port there is now.
+    fn sockets(&self) -> std::io::Result<Vec<(String, std::net::TcpListener)>> {
+        let mut all = self.doors.sockets()?;
+        if let Some(socket) = &self.admin_socket {
+            all.push((sockets::ADMIN.to_owned(), socket.try_clone()?));
+        }
+        Ok(all)
     }
 
     /// Resolves when an operator asks for an orderly stop.
@@ -189,7 +202,7 @@ impl Gateway {
     /// Reloads rules and certificates on SIGHUP and whenever one of their files changes, until
     /// the gateway stops. `sources` is what [`load`] read before the start.
     pub fn watch(&self, sources: Sources) {
-        let stop = self.accepting.clone();
+        let stop = self.doors.accepting();
         tokio::spawn(reload::run(self.reloader.clone(), sources, stop));
     }
 
@@ -205,16 +218,15 @@ impl Gateway {
     /// The bound address of a listener.
     #[must_use]
     pub fn listener(&self, name: &str) -> Option<SocketAddr> {
-        self.listeners
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, address)| *address)
+        let mut listeners = self.listeners().into_iter();
+        let found = listeners.find(|(known, _)| known == name);
+        found.map(|(_, address)| address)
     }
 
     /// Every listener with its bound address, in the order of the configuration.
     #[must_use]
-    pub fn listeners(&self) -> &[(String, SocketAddr)] {
-        &self.listeners
+    pub fn listeners(&self) -> Vec<(String, SocketAddr)> {
+        self.doors.addresses()
     }
 
     /// The bound address of the admin server.
@@ -225,7 +237,7 @@ impl Gateway {
 
     /// Why devices were refused or lost.
     #[must_use]
-    pub fn causes(&self) -> &Arc<Causes> {
+    pub fn causes(&self) -> Arc<Causes> {
         self.shared.causes()
     }
 
@@ -259,8 +271,8 @@ impl Gateway {
     async fn drain(mut self) -> bool {
         let ShutdownConfig { settle, close, .. } = self.shutdown;
         self.enter(Phase::Draining);
-        self.sockets.clear();
-        self.accepting.cancel();
+        self.admin_socket = None;
+        self.doors.close();
         match self.shutdown.drain_rate_per_s {
             Some(rate) => self.shared.drain_paced(settle, rate).await,
             // Devices are closed over half of `close`; the hub's side is left a quarter at least.
@@ -271,12 +283,20 @@ impl Gateway {
         let closing = clock::mono();
         let devices = settled || self.shared.drained(close / 4 * 3).await;
         if !devices {
-            tracing::error!(left = self.shared.tasks(), "devices did not close in time");
+            tracing::error!(
+                name: "devices_not_closed",
+                left = self.shared.tasks(),
+                "devices did not close in time"
+            );
         }
         let left = close.saturating_sub(clock::mono().since(closing));
         let hub = self.hub.shutdown(left).await;
         if !hub {
-            tracing::error!("hub connections did not close in time");
+            tracing::error!(name: "hub_not_closed", "hub connections did not close in time");
+        }
+        self.shared.tell_left_out();
+        if let Some(exporter) = self.exporter.take() {
+            exporter.finish(LAST_SPANS).await;
         }
         self.enter(Phase::Stopped);
         self.admin.stop();
@@ -284,36 +304,10 @@ impl Gateway {
     }
 
     fn enter(&self, phase: Phase) {
-        tracing::info!(phase = phase.name(), "stopping");
+        tracing::info!(name: "stop_phase", phase = phase.name(), "stopping");
         self.phase.send_replace(phase);
     }
 }
-
-/// What is written down about refusals, and where.
-fn records(config: &Config, hub: &Hub, causes: &Arc<Causes>) -> Result<Records, StartError> {
-    Ok(Records {
-        refused: refused_folder(config)?,
-        config: config.file.clone(),
-        causes: causes.clone(),
-        hub: Some(hub.clone()),
-    })
-}
-
-/// The folder of refused messages, where one is configured.
-fn refused_folder(config: &Config) -> Result<Option<Arc<Folder>>, StartError> {
-    let Some(path) = &config.refused_folder else {
-        return Ok(None);
-    };
-    let opened = Folder::open(path, config.limits.refused_folder_bytes);
-    let opened = opened.map_err(|error| StartError::Folder {
-        path: path.display().to_string(),
-        error,
-    })?;
-    Ok(Some(Arc::new(opened)))
-}
-
-/// A listener with its name and address.
-type Bound = (String, SocketAddr, Listener);
 
 /// The admin server's socket, handed over or bound.
 fn admin_socket(
@@ -329,42 +323,6 @@ fn admin_socket(
         address,
         error,
     })
-}
-
-/// Every listener on the socket that was handed over for it, else on one of its own.
-fn bind_all(
-    listeners: Vec<ListenerConfig>,
-    acceptors: Vec<Arc<Acceptor>>,
-    shared: &Arc<Shared>,
-    mut inherited: Inherited,
-) -> Result<Vec<Bound>, StartError> {
-    let mut bound = Vec::new();
-    for (listener, acceptor) in listeners.into_iter().zip(acceptors) {
-        let (name, address) = (listener.name.clone(), listener.bind);
-        let listener = match inherited.take(&name, address) {
-            Some(socket) => Listener::on(socket, listener, acceptor, shared.clone()),
-            None => Listener::bind(listener, acceptor, shared.clone()),
-        };
-        let listener = listener.and_then(|l| l.local_addr().map(|address| (l, address)));
-        let (listener, address) = listener.map_err(|error| StartError::Bind {
-            what: format!("listener {name:?}"),
-            address,
-            error,
-        })?;
-        bound.push((name, address, listener));
-    }
-    for socket in inherited.left() {
-        tracing::warn!(%socket, "a socket was passed that no [[listener]] names; it is closed");
-    }
-    Ok(bound)
-}
-
-/// Names and addresses of what is bound.
-fn addresses(bound: &[Bound]) -> Vec<(String, SocketAddr)> {
-    let bound = bound.iter();
-    bound
-        .map(|(name, address, _)| (name.clone(), *address))
-        .collect()
 }
 
 /// Starts the upstream, and the record of what it refuses.
@@ -412,15 +370,8 @@ fn tokens(admin: &AdminConfig) -> Tokens {
     }
 }
 
-/// The admin server's socket for the next process.
-fn share_admin(socket: &std::net::TcpListener) -> Vec<(String, std::net::TcpListener)> {
-    let socket = socket.try_clone().ok();
-    let named = socket.map(|socket| (sockets::ADMIN.to_owned(), socket));
-    named.into_iter().collect()
-}
-
 /// Waits for the hub, then accepts on every listener.
-async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: CancellationToken) {
+async fn accept(doors: Arc<Doors>, hub: Hub, phase: watch::Sender<Phase>, stop: CancellationToken) {
     let mut left = phase.subscribe();
     tokio::select! {
         biased;
@@ -429,13 +380,14 @@ async fn accept(bound: Vec<Bound>, hub: Hub, phase: watch::Sender<Phase>, stop: 
         _ = left.wait_for(|phase| *phase != Phase::Starting) => return,
         ready = hub.ready(HUB_PATIENCE) => if !ready {
             let problem = problem(&hub.status());
-            tracing::warn!(problem, "no hub yet; devices are accepted and their messages wait");
+            tracing::warn!(
+                name: "start_without_hub",
+                problem,
+                "no hub yet; devices are accepted and their messages wait"
+            );
         }
     }
-    for (name, address, listener) in bound {
-        tracing::info!(listener = %name, %address, "accepting devices");
-        tokio::spawn(listener.run(stop.clone()));
-    }
+    doors.open();
     phase.send_if_modified(|phase| {
         let starting = *phase == Phase::Starting;
         if starting {

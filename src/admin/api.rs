@@ -17,7 +17,7 @@ use serde::Serialize;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use view::{Block, Blocked, Filter, Operator};
+use view::{Block, Blocked, Filter, Operator, SetLog};
 
 /// Where it lives.
 pub const ROOT: &str = "/api/v1/";
@@ -33,6 +33,10 @@ const AFTER_MAX: u64 = (1 << 53) - 1;
 const PAGE: usize = 100;
 /// Most connections of one page.
 const PAGE_MAX: usize = 1000;
+
+/// What bodies look like.
+const BLOCK_FORM: &str = "{\"seconds\": N}";
+const LOG_FORM: &str = "{\"level\": \"error\", \"warn\", \"info\", …}";
 
 const OPENAPI: &str = include_str!("api/openapi.json");
 
@@ -61,10 +65,11 @@ enum Role {
 }
 
 impl Role {
-    /// What this path needs.
-    fn of(parts: &[&str]) -> Self {
+    /// What this request needs.
+    fn of(method: &Method, parts: &[&str]) -> Self {
         match parts {
             ["reload" | "drain"] | ["devices", _, "connection" | "block"] => Self::Operate,
+            ["log"] if *method != Method::GET => Self::Operate,
             _ => Self::Read,
         }
     }
@@ -91,7 +96,7 @@ impl Api {
         let parts: Vec<&str> = path.split('/').collect();
         let query = head.uri.query().unwrap_or_default();
         let method = &head.method;
-        let allowed = self.may(&head.headers, Role::of(&parts));
+        let allowed = self.may(&head.headers, Role::of(&head.method, &parts));
         let known = |methods: &'static str| match methods.split(", ").any(|m| m == method.as_str())
         {
             true => allowed.as_ref().map(drop).map_err(Clone::clone),
@@ -117,10 +122,7 @@ impl Api {
             }
             ["devices", id] => {
                 known("GET")?;
-                ok(&self
-                    .operator
-                    .device(&decoded(id)?)
-                    .ok_or_else(|| Problem::device(id))?)
+                self.device(id)
             }
             ["devices", id, "causes"] => {
                 known("GET")?;
@@ -132,14 +134,15 @@ impl Api {
             }
             ["devices", id, "connection"] => {
                 known("DELETE")?;
-                match self.operator.close(&decoded(id)?) {
-                    true => Ok(empty()),
-                    false => Err(Problem::not_connected(id)),
-                }
+                self.close(id)
             }
             ["devices", id, "block"] => {
                 known("PUT, DELETE")?;
                 self.block(method, &decoded(id)?, body).await
+            }
+            ["log"] => {
+                known("GET, PUT")?;
+                self.log(method, body).await
             }
             ["reload"] => {
                 known("POST")?;
@@ -152,6 +155,18 @@ impl Api {
                 Ok(accepted())
             }
             _ => Err(Problem::path()),
+        }
+    }
+
+    fn device(&self, id: &str) -> Answer {
+        let device = self.operator.device(&decoded(id)?);
+        ok(&device.ok_or_else(|| Problem::device(id))?)
+    }
+
+    fn close(&self, id: &str) -> Answer {
+        match self.operator.close(&decoded(id)?) {
+            true => Ok(empty()),
+            false => Err(Problem::not_connected(id)),
         }
     }
 
@@ -168,6 +183,18 @@ impl Api {
         ok(&events.ok_or_else(Problem::watched)?)
     }
 
+    async fn log(&self, method: &Method, body: Body) -> Answer {
+        if *method == Method::GET {
+            return ok(&self.operator.log());
+        }
+        let wanted: SetLog = serde_json::from_slice(&whole(body).await?)
+            .map_err(|error| Problem::body(LOG_FORM, &error.to_string()))?;
+        match self.operator.set_log(wanted.level) {
+            true => Ok(empty()),
+            false => Err(Problem::no_log()),
+        }
+    }
+
     async fn block(&self, method: &Method, id: &str, body: Body) -> Answer {
         if *method == Method::DELETE {
             return match self.operator.unblock(id) {
@@ -176,10 +203,11 @@ impl Api {
             };
         }
         let block: Block = serde_json::from_slice(&whole(body).await?)
-            .map_err(|error| Problem::body(&error.to_string()))?;
+            .map_err(|error| Problem::body(BLOCK_FORM, &error.to_string()))?;
         let time = Duration::try_from_secs_f64(block.seconds).ok();
         let time = time.filter(|time| (BLOCK_MIN..=BLOCK_MAX).contains(time));
-        let time = time.ok_or_else(|| Problem::body("seconds are 1 to 2592000 (30 days)"))?;
+        let time =
+            time.ok_or_else(|| Problem::body(BLOCK_FORM, "seconds are 1 to 2592000 (30 days)"))?;
         match self.operator.block(id, time) {
             Blocked::Done => Ok(empty()),
             Blocked::NoDevice => Err(Problem::no_device(id)),

@@ -8,6 +8,8 @@
 pub mod api;
 mod page;
 
+use crate::runtime::clock;
+use crate::telemetry::log::Bound;
 use crate::telemetry::metrics::Metrics;
 use api::Api;
 use api::view::Refusal;
@@ -99,6 +101,9 @@ impl Default for AdminLimits {
 /// Pause after `accept` failed, as it does while the process has no free descriptor.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Time between two lines about it.
+const FAILURE_LINES: Duration = Duration::from_secs(60);
+
 /// Headers of one request.
 const HEADERS_MAX: usize = 64;
 
@@ -130,6 +135,7 @@ pub async fn serve_with(
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections.max(1)));
     let mut requests = JoinSet::new();
+    let failures = Bound::new(1, FAILURE_LINES);
     loop {
         let accepted = async {
             // The permit first: a connection beyond the bound is not even accepted.
@@ -150,7 +156,13 @@ pub async fn serve_with(
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "admin port cannot accept; trying again");
+                if let Some(suppressed) = failures.take(clock::mono()) {
+                    tracing::warn!(
+                        name: "admin_accept_failed",
+                        %error, suppressed,
+                        "admin port cannot accept; trying again"
+                    );
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -266,7 +278,10 @@ impl AdminHandle {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the admin thread had panicked; report the line above it");
+            tracing::error!(
+                name: "admin_panicked",
+                "the admin thread had panicked; report the line above it"
+            );
         }
     }
 }

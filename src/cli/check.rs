@@ -7,6 +7,7 @@ mod ask;
 mod look;
 mod reason;
 
+use super::exit::Exit;
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size, show_duration};
@@ -21,9 +22,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub use ask::Question;
-
-/// The exit code for a configuration that cannot be served (`EX_USAGE`).
-pub const EXIT_BAD_CONFIGURATION: u8 = 64;
 
 /// Arguments of `check`.
 #[derive(Debug, Default, clap::Args)]
@@ -51,8 +49,8 @@ pub struct Report {
     pub settings: Vec<Setting>,
 }
 
-/// Checks and prints: problems to standard error and exit code 64, or the effective
-/// configuration and its worst-case memory to standard output and exit code 0.
+/// Checks and prints: problems to standard error and exit code 64 (66 when there is no file), or
+/// the effective configuration and its worst-case memory to standard output and exit code 0.
 ///
 /// With a question: the answer instead of the configuration, and exit code 1 when it is no.
 #[must_use]
@@ -60,7 +58,7 @@ pub fn run(args: &Args) -> ExitCode {
     let report = check_all(&args.config, environment().into_iter());
     if !report.problems.is_empty() {
         print(&mut std::io::stderr(), &failure(&report));
-        return ExitCode::from(EXIT_BAD_CONFIGURATION);
+        return Exit::of_input(&args.config).into();
     }
     match (&report.config, &report.rules) {
         (Some(config), Some(rules)) if args.question.is_asked() => {
@@ -69,7 +67,7 @@ pub fn run(args: &Args) -> ExitCode {
         _ => {
             print(&mut std::io::stdout(), &summary(&args.config, &report));
             print(&mut std::io::stderr(), &warnings(&report));
-            ExitCode::SUCCESS
+            Exit::Done.into()
         }
     }
 }
@@ -79,13 +77,13 @@ fn answer(question: &Question, config: &Config, rules: &RuleSet, settings: &[Set
         Ok(answer) => {
             print(&mut std::io::stdout(), &answer.text);
             match answer.yes {
-                true => ExitCode::SUCCESS,
-                false => ExitCode::FAILURE,
+                true => Exit::Done.into(),
+                false => Exit::No.into(),
             }
         }
         Err(wrong) => {
             print(&mut std::io::stderr(), &format!("check: {wrong}\n"));
-            ExitCode::from(EXIT_BAD_CONFIGURATION)
+            Exit::Usage.into()
         }
     }
 }

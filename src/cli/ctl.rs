@@ -4,8 +4,9 @@ mod ask;
 mod show;
 mod table;
 
-use super::USAGE;
-use crate::admin::api::view::{Device, Events, Hub, Page};
+use super::exit::{self, Exit};
+use super::progress::Progress;
+use crate::admin::api::view::{Device, Events, Hub, Level, Log, Page};
 use crate::telemetry::causes::Cause;
 use ask::{Ask, Failure};
 use std::path::PathBuf;
@@ -72,10 +73,16 @@ enum Order {
     },
     /// Let a device in again
     Unblock { id: String },
-    /// Read rules, keys and certificates again
+    /// Show what is logged, or log from a level on until a reload or a start says otherwise
+    Log { level: Option<Level> },
+    /// Read rules, keys, certificates, listeners and limits again
     Reload,
     /// Begin an orderly stop
-    Drain,
+    Drain {
+        /// Return when the gateway has ended
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// Which connections.
@@ -99,13 +106,15 @@ fn time(text: &str) -> Result<Duration, String> {
     crate::config::values::duration(text)
 }
 
-/// Runs the order; 0 done, 1 refused or unreachable, 64 wrong usage.
+/// Runs the order; 1 when the gateway says no, 69 when it does not answer, 77 when it may not be
+/// ordered.
 pub fn run(args: &Args) -> ExitCode {
     let ask = match Ask::new(&args.admin, args.token_file.as_deref()) {
         Ok(ask) => ask,
         Err(problem) => {
             eprintln!("ctl: {problem}");
-            return ExitCode::from(USAGE);
+            let file = args.token_file.as_deref();
+            return file.map_or(Exit::Usage, Exit::of_input).into();
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -113,16 +122,16 @@ pub fn run(args: &Args) -> ExitCode {
         .build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(obey(args, &ask)),
-        Err(error) => Err(Failure::new(format!("cannot start: {error}"))),
+        Err(error) => Err(Failure::new(
+            format!("cannot start: {error}"),
+            Exit::Internal,
+        )),
     };
     match done {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => exit::print(&text).into(),
         Err(failure) => {
             eprintln!("ctl: {failure}");
-            ExitCode::FAILURE
+            failure.exit.into()
         }
     }
 }
@@ -165,15 +174,38 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
             ask.order("DELETE", &device(id, "/block"), "").await?;
             Ok(format!("{id}: let in again\n"))
         }
+        Order::Log { level: None } => {
+            let text = ask.get("log").await?;
+            shown::<Log>(args, text, |log| format!("{}\n", log.filter))
+        }
+        Order::Log { level: Some(level) } => {
+            let body = serde_json::json!({ "level": level.word() }).to_string();
+            ask.order("PUT", "log", &body).await?;
+            Ok(format!("logging from {} on\n", level.word()))
+        }
         Order::Reload => {
             ask.order("POST", "reload", "").await?;
             Ok("reload begun; the log tells its end\n".to_owned())
         }
-        Order::Drain => {
+        Order::Drain { wait } => {
             ask.order("POST", "drain", "").await?;
+            if *wait {
+                return Ok(ended(ask).await);
+            }
             Ok("stop begun; /ready tells the phase\n".to_owned())
         }
     }
+}
+
+/// Waits until the admin port, which closes last, is gone.
+async fn ended(ask: &Ask) -> String {
+    let mut progress = Progress::new();
+    while let Ok(text) = ask.get("connections?limit=1").await {
+        let page: Page = serde_json::from_str(&text).unwrap_or_default();
+        progress.show(|| format!("{} devices connected", page.total));
+        tokio::time::sleep(LOOK).await;
+    }
+    "stopped\n".to_owned()
 }
 
 /// Asks again and again what a device did.
@@ -208,7 +240,10 @@ async fn watch(
 }
 
 fn odd(error: &serde_json::Error) -> Failure {
-    Failure::new(format!("the answer is not what is expected: {error}"))
+    Failure::new(
+        format!("the answer is not what is expected: {error}"),
+        Exit::No,
+    )
 }
 
 /// The API's answer for people, or as it is.

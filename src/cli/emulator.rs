@@ -1,7 +1,8 @@
 //! `emulator`: the hub emulator alone, until SIGINT or SIGTERM.
 
+use super::exit::Exit;
 use crate::config::secret::Secret;
-use crate::emulator::{Emulator, EmulatorConfig, TlsMaterial};
+use crate::emulator::{Emulator, EmulatorConfig, EmulatorError, TlsMaterial};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,8 +37,8 @@ pub struct Args {
     pub check: bool,
 }
 
-/// Runs the emulator. Exit status 0 after a stop, 64 for a bad configuration, 1 when it could
-/// not start.
+/// Runs the emulator. Exit status 0 after a stop, 64 for a bad configuration, 69 when a port is
+/// taken.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let name = match args.environment {
@@ -58,26 +59,36 @@ pub fn run(args: &Args) -> ExitCode {
             for problem in problems {
                 eprintln!("{problem}");
             }
-            return ExitCode::from(super::USAGE);
+            return match args.environment {
+                true => Exit::Usage.into(),
+                false => Exit::of_input(&args.config).into(),
+            };
         }
     };
     if args.check {
         println!("{name}: ok");
-        return ExitCode::SUCCESS;
+        return Exit::Done.into();
     }
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return failed(&error),
+        Err(error) => return failed(&error, Exit::Internal),
     };
     match runtime.block_on(serve(config)) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&*error),
+        Ok(()) => Exit::Done.into(),
+        Err(error) => {
+            let exit = match error.downcast_ref() {
+                Some(EmulatorError::Bind { source, .. }) => Exit::of_bind(source),
+                Some(_) => Exit::Usage,
+                None => Exit::Internal,
+            };
+            failed(&*error, exit)
+        }
     }
 }
 
-fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+fn failed(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
     eprintln!("emulator: {error}");
-    ExitCode::FAILURE
+    exit.into()
 }
 
 /// The hub of a container. Its connection strings are printed: they open this emulator and

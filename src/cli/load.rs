@@ -1,7 +1,7 @@
 //! `load`: the device load generator. Exit status 0 when every device connected and stayed and
 //! nothing acknowledged is missing, 1 otherwise, 64 for wrong usage.
 
-use super::USAGE;
+use super::exit::{self, Exit};
 use crate::load::{Credentials, Options, Pace, Report, TlsVersion, run as drive, sources};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -279,14 +279,14 @@ const NO_TARGET: &str = "say which server is to be loaded: --port PORT on this m
 pub fn run(args: &Args) -> ExitCode {
     let Some(port) = args.port else {
         eprintln!("load: {NO_TARGET}");
-        return ExitCode::from(USAGE);
+        return Exit::Usage.into();
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     match args.threads {
         Some(threads @ 1..=1024) => drop(builder.worker_threads(threads)),
         Some(_) => {
             eprintln!("load: --threads must be 1 to 1024");
-            return ExitCode::from(USAGE);
+            return Exit::Usage.into();
         }
         None => {}
     }
@@ -294,7 +294,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("load: cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
+            return Exit::Internal.into();
         }
     };
     let report = match runtime.block_on(drive(args.options(port), interrupted())) {
@@ -303,15 +303,15 @@ pub fn run(args: &Args) -> ExitCode {
             for problem in problems {
                 eprintln!("load: {problem}");
             }
-            return ExitCode::from(USAGE);
+            return Exit::Usage.into();
         }
     };
     match show(&report, args.result.json.as_deref()) {
-        Ok(()) if report.is_clean() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::FAILURE,
+        Ok(Exit::Done) if !report.is_clean() => Exit::No.into(),
+        Ok(exit) => exit.into(),
         Err(problem) => {
             eprintln!("load: {problem}");
-            ExitCode::FAILURE
+            Exit::CannotCreate.into()
         }
     }
 }
@@ -329,24 +329,26 @@ async fn interrupted() {
 }
 
 /// The table goes to standard output, unless the JSON is there.
-fn show(report: &Report, json: Option<&std::path::Path>) -> Result<(), String> {
+fn show(report: &Report, json: Option<&std::path::Path>) -> Result<Exit, String> {
     let to_stdout = json.is_some_and(|path| path.as_os_str() == "-");
-    // a closed pipe is the reader's wish
-    if to_stdout {
-        let _ = write!(std::io::stderr(), "{report}");
-    } else {
-        let _ = write!(std::io::stdout(), "{report}");
-    }
+    let shown = match to_stdout {
+        true => {
+            let _ = write!(std::io::stderr(), "{report}");
+            Exit::Done
+        }
+        false => exit::print(&report.to_string()),
+    };
     let Some(path) = json else {
-        return Ok(());
+        return Ok(shown);
     };
     let mut text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
     text.push('\n');
     if to_stdout {
-        let _ = std::io::stdout().write_all(text.as_bytes());
-        return Ok(());
+        return Ok(exit::print(&text));
     }
-    std::fs::write(path, text).map_err(|error| format!("--json {}: {error}", path.display()))
+    let written = std::fs::write(path, text);
+    written.map_err(|error| format!("--json {}: {error}", path.display()))?;
+    Ok(shown)
 }
 
 #[cfg(test)]

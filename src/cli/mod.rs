@@ -1,8 +1,9 @@
 //! The command line: argument grammar and dispatch, one file per subcommand.
 //!
-//! Exit codes: 0 done, 1 failure while running, 64 wrong usage or configuration.
+//! Exit codes are in [`exit`].
 
 use clap::{Parser, Subcommand};
+use exit::Exit;
 use std::process::ExitCode;
 
 pub mod check;
@@ -10,15 +11,15 @@ mod ctl;
 mod demo;
 mod device;
 mod emulator;
+pub mod exit;
 mod load;
+mod manual;
 mod password;
+mod progress;
 mod psk;
 mod refused;
 mod run;
 mod token;
-
-/// Exit code for wrong usage or configuration (`EX_USAGE`).
-pub const USAGE: u8 = 64;
 
 /// What `--version` says: the release, and the commit of a release build.
 const VERSION: &str = concat!(
@@ -70,6 +71,10 @@ enum Command {
     Refused(refused::Args),
     /// Hash a password for a rules file; read from standard input.
     Password(password::Args),
+    /// Print completions for a shell.
+    Completions(manual::Completions),
+    /// Write man pages, one a command.
+    Man(manual::Pages),
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
@@ -104,14 +109,13 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => {
             explain(&message);
-            return if message.use_stderr() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::SUCCESS
+            return match message.use_stderr() {
+                true => Exit::Usage.into(),
+                false => Exit::Done.into(),
             };
         }
     };
-    let code = match arguments.command {
+    let code = exit::guarded(|| match arguments.command {
         Command::Demo(args) => demo::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Check(args) => check::run(&args),
@@ -122,7 +126,9 @@ pub fn main() -> ExitCode {
         Command::Psk(args) => psk::run(&args),
         Command::Refused(args) => refused::run(&args),
         Command::Password(args) => password::run(&args),
-    };
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::pages(&args),
+    });
     crate::telemetry::log::flush();
     code
 }

@@ -1,13 +1,11 @@
 //! `password`: hash a password for a rules file. It comes from standard input, never from the
 //! command line, where every process on the machine can see it.
 
+use super::exit::{self, Exit};
 use crate::auth::password::{DEFAULT_COST, hash_password_with};
 use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
-
-/// Exit code for input the user has to correct (`EX_USAGE`).
-const EXIT_USAGE: u8 = 64;
 
 /// Longest password read, bytes.
 const PASSWORD_BYTES_MAX: u64 = 1024;
@@ -26,38 +24,43 @@ pub struct Args {
     passes: u32,
 }
 
-/// Prints the hash to standard output, errors to standard error with exit code 64.
+/// Prints the hash to standard output, errors to standard error.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
-    let hashed = read().and_then(|password| {
+    let password = match read() {
+        Ok(password) => password,
+        Err(error) => return failed(&format!("standard input: {error}"), Exit::Io),
+    };
+    let hashed = check(&password).and_then(|()| {
         let mut salt = [0; 16];
         getrandom::fill(&mut salt).map_err(|error| format!("no random bytes: {error}"))?;
         let cost = (args.memory, args.passes, DEFAULT_COST.2);
         hash_password_with(line(&password), &salt, cost).map_err(str::to_owned)
     });
     match hashed {
-        Ok(hash) => {
-            // a closed pipe is the reader's wish
-            let _ = writeln!(std::io::stdout(), "{hash}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "password: {error}");
-            ExitCode::from(EXIT_USAGE)
-        }
+        Ok(hash) => exit::print(&format!("{hash}\n")).into(),
+        Err(error) => failed(&error, Exit::Usage),
     }
 }
 
-fn read() -> Result<Zeroizing<Vec<u8>>, String> {
+fn failed(problem: &str, exit: Exit) -> ExitCode {
+    let _ = writeln!(std::io::stderr(), "password: {problem}");
+    exit.into()
+}
+
+fn read() -> std::io::Result<Zeroizing<Vec<u8>>> {
     let mut input = Zeroizing::new(Vec::new());
-    let read = std::io::stdin()
+    std::io::stdin()
         .take(PASSWORD_BYTES_MAX + 1)
-        .read_to_end(&mut input);
-    read.map_err(|error| format!("standard input: {error}"))?;
-    if input.len() as u64 > PASSWORD_BYTES_MAX {
-        return Err(format!("more than {PASSWORD_BYTES_MAX} bytes; shorten it"));
-    }
+        .read_to_end(&mut input)?;
     Ok(input)
+}
+
+fn check(input: &[u8]) -> Result<(), String> {
+    match input.len() as u64 > PASSWORD_BYTES_MAX {
+        true => Err(format!("more than {PASSWORD_BYTES_MAX} bytes; shorten it")),
+        false => Ok(()),
+    }
 }
 
 /// The password without the line break at its end.

@@ -1,6 +1,8 @@
 //! `psk`: make, convert and check files of pre-shared keys. The file format and what makes a key
 //! acceptable are those of `auth::rules::psk_file`.
 
+use super::exit::{self, Exit};
+use super::progress::Progress;
 use crate::auth::identity::DeviceId;
 use crate::auth::rules::encoding::{
     KeyBytes, PSK_BYTES_FLOOR, PSK_BYTES_MAX, PSK_BYTES_MIN, SHORT_KEY, ambiguity, check_psk,
@@ -14,9 +16,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
-
-/// Exit code for input the user has to correct (`EX_USAGE`).
-const EXIT_USAGE: u8 = 64;
 
 /// Most identities made at once.
 const COUNT_MAX: u32 = 1_000_000;
@@ -86,7 +85,7 @@ struct Lint {
     file: PathBuf,
 }
 
-/// Runs the subcommand; prints to standard output, problems to standard error with exit code 64.
+/// Runs the subcommand; prints to standard output, problems to standard error.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let random = |bytes: &mut [u8]| getrandom::fill(bytes).map_err(|e| e.to_string());
@@ -96,16 +95,17 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Lint(args) => with_file(&args.file, lint),
     };
     match result {
-        Ok(text) => {
-            // a closed pipe is the reader's wish
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(text) => exit::print(&text).into(),
         Err(problems) => {
             for problem in problems {
                 let _ = writeln!(std::io::stderr(), "{problem}");
             }
-            ExitCode::from(EXIT_USAGE)
+            match &args.command {
+                Command::Generate(_) => Exit::Usage.into(),
+                Command::Import(Import { file, .. }) | Command::Lint(Lint { file }) => {
+                    Exit::of_input(file).into()
+                }
+            }
         }
     }
 }
@@ -142,7 +142,9 @@ fn generate(args: &Generate, random: impl Fn(&mut [u8]) -> Result<(), String>) -
     let longest = names.iter().map(String::len).max().unwrap_or(0);
     let line_bytes = longest + 2 + 2 * args.bytes;
     let mut text = Zeroizing::new(String::with_capacity(line_bytes * names.len()));
-    for name in &names {
+    let mut progress = Progress::new();
+    for (made, name) in names.iter().enumerate() {
+        progress.show(|| format!("{made} of {} keys", names.len()));
         random(&mut key).map_err(|e| vec![format!("no random bytes: {e}")])?;
         text.push_str(name);
         text.push(':');

@@ -3,7 +3,7 @@
 //! Sending again goes over a connection to the hub of its own, beside a running gateway, as the
 //! device that sent the message; a file is taken away when the hub has accepted it.
 
-use super::USAGE;
+use super::exit::Exit;
 use crate::auth;
 use crate::auth::rules::Properties;
 use crate::config::{Config, OnDisconnect};
@@ -64,7 +64,7 @@ struct Chosen {
     all: bool,
 }
 
-/// Runs the subcommand; 64 when the configuration is wrong, 1 when a message could not be handled.
+/// Runs the subcommand; 1 when a message could not be handled, 69 when the hub does not answer.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let result = match &args.command {
@@ -73,28 +73,34 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Drop(chosen) => with_ids(chosen, |_, folder, ids| Ok(drop_all(folder, ids))),
     };
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(problems) => {
+        Ok(true) => Exit::Done.into(),
+        Ok(false) => Exit::No.into(),
+        Err((problems, exit)) => {
             problems.iter().for_each(|problem| eprintln!("{problem}"));
-            ExitCode::from(USAGE)
+            exit.into()
         }
     }
 }
 
-/// Whether all went well; `Err`: nothing was begun, because of these problems.
-type Done = Result<bool, Vec<String>>;
+/// Why nothing was begun.
+type Problems = (Vec<String>, Exit);
 
-fn opened(folder: &Folder) -> Result<(Config, PathBuf), Vec<String>> {
-    let loaded = load(&folder.config)
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+/// Whether all went well.
+type Done = Result<bool, Problems>;
+
+fn opened(folder: &Folder) -> Result<(Config, PathBuf), Problems> {
+    let loaded = load(&folder.config).map_err(|problems| {
+        let problems = problems.iter().map(ToString::to_string).collect();
+        (problems, Exit::of_input(&folder.config))
+    })?;
     let config = loaded.config;
     match config.refused_folder.clone() {
         Some(path) => Ok((config, path)),
-        None => Err(vec![format!(
-            "{}: rules.refused_folder is not set, so no message is kept",
-            folder.config.display()
-        )]),
+        None => {
+            let name = folder.config.display();
+            let text = format!("{name}: rules.refused_folder is not set, so no message is kept");
+            Err((vec![text], Exit::Usage))
+        }
     }
 }
 
@@ -106,15 +112,15 @@ fn with_ids(chosen: &Chosen, act: impl FnOnce(Config, &Path, &[String]) -> Done)
     }
 }
 
-fn ids(folder: &Path) -> Result<Vec<String>, Vec<String>> {
+fn ids(folder: &Path) -> Result<Vec<String>, Problems> {
     match refused::ids(folder) {
         Ok(ids) => Ok(ids),
         // A gateway that never started has made none.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(vec![format!(
-            "{} cannot be read ({error})",
-            folder.display()
-        )]),
+        Err(error) => {
+            let text = format!("{} cannot be read ({error})", folder.display());
+            Err((vec![text], Exit::NoInput))
+        }
     }
 }
 
@@ -154,15 +160,18 @@ fn drop_all(folder: &Path, ids: &[String]) -> bool {
 }
 
 fn resend(mut config: Config, folder: &Path, ids: &[String]) -> Done {
-    let runtime =
-        super::runtime().map_err(|error| vec![format!("cannot start the runtime: {error}")])?;
+    let runtime = super::runtime().map_err(|error| {
+        let text = format!("cannot start the runtime: {error}");
+        (vec![text], Exit::Internal)
+    })?;
     // One connection is enough, and leaves the running gateway its own.
     config.hub.connections = 1;
     runtime.block_on(async {
         let hub = Hub::start(Arc::new(config.hub.clone()), Arc::new(Metrics::new()));
         if !hub.ready(PATIENCE).await {
             let problem = hub.status().problem;
-            return Err(vec![format!("the hub takes no token: {problem}")]);
+            let text = format!("the hub takes no token: {problem}");
+            return Err((vec![text], Exit::Unavailable));
         }
         let mut well = true;
         for id in ids {

@@ -1,9 +1,9 @@
 //! `run`: the gateway in the foreground until SIGTERM or SIGINT.
 
-use super::USAGE;
+use super::exit::Exit;
 use crate::auth::rules::RuleCounts;
 use crate::config::Config;
-use crate::gateway::{Gateway, Loaded, load};
+use crate::gateway::{Gateway, Loaded, StartError, load};
 use crate::runtime::handover::{self, Predecessor};
 use crate::runtime::phase::Phase;
 use crate::runtime::sockets::Inherited;
@@ -26,7 +26,7 @@ pub struct Args {
     config: PathBuf,
 }
 
-/// Runs the gateway; 0 after a clean stop, 64 when the configuration is wrong.
+/// Runs the gateway; 0 after a clean stop, else as [`super::exit`] says.
 pub fn run(args: &Args) -> ExitCode {
     let loaded = match load(&args.config) {
         Ok(loaded) => loaded,
@@ -35,21 +35,21 @@ pub fn run(args: &Args) -> ExitCode {
                 eprintln!("{problem}");
             }
             eprintln!("{} problems; nothing was started", problems.len());
-            return ExitCode::from(USAGE);
+            return Exit::of_input(&args.config).into();
         }
     };
     if let Err(error) = log::init(&loaded.config.log) {
         eprintln!("{error}");
-        return ExitCode::from(USAGE);
+        return Exit::Usage.into();
     }
     for warning in &loaded.warnings {
-        tracing::warn!("{warning}");
+        tracing::warn!(name: "config_warning", "{warning}");
     }
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
+            return Exit::Internal.into();
         }
     };
     runtime.block_on(serve(&args.config, loaded))
@@ -63,7 +63,7 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             complain(&format!(
                 "shutdown.handover: {error}; stop the process that holds it, or remove the key"
             ));
-            return ExitCode::FAILURE;
+            return Exit::of_bind(&error).into();
         }
     };
     let counts = loaded.rules.counts();
@@ -73,7 +73,7 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             for line in error.to_string().lines() {
                 complain(line);
             }
-            return ExitCode::FAILURE;
+            return of_start(&error).into();
         }
     };
     banner(path, &gateway, counts);
@@ -82,14 +82,18 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
     let succeeded = tokio::select! {
         stopped = stop_signal() => {
             if let Err(error) = stopped {
-                tracing::error!(%error, "signals cannot be received; stopping");
+                tracing::error!(
+                    name: "signals_unavailable",
+                    %error,
+                    "signals cannot be received; stopping"
+                );
             }
             false
         }
         () = gateway.stop_wanted() => false,
         succeeded = succeeded(&gateway, served) => succeeded,
     };
-    tracing::info!(succeeded, "stopping; a second signal ends at once");
+    tracing::info!(name: "stopping", succeeded, "stopping; a second signal ends at once");
     // A successor that took over is the service now, and it goes on.
     if !succeeded {
         systemd(&[NotifyState::Stopping]);
@@ -104,12 +108,23 @@ async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
             false => gateway.stop().await,
         }
     };
-    tokio::select! {
-        clean = stop => if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+    let exit = tokio::select! {
+        clean = stop => if clean { Exit::Done } else { Exit::No },
         _ = second => {
-            tracing::error!("second signal: ended without waiting");
-            ExitCode::FAILURE
+            tracing::error!(name: "stop_forced", "second signal: ended without waiting");
+            Exit::No
         }
+    };
+    exit.into()
+}
+
+/// Of a gateway that does not start.
+fn of_start(error: &StartError) -> Exit {
+    match error {
+        StartError::Bind { error, .. } => Exit::of_bind(error),
+        StartError::Tls(_) => Exit::Usage,
+        StartError::Folder { .. } => Exit::CannotCreate,
+        StartError::Admin(_) => Exit::Internal,
     }
 }
 
@@ -136,7 +151,11 @@ async fn supervised(mut phase: watch::Receiver<Phase>, predecessor: Option<Prede
     if let Some(predecessor) = predecessor
         && let Err(error) = predecessor.release()
     {
-        tracing::warn!(%error, "the predecessor was gone before it was told");
+        tracing::warn!(
+            name: "predecessor_gone",
+            %error,
+            "the predecessor was gone before it was told"
+        );
     }
     let main_pid = NotifyState::MainPid(std::process::id());
     systemd(&[NotifyState::Ready, main_pid]);
@@ -160,7 +179,11 @@ async fn succeeded(gateway: &Gateway, served: tokio::task::JoinHandle<()>) -> bo
             .succeeded()
             .await
             .inspect_err(|error| {
-                tracing::error!(%error, "no process can take the sockets over");
+                tracing::error!(
+                    name: "handover_unavailable",
+                    %error,
+                    "no process can take the sockets over"
+                );
             })
             .is_ok()
     {
@@ -180,7 +203,7 @@ fn systemd(state: &[NotifyState<'_>]) {
 /// Says why there is no gateway, also to whoever switched the log off.
 fn complain(text: &str) {
     if tracing::enabled!(tracing::Level::ERROR) {
-        tracing::error!("{text}");
+        tracing::error!(name: "start_failed", "{text}");
     } else {
         eprintln!("{text}");
     }
@@ -191,6 +214,7 @@ fn banner(config: &Path, gateway: &Gateway, rules: RuleCounts) {
     let shown = |(name, address): &(String, std::net::SocketAddr)| format!("{name}={address}");
     let listeners: Vec<String> = gateway.listeners().iter().map(shown).collect();
     tracing::info!(
+        name: "starting",
         version = env!("CARGO_PKG_VERSION"),
         commit = crate::COMMIT,
         config = %config.display(),

@@ -1,6 +1,7 @@
 //! `token`: mint a SAS token, or read one. Keys come from files or variables, never from the
 //! command line, where every process on the machine can see them.
 
+use super::exit::{self, Exit};
 use crate::auth::identity::{DeviceId, ModuleId};
 use crate::auth::rules::encoding::decode_base64;
 use crate::auth::sas::{Token, mint};
@@ -11,9 +12,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use zeroize::Zeroizing;
-
-/// Exit code for input the user has to correct (`EX_USAGE`).
-const EXIT_USAGE: u8 = 64;
 
 /// Largest token file read, bytes.
 const TOKEN_BYTES_MAX: u64 = 16 * 1024;
@@ -64,7 +62,7 @@ struct Read {
     file: Option<PathBuf>,
 }
 
-/// Runs the subcommand; prints to standard output, errors to standard error with exit code 64.
+/// Runs the subcommand; prints to standard output, errors to standard error.
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let result = match &args.command {
@@ -72,14 +70,17 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Read(args) => read_token(args).and_then(|text| describe(&text, clock::unix())),
     };
     match result {
-        Ok(text) => {
-            // a closed pipe is the reader's wish
-            let _ = writeln!(std::io::stdout(), "{}", text.as_str());
-            ExitCode::SUCCESS
+        Ok(mut text) => {
+            text.push('\n');
+            exit::print(&text).into()
         }
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "token: {error}");
-            ExitCode::from(EXIT_USAGE)
+            let file = match &args.command {
+                Command::Mint(args) => args.key_file.as_deref(),
+                Command::Read(args) => args.file.as_deref(),
+            };
+            file.map_or(Exit::Usage, Exit::of_input).into()
         }
     }
 }

@@ -167,6 +167,7 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
         rules_files: sections::rules_files(&rules_reader),
         refused_folder: rules_reader.path("refused_folder"),
         log: sections::log(&Reader::new(cx, root.table("log"), "log")),
+        otlp: super::otlp::otlp(&root),
         shutdown: sections::shutdown(&Reader::new(cx, root.table("shutdown"), "shutdown")),
         hub,
         admin,

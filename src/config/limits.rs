@@ -232,6 +232,20 @@ limits! {
         "none; 0s turns it off";
 }
 
+/// Those that are built into something at the start: a reload leaves them as they are.
+pub const AT_START: &[&str] = &[
+    "hello_timeout",
+    "password_checks",
+    "failures_per_source",
+    "failures_per_identity",
+    "failures_per_device",
+    "causes",
+    "blocks",
+    "watches",
+    "refused_folder_bytes",
+    "takeover_damping",
+];
+
 impl fmt::Display for Bound {
     /// As the file would have it: `15000`, `64KiB`, `1m30s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -313,6 +327,13 @@ mod tests {
             assert!(row.admits(row.default), "{}", row.key);
             assert_eq!((row.get)(&limits), row.default, "{}", row.key);
             assert!(!row.cost.is_empty() && !row.about.trim().is_empty());
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_start_is_in_the_table() {
+        for key in AT_START {
+            assert!(ROWS.iter().any(|row| row.key == *key), "{key}");
         }
     }
 

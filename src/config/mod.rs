@@ -8,6 +8,7 @@ mod endpoint;
 mod env;
 mod file;
 pub mod limits;
+mod otlp;
 mod problem;
 mod reader;
 pub mod reload;
@@ -21,6 +22,7 @@ pub use check::{Examination, Loaded, examine, load};
 pub use endpoint::host_name;
 pub use env::{files_named, interpolate};
 pub use file::Origin;
+pub use otlp::{CollectorUrl, OtlpConfig};
 pub use problem::Problem;
 pub use reader::Setting;
 pub use token_source::{TokenSource, TokenUrl};
@@ -52,6 +54,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// Logs.
     pub log: LogConfig,
+    /// Traces; `None`: there are none.
+    pub otlp: Option<OtlpConfig>,
     /// How the process stops.
     pub shutdown: ShutdownConfig,
     /// Secret files that others can read are taken.
@@ -117,7 +121,7 @@ pub struct Endpoint {
 }
 
 /// One `[[listener]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerConfig {
     /// Name in logs and metrics.
     pub name: String,
@@ -134,7 +138,7 @@ pub struct ListenerConfig {
 }
 
 /// `tls = { … }` of a listener.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// Server certificate chain, PEM. Absent: this listener serves PSK only.
     pub cert: Option<PathBuf>,

@@ -151,6 +151,7 @@ impl Watch {
 
 fn unwatched(error: &notify::Error) {
     tracing::warn!(
+        name: "files_not_watched",
         %error,
         "changes of files are not reported by the kernel; they are looked at each second. \
          Raise fs.inotify.max_user_watches and max_user_instances"

@@ -15,6 +15,8 @@ pub(super) enum Section {
     Limits,
     Admin,
     Log,
+    Telemetry,
+    Otlp,
     Shutdown,
 }
 
@@ -40,6 +42,8 @@ const SECTIONS: &[Section] = &[
     Section::Limits,
     Section::Admin,
     Section::Log,
+    Section::Telemetry,
+    Section::Otlp,
     Section::Shutdown,
 ];
 
@@ -96,6 +100,7 @@ impl Section {
                 "limits",
                 "admin",
                 "log",
+                "telemetry",
                 "shutdown",
             ],
             Self::Hub => HUB.to_vec(),
@@ -109,6 +114,8 @@ impl Section {
             }
             Self::Admin => vec!["bind", "read_token", "operate_token"],
             Self::Log => vec!["format", "filter"],
+            Self::Telemetry => vec!["otlp"],
+            Self::Otlp => vec!["endpoint", "ca", "sample_ratio", "queue_spans", "timeout"],
             Self::Shutdown => vec!["announce", "settle", "close", "drain_rate", "handover"],
         }
     }
@@ -125,6 +132,8 @@ impl Section {
             (Self::Root, "limits") => Shape::Table(Self::Limits),
             (Self::Root, "admin") => Shape::Table(Self::Admin),
             (Self::Root, "log") => Shape::Table(Self::Log),
+            (Self::Root, "telemetry") => Shape::Table(Self::Telemetry),
+            (Self::Telemetry, "otlp") => Shape::Table(Self::Otlp),
             (Self::Root, "shutdown") => Shape::Table(Self::Shutdown),
             (Self::Listener, "tls") => Shape::Table(Self::Tls),
             (Self::Listener, "accept" | "mqtt_versions") | (Self::Rules, "files") => Shape::List,
@@ -143,6 +152,8 @@ impl Section {
             Self::Limits => "[limits]",
             Self::Admin => "[admin]",
             Self::Log => "[log]",
+            Self::Telemetry => "[telemetry.otlp]",
+            Self::Otlp => "[telemetry.otlp]",
             Self::Shutdown => "[shutdown]",
         }
     }

@@ -118,10 +118,18 @@ pub(crate) async fn serve(
     };
     match opened {
         Ok((connection, handle, kill)) => {
-            tracing::info!(target: "emulator", %peer, connection = id, "connection opened");
+            tracing::info!(
+                name: "connection_opened",
+                target: "emulator", %peer, connection = id,
+                "connection opened"
+            );
             run(connection, handle).await;
             kill.cancel();
-            tracing::info!(target: "emulator", %peer, connection = id, "connection ended");
+            tracing::info!(
+                name: "connection_ended",
+                target: "emulator", %peer, connection = id,
+                "connection ended"
+            );
         }
         Err(error) => {
             hub.stats.handshakes_failed.inc();

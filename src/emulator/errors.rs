@@ -13,7 +13,11 @@ use std::fmt::Write;
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     if getrandom::fill(&mut bytes).is_err() {
-        tracing::warn!(target: "emulator", "the system's random source failed, ids repeat");
+        tracing::warn!(
+            name: "random_failed",
+            target: "emulator",
+            "the system's random source failed, ids repeat"
+        );
     }
     bytes
 }

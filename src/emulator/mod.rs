@@ -141,6 +141,7 @@ impl Emulator {
                 .spawn(control::serve(listener, Arc::clone(hub), life.clone()));
         }
         tracing::info!(
+            name: "emulator_started",
             target: "emulator",
             hub = %hub.config.host, amqps = shown(handle.amqps), amqp = shown(handle.amqp),
             control = shown(handle.control), "emulator started"
@@ -227,7 +228,7 @@ impl EmulatorHandle {
             // Every task watches `aborted` or a stream that it cuts.
             drop(tokio::time::timeout(STOP_TIMEOUT, self.life.tasks.wait()).await);
         }
-        tracing::info!(target: "emulator", "emulator stopped");
+        tracing::info!(name: "emulator_stopped", target: "emulator", "emulator stopped");
     }
 }
 

@@ -60,7 +60,11 @@ pub(crate) async fn serve(
         let (socket, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(target: "emulator", %error, "cannot accept connections");
+                tracing::warn!(
+                    name: "accept_failed",
+                    target: "emulator", %error,
+                    "cannot accept connections"
+                );
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -1,8 +1,7 @@
-//! The TLS side of the listeners, which asks the rules of the moment.
+//! What a listener does TLS with: its files, and the rules of the moment.
 
-use super::{StartError, reload};
-use crate::auth::rules::{PskHash as RuleHash, RuleSet};
-use crate::config::Config;
+use crate::auth::rules::RuleSet;
+use crate::config::ListenerConfig;
 use crate::config::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{
@@ -11,32 +10,25 @@ use crate::tls::{
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
-/// One acceptor for each listener, all problems at once.
-pub(super) fn acceptors(
-    config: &Config,
+/// The acceptor of a listener. Reads files.
+///
+/// # Errors
+/// All problems at once.
+pub(super) fn of(
+    listener: &ListenerConfig,
     rules: &Arc<ArcSwap<RuleSet>>,
-    metrics: &Metrics,
-) -> Result<Vec<Arc<Acceptor>>, StartError> {
-    let limits = HandshakeLimits {
-        hello: config.limits.hello_timeout,
-        total: config.limits.tls_timeout,
-    };
-    let mut made = Vec::new();
-    let mut problems = Vec::new();
-    for listener in &config.listeners {
-        let (psk, certificates) = (psk_lookup(rules), certificate_rules(rules));
-        match Acceptor::with_rules(listener, psk, certificates, limits) {
-            Ok(acceptor) => {
-                reload::show_expiries(&acceptor, metrics);
-                made.push(Arc::new(acceptor));
-            }
-            Err(found) => problems.extend(found),
-        }
-    }
-    if problems.is_empty() {
-        Ok(made)
-    } else {
-        Err(StartError::Tls(problems))
+    limits: HandshakeLimits,
+) -> Result<Arc<Acceptor>, Vec<String>> {
+    let (psk, certificates) = (psk_lookup(rules), certificate_rules(rules));
+    Acceptor::with_rules(listener, psk, certificates, limits).map(Arc::new)
+}
+
+/// Shows when the files of a listener end.
+pub(super) fn show_expiries(acceptor: &Acceptor, metrics: &Metrics) {
+    for expiry in acceptor.expiries() {
+        let file = expiry.file.display().to_string();
+        let gauge = metrics.certificate_expiry.with_label_values(&[&file]);
+        gauge.set(expiry.at.as_secs() as f64);
     }
 }
 
@@ -50,8 +42,8 @@ fn psk_lookup(rules: &Arc<ArcSwap<RuleSet>>) -> PskLookup {
             key: Secret::new(entry.key.to_vec()),
             next_key: entry.next_key.map(|key| Secret::new(key.to_vec())),
             hash: match entry.hash {
-                RuleHash::Sha256 => PskHash::Sha256,
-                RuleHash::Sha384 => PskHash::Sha384,
+                crate::auth::rules::PskHash::Sha256 => PskHash::Sha256,
+                crate::auth::rules::PskHash::Sha384 => PskHash::Sha384,
             },
         })
     })

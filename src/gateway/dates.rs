@@ -4,7 +4,7 @@
 //! devices with pre-shared keys, and those that do not look at dates, are better served than
 //! nobody, and a restart must not turn a warning into an outage.
 
-use crate::config::{Config, Problem, TlsConfig};
+use crate::config::{ListenerConfig, Problem, TlsConfig};
 use crate::runtime::clock::Unix;
 use crate::telemetry::log::capped;
 use crate::tls::{Acceptor, Expiry};
@@ -60,15 +60,14 @@ pub fn of_listener(
 }
 
 /// Logs what deserves a word about all listeners.
-pub(super) fn log(file: &Path, config: &Config, acceptors: &[Arc<Acceptor>], now: Unix) {
-    let listeners = config.listeners.iter().zip(acceptors).enumerate();
-    for (index, (listener, acceptor)) in listeners {
+pub(super) fn log(file: &Path, listeners: &[(ListenerConfig, Arc<Acceptor>)], now: Unix) {
+    for (index, (listener, acceptor)) in listeners.iter().enumerate() {
         let Some(tls) = &listener.tls else { continue };
         for ending in of_listener(file, index, tls, acceptor, now) {
             if ending.over {
-                tracing::error!("{}", ending.warning);
+                tracing::error!(name: "certificate_ended", "{}", ending.warning);
             } else {
-                tracing::warn!("{}", ending.warning);
+                tracing::warn!(name: "certificate_ends_soon", "{}", ending.warning);
             }
         }
     }

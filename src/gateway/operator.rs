@@ -3,7 +3,8 @@
 use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Blocked, Connection, Device, Events, Filter, Hub as HubView, Operator, Overview, Page,
+    Blocked, Connection, Device, Events, Filter, Hub as HubView, Level, Log, Operator, Overview,
+    Page,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
@@ -12,6 +13,7 @@ use crate::listener::Shared;
 use crate::router::registry::{Eviction, SessionKey, Tally};
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
+use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -231,6 +233,7 @@ impl Operator for Office {
         match self.shared.block(&key, time) {
             true => {
                 tracing::info!(
+                    name: "device_blocked",
                     device = id,
                     seconds = time.as_secs(),
                     "an operator blocks a device"
@@ -243,6 +246,25 @@ impl Operator for Office {
 
     fn unblock(&self, id: &str) -> bool {
         key(id).is_some_and(|key| self.shared.unblock(&key))
+    }
+
+    fn log(&self) -> Log {
+        Log {
+            filter: log::filter(),
+        }
+    }
+
+    fn set_log(&self, level: Level) -> bool {
+        if log::filter().is_empty() {
+            return false;
+        }
+        tracing::info!(
+            name: "operator_sets_log",
+            filter = level.word(),
+            "an operator changes the log's level"
+        );
+        log::set_filter(level.word());
+        true
     }
 
     fn reload(&self) {

@@ -1,21 +1,24 @@
 //! Reload: read everything, then swap whole, then close the sessions that lost their right.
 //!
-//! What reloads is the content of files: rules with everything they name, server certificates,
-//! client CAs, revocation lists, and the keys of the hub's policy. Other keys of the configuration
-//! file need a restart; they are checked and named. One problem anywhere keeps all of the old set. Files are read on a blocking
-//! thread, one reload at a time; what arrives meanwhile becomes one more.
+//! What reloads: rules with everything they name, server certificates, client CAs, revocation
+//! lists, the keys of the hub's policy, listeners, limits and the log's filter. Other keys of the
+//! configuration file need a restart; they are checked and named. One problem anywhere keeps all of
+//! the old set. Files are read on a blocking thread, one reload at a time; what arrives meanwhile
+//! becomes one more.
 
+use super::doors::{Changes, Doors, Unfit};
 use super::load::{Sources, environment, load_rules_noting, note_configuration, note_tls};
 use super::{dates, exposed};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
 use crate::config::reload::{Files, Watch};
-use crate::config::{self, Config, Setting};
+use crate::config::{self, Config, Setting, limits};
 use crate::hub::{Hub, PolicyKeys};
-use crate::router::registry::{Eviction, Registry};
+use crate::listener::Shared;
+use crate::router::registry::Eviction;
 use crate::runtime::clock::{self, Unix};
+use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
-use crate::tls::{Acceptor, Prepared};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,10 +44,9 @@ const DATES: Duration = Duration::from_secs(86_400);
 
 /// What the gateway runs with, and where a reload puts the new.
 pub(super) struct Reloader {
-    pub(super) config: Config,
-    pub(super) acceptors: Vec<Arc<Acceptor>>,
+    pub(super) doors: Arc<Doors>,
     pub(super) rules: Arc<ArcSwap<RuleSet>>,
-    pub(super) registry: Arc<Registry>,
+    pub(super) shared: Arc<Shared>,
     pub(super) hub: Hub,
     pub(super) metrics: Arc<Metrics>,
     /// An operator asks for a reload.
@@ -53,17 +55,10 @@ pub(super) struct Reloader {
 
 /// Everything a reload read, complete.
 struct Fresh {
+    config: Config,
     rules: RuleSet,
-    prepared: Vec<Prepared>,
+    changes: Changes,
     settings: Vec<Setting>,
-    keys: PolicyKeys,
-}
-
-/// Why a reload did not happen.
-struct Unfit {
-    problems: Vec<String>,
-    /// Files of TLS are among them, which may be half of a change.
-    tls: bool,
 }
 
 /// What a reload leaves behind.
@@ -79,7 +74,13 @@ struct Done {
 /// Reloads on SIGHUP and on changes of files, until `stop`.
 pub(super) async fn run(reloader: Arc<Reloader>, sources: Sources, stop: CancellationToken) {
     let mut hangup = signal(SignalKind::hangup())
-        .map_err(|error| tracing::warn!(%error, "SIGHUP cannot be received; files are watched"))
+        .map_err(|error| {
+            tracing::warn!(
+                name: "sighup_unavailable",
+                %error,
+                "SIGHUP cannot be received; files are watched"
+            );
+        })
         .ok();
     let mut watch = Watch::new(sources.files.clone());
     let mut dates = tokio::time::interval(DATES);
@@ -135,7 +136,11 @@ async fn settle(
             Err(error) => {
                 reloader.count("failed");
                 reloader.metrics.panics.inc();
-                tracing::error!(%error, "the reload broke off; report this as a defect");
+                tracing::error!(
+                    name: "reload_panicked",
+                    %error,
+                    "the reload broke off; report this as a defect"
+                );
                 return None;
             }
         };
@@ -163,9 +168,16 @@ async fn received(signal: Option<&mut Signal>) {
 
 fn tell_waiting(changed: &[String]) {
     if changed.is_empty() {
-        tracing::info!("the configuration file is as it was at the start again");
+        tracing::info!(
+            name: "config_restored",
+            "the configuration file is as it was at the start again"
+        );
     } else {
-        tracing::warn!(keys = %changed.join(", "), "changed keys need a restart to take effect");
+        tracing::warn!(
+            name: "restart_needed",
+            keys = %changed.join(", "),
+            "changed keys need a restart to take effect"
+        );
     }
 }
 
@@ -179,11 +191,24 @@ fn changed_keys(before: &[Setting], now: &[Setting]) -> Vec<String> {
     let keys = before.keys().chain(now.keys());
     let differs = |key: &&String| before.get(*key) != now.get(*key);
     let mut changed: Vec<String> = keys.filter(differs).cloned().collect();
-    // Taken over with the keys.
-    changed.retain(|key| key != "hub.policy");
+    changed.retain(|key| !is_taken(key));
     changed.sort();
     changed.dedup();
     changed
+}
+
+/// Whether a reload takes a new value of this key.
+fn is_taken(key: &str) -> bool {
+    let limit = key.strip_prefix("limits.");
+    limit.is_some_and(|limit| !limits::AT_START.contains(&limit))
+        || key.starts_with("listener[")
+        || [
+            "hub.policy",
+            "rules.files",
+            "rules.insecure_permissions",
+            "log.filter",
+        ]
+        .contains(&key)
 }
 
 impl Reloader {
@@ -195,17 +220,31 @@ impl Reloader {
         let mut unsettled = false;
         let settings = match self.read(sources, &mut files) {
             Ok(fresh) => {
-                let read = fresh.settings;
-                if self.hub.rekey(fresh.keys) {
-                    tracing::info!(cause, "the policy's keys changed; tokens are signed anew");
+                let (read, config) = (fresh.settings, fresh.config);
+                if self.hub.rekey(PolicyKeys::of(&config.hub)) {
+                    tracing::info!(
+                        name: "policy_keys_changed",
+                        cause,
+                        "the policy's keys changed; tokens are signed anew"
+                    );
                 }
+                if log::set_filter(&config.log.filter) {
+                    tracing::info!(
+                        name: "log_filter_changed",
+                        filter = config.log.filter,
+                        "the log's filter changed"
+                    );
+                }
+                self.shared.set_limits(&config.limits);
+                self.doors.adopt(&config.listeners, fresh.changes);
                 let rules = Arc::new(fresh.rules);
-                let before = self.adopt(rules.clone(), fresh.prepared).counts();
+                let before = self.rules.swap(rules.clone()).counts();
                 let closed = self.revoke(&rules, clock::unix());
                 self.count("ok");
                 show_rules(&rules, &self.metrics);
                 let now = rules.counts();
                 tracing::info!(
+                    name: "reloaded",
                     cause,
                     devices = now.devices,
                     devices_before = before.devices,
@@ -217,8 +256,8 @@ impl Reloader {
                     milliseconds = clock::mono().since(begun).as_millis() as u64,
                     "reloaded"
                 );
-                for warning in exposed(&self.config) {
-                    tracing::warn!("{warning}");
+                for warning in exposed(&config) {
+                    tracing::warn!(name: "config_warning", "{warning}");
                 }
                 Some(read)
             }
@@ -230,7 +269,11 @@ impl Reloader {
             Err(unfit) => {
                 self.count("failed");
                 for problem in &unfit.problems {
-                    tracing::error!(cause, "reload refused, nothing changed: {problem}");
+                    tracing::error!(
+                        name: "reload_refused",
+                        cause,
+                        "reload refused, nothing changed: {problem}"
+                    );
                 }
                 None
             }
@@ -248,68 +291,49 @@ impl Reloader {
         note_configuration(&sources.path, &environment, files);
         let examined = config::examine(&sources.path, environment.clone().into_iter());
         let mut problems: Vec<String> = examined.problems.iter().map(ToString::to_string).collect();
-        note_tls(&self.config, files);
-        let mut prepared = Vec::new();
-        let mut tls = false;
-        for acceptor in &self.acceptors {
-            match acceptor.prepare() {
-                Ok(fresh) => prepared.push(fresh),
-                Err(found) => {
-                    tls = true;
-                    problems.extend(found);
-                }
-            }
-        }
-        let rules = load_rules_noting(&self.config, &environment, files);
+        let Some(config) = examined.draft else {
+            return Err(Unfit {
+                problems,
+                tls: false,
+            });
+        };
+        note_tls(&config, files);
+        let rules = load_rules_noting(&config, &environment, files);
         let rules = rules.map_err(|found| problems.extend(found.iter().map(ToString::to_string)));
-        match (rules, examined.draft) {
-            (Ok(rules), Some(config)) if problems.is_empty() => Ok(Fresh {
+        let changes = self.doors.prepare(&config.listeners);
+        match (rules, changes) {
+            (Ok(rules), Ok(changes)) if problems.is_empty() => Ok(Fresh {
+                config,
                 rules,
-                prepared,
+                changes,
                 settings: examined.settings,
-                keys: PolicyKeys::of(&config.hub),
             }),
-            _ => {
+            (_, changes) => {
+                let found = changes.err().unwrap_or_default();
+                problems.extend(found.problems);
                 problems.dedup();
-                Err(Unfit { problems, tls })
+                Err(Unfit {
+                    problems,
+                    tls: found.tls,
+                })
             }
         }
     }
 
     /// Says which certificates have ended or will soon.
     fn tell_dates(&self, sources: &Sources) {
-        dates::log(&sources.path, &self.config, &self.acceptors, clock::unix());
-    }
-
-    /// Swaps; the old rules.
-    fn adopt(&self, rules: Arc<RuleSet>, prepared: Vec<Prepared>) -> Arc<RuleSet> {
-        for (acceptor, fresh) in self.acceptors.iter().zip(prepared) {
-            acceptor.adopt(fresh);
-            show_expiries(acceptor, &self.metrics);
-        }
-        self.rules.swap(rules)
+        dates::log(&sources.path, &self.doors.acceptors(), clock::unix());
     }
 
     /// Closes every session the new rules would not admit as it is; how many. A device that
     /// connects meanwhile finds the swapped rules by itself (`listener::handshake`).
     fn revoke(&self, rules: &RuleSet, now: Unix) -> usize {
         let lost = |device: &AuthenticatedDevice| {
-            !self.is_vouched(device) || lost_right(rules, device, now)
+            !self.doors.vouches_for(device) || lost_right(rules, device, now)
         };
-        self.registry
+        self.shared
+            .registry()
             .kick_where(Eviction::RightsRevoked, |_, device| lost(device))
-    }
-
-    /// Whether the CA behind a session's certificate still vouches for it; one without such a CA
-    /// is a matter of the rules alone.
-    fn is_vouched(&self, device: &AuthenticatedDevice) -> bool {
-        let Some(was) = device.vouched() else {
-            return true;
-        };
-        let mut listeners = self.config.listeners.iter().zip(&self.acceptors);
-        listeners
-            .find(|(listener, _)| listener.name == was.listener)
-            .is_some_and(|(_, acceptor)| acceptor.stands_for(was.anchors, was.issuer, was.serial))
     }
 
     fn count(&self, result: &str) {
@@ -344,7 +368,7 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
     let short = &metrics.psk_short_keys;
     short.set(i64::try_from(counts.psk_short_keys).unwrap_or(i64::MAX));
     if let Some(warning) = counts.short_keys() {
-        tracing::warn!("{warning}");
+        tracing::warn!(name: "config_warning", "{warning}");
     }
     let count = counts.rules;
     metrics
@@ -354,15 +378,6 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
     metrics
         .config_success_time
         .set(clock::unix().as_secs() as f64);
-}
-
-/// Shows when the files of a listener end.
-pub(super) fn show_expiries(acceptor: &Acceptor, metrics: &Metrics) {
-    for expiry in acceptor.expiries() {
-        let file = expiry.file.display().to_string();
-        let gauge = metrics.certificate_expiry.with_label_values(&[&file]);
-        gauge.set(expiry.at.as_secs() as f64);
-    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ impl Counts {
 
 #[derive(Default)]
 struct State {
+    bounds: Bounds,
     all: Counts,
     sources: HashMap<IpAddr, Counts>,
     /// Who waits for a handshake, by source.
@@ -141,18 +142,23 @@ impl State {
 
 /// The door all listeners share.
 pub(super) struct Gate {
+    state: Mutex<State>,
+}
+
+/// How many of everything.
+#[derive(Clone, Copy, Default)]
+struct Bounds {
     total: Counts,
     per_source: Counts,
     /// Places in line, all sources together, and for a source of strangers.
     line: usize,
     strangers_line: usize,
-    state: Mutex<State>,
 }
 
-impl Gate {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+impl Bounds {
+    fn of(limits: &Limits) -> Self {
         let queue = limits.password_checks.saturating_mul(PASSWORD_QUEUE);
-        Arc::new(Self {
+        Self {
             total: Counts {
                 connections: limits.connections,
                 handshakes: limits.handshakes,
@@ -167,8 +173,27 @@ impl Gate {
             // A quarter of the connections is kept for those who need not wait.
             line: limits.connections / 4 * 3,
             strangers_line: limits.handshakes_per_source.saturating_mul(STRANGERS_LINE),
-            state: Mutex::new(State::default()),
+        }
+    }
+}
+
+impl Gate {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                bounds: Bounds::of(limits),
+                ..State::default()
+            }),
         })
+    }
+
+    /// Admits by other bounds from here on; those of password checks stay. Who is in stays, too.
+    pub(super) fn set_limits(&self, limits: &Limits) {
+        let mut state = self.state();
+        let before = state.bounds;
+        state.bounds = Bounds::of(limits);
+        state.bounds.total.passwords = before.total.passwords;
+        state.bounds.per_source.passwords = before.per_source.passwords;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -185,14 +210,14 @@ impl Gate {
     ) -> Result<(Permit, Turn), Refused> {
         let source = bucket(source);
         let mut state = self.state();
-        let mine = state.of(source);
-        let refused = if state.all.connections >= self.total.connections {
+        let (mine, bounds) = (state.of(source), state.bounds);
+        let refused = if state.all.connections >= bounds.total.connections {
             Some(Refused::Connections)
-        } else if mine.connections >= self.per_source.connections {
+        } else if mine.connections >= bounds.per_source.connections {
             Some(Refused::ConnectionsOfSource)
-        } else if state.all.handshakes >= self.total.handshakes {
+        } else if state.all.handshakes >= bounds.total.handshakes {
             Some(Refused::Handshakes)
-        } else if mine.handshakes >= self.per_source.handshakes {
+        } else if mine.handshakes >= bounds.per_source.handshakes {
             Some(Refused::HandshakesOfSource)
         } else {
             None
@@ -204,7 +229,7 @@ impl Gate {
             )),
             Some(full @ (Refused::Handshakes | Refused::HandshakesOfSource)) => {
                 let mine = state.line(source);
-                if state.waiting >= self.line || (!proved && mine >= self.strangers_line) {
+                if state.waiting >= bounds.line || (!proved && mine >= bounds.strangers_line) {
                     return Err(full);
                 }
                 let connection = self.take(&mut state, source, Kind::Connection);
@@ -219,16 +244,16 @@ impl Gate {
     pub(super) fn password(self: &Arc<Self>, source: IpAddr) -> Option<Permit> {
         let source = bucket(source);
         let mut state = self.state();
-        let mine = state.of(source);
-        let free = state.all.passwords < self.total.passwords
-            && mine.passwords < self.per_source.passwords;
+        let (mine, bounds) = (state.of(source), state.bounds);
+        let free = state.all.passwords < bounds.total.passwords
+            && mine.passwords < bounds.per_source.passwords;
         free.then(|| self.take(&mut state, source, Kind::Password))
     }
 
     /// What is out of each bound, and the bound: `limit{limit}`.
     pub(super) fn uses(&self) -> [(&'static str, usize, usize); 3] {
-        let all = self.state().all;
-        let total = self.total;
+        let state = self.state();
+        let (all, total) = (state.all, state.bounds.total);
         [
             ("connections", all.connections, total.connections),
             ("handshakes", all.handshakes, total.handshakes),
@@ -263,8 +288,11 @@ impl Gate {
             }
         }
         if kind == Kind::Handshake
-            && state.all.handshakes < self.total.handshakes
-            && let Some((source, place)) = state.next(self.per_source.handshakes)
+            && state.all.handshakes < state.bounds.total.handshakes
+            && let Some((source, place)) = {
+                let per_source = state.bounds.per_source.handshakes;
+                state.next(per_source)
+            }
         {
             let permit = self.take(&mut state, source, Kind::Handshake);
             drop(state);

@@ -19,6 +19,7 @@ mod reserved;
 mod subscriptions;
 #[cfg(test)]
 mod tests;
+mod traced;
 mod uplink;
 mod upstream;
 

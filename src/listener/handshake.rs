@@ -107,7 +107,7 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
             Err(site.stranger(source, Reason::Drain, "the gateway is stopping"))
         }
         outcome = async {
-            let patience = site.shared.setup.limits.tls_timeout;
+            let patience = site.shared.setup().limits.tls_timeout;
             let turn = handshake.come(patience).await;
             // Held up to the answer to CONNECT.
             let _turn = turn.map_err(|full| site.stranger(source, full.reason(), full.setting()))?;
@@ -130,13 +130,14 @@ impl Site {
     fn refused(&self, source: SocketAddr, who: Who, reason: Reason, text: &str) -> Failure {
         let line = Line::new("connection refused", who, source, reason, text);
         self.show(&line);
-        self.voice.say(line);
+        self.shared.setup().voice.say(line);
         Failure(reason)
     }
 
     /// Shows a refusal to whoever looks at a device that was named by it. Nothing of it is proved.
     fn show(&self, line: &Line<'_>) {
-        let watches = &self.shared.setup.watches;
+        let setup = self.shared.setup();
+        let watches = &setup.watches;
         if watches.any() {
             let text = format!("{}: {}; from {}", line.reason, line.text, line.source);
             let mut names = line.who.names();
@@ -183,11 +184,12 @@ async fn greet(
             session.refuse(refusal.code, &refusal.text, &mut out);
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
-            let place = site.voice.place();
-            let in_full = place.is_free() || site.shared.setup.watches.any();
+            let setup = site.shared.setup();
+            let place = setup.voice.place(refusal.reason);
+            let in_full = place.is_free() || setup.watches.any();
             let line = connect_line(&connect, &peer, source, site, &refusal, in_full);
             site.show(&line);
-            site.voice.say_at(place, line);
+            setup.voice.say_at(place, line);
             Err(Failure(refusal.reason))
         }
     }
@@ -195,7 +197,7 @@ async fn greet(
 
 /// TLS, within the acceptor's deadlines, counted.
 async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Accepted, Failure> {
-    let metrics = &site.shared.setup.metrics;
+    let metrics = &site.shared.setup().metrics;
     let begun = clock::mono();
     let attempts = site.shared.attempts.of_source(source.ip());
     let accepted = site
@@ -247,7 +249,7 @@ async fn await_connect(
     mut stream: Box<dyn Stream>,
     site: &Site,
 ) -> Result<Asked, (Reason, Cow<'static, str>)> {
-    let limits = site.shared.setup.session_limits();
+    let limits = site.shared.setup().session_limits();
     let mut session = Session::new(limits, clock::mono()).serving(site.versions);
     let mut input = BytesMut::new();
     let mut out = BytesMut::new();
@@ -302,7 +304,7 @@ async fn admit(
     let mut admission = decided?;
     let device = &admission.device;
     let key = SessionKey::of(device);
-    if let Some(left) = site.shared.setup.blocks.left(&key) {
+    if let Some(left) = site.shared.setup().blocks.left(&key) {
         let text = format!(
             "an operator keeps this device out for {} s more",
             left.as_secs()
@@ -312,11 +314,11 @@ async fn admit(
             ..Refusal::unavailable(Reason::Blocked, text)
         });
     }
-    if site.shared.setup.loops.waits(&key) {
+    if site.shared.setup().loops.waits(&key) {
         return Err(Refusal::unavailable(poison::REASON, poison::TEXT));
     }
     if let Some(will) = &connect.will {
-        let properties = site.shared.setup.limits.properties;
+        let properties = site.shared.setup().limits.properties;
         let manner = admission.limits.properties;
         topic_map::will(device, will.clone(), properties, manner).map_err(|error| Refusal {
             code: ConnectRefusal::NotAuthorized,
@@ -395,7 +397,7 @@ const fn refusal_code(kind: DenialKind) -> ConnectRefusal {
 }
 
 fn count_connect(site: &Site, result: &str) {
-    let connects = &site.shared.setup.metrics.connects;
+    let connects = &site.shared.setup().metrics.connects;
     connects.with_label_values(&[result]).inc();
 }
 
@@ -422,7 +424,7 @@ fn open(
 ) {
     let Granted { admission, claim } = granted;
     let device = admission.device;
-    let setup = &site.shared.setup;
+    let setup = site.shared.setup();
     let credential = device.credential().label();
     let connections = &setup.metrics.connections;
     let live = connections.with_label_values(&[&*site.name, credential]);
@@ -433,6 +435,7 @@ fn open(
             .see(&claim.key().to_string(), "connected", &text);
     }
     tracing::info!(
+        name: "device_connected",
         target: CONNECT,
         device = %claim.key(),
         listener = %site.name,

@@ -33,6 +33,7 @@ use crate::telemetry::causes::Causes;
 use crate::telemetry::event::Event;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reason::Reason;
+use crate::telemetry::trace::Tracer;
 use crate::tls::Acceptor;
 use admission::Gate;
 use arc_swap::ArcSwap;
@@ -40,12 +41,11 @@ use attempts::Attempts;
 use ending::Ending;
 use handshake::Arrival;
 use password::Passwords;
-use refusal::{Line, Voice};
+use refusal::Line;
 use setup::Setup;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +73,8 @@ pub struct Records {
     pub causes: Arc<Causes>,
     /// Asked whether a device that left was kept waiting.
     pub hub: Option<Hub>,
+    /// Spans of messages, where traces are configured.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 #[cfg(test)]
@@ -89,6 +91,7 @@ impl Records {
             config: PathBuf::new(),
             causes: Arc::new(Causes::new(1)),
             hub: None,
+            tracer: None,
         }
     }
 }
@@ -98,9 +101,8 @@ pub struct Shared {
     rules: Arc<ArcSwap<RuleSet>>,
     hub: Hub,
     hub_host: String,
-    records: Records,
     registry: Arc<Registry>,
-    setup: Arc<Setup>,
+    setup: ArcSwap<Setup>,
     gate: Arc<Gate>,
     passwords: Passwords,
     attempts: Arc<Attempts>,
@@ -129,11 +131,28 @@ impl Shared {
             gate: Gate::new(&limits),
             attempts: Attempts::new(&limits),
             passwords: Passwords::new(limits.password_checks, metrics.clone()),
-            setup: Setup::new(limits, metrics, &records),
-            records,
+            setup: ArcSwap::new(Setup::new(limits, metrics, &records)),
             tracker: TaskTracker::new(),
             drain: CancellationToken::new(),
         })
+    }
+
+    fn setup(&self) -> Arc<Setup> {
+        self.setup.load_full()
+    }
+
+    /// Admits by these bounds from here on, those of `limits::AT_START` excepted. Connections keep
+    /// the ones they began with, and nobody is closed because there are too many now.
+    pub fn set_limits(&self, limits: &Limits) {
+        let setup = self.setup();
+        if setup.limits != *limits {
+            self.gate.set_limits(limits);
+            self.setup.store(setup.with_limits(limits.clone()));
+            tracing::info!(
+                name: "limits_changed",
+                "limits changed; connections keep those they began with"
+            );
+        }
     }
 
     /// Shows the bounds of connections and of the hub beside their use.
@@ -141,7 +160,7 @@ impl Shared {
         for (limit, in_use, bound) in self.gate.uses() {
             metrics.show_limit(limit, in_use, bound);
         }
-        if let Some(folder) = &self.setup.refused {
+        if let Some(folder) = &self.setup().refused {
             let (in_use, bound) = folder.uses();
             metrics.show_limit("refused_folder_bytes", in_use as usize, bound as usize);
         }
@@ -153,19 +172,19 @@ impl Shared {
     /// begins the watch. `None` when `limits.watches` devices are watched already.
     #[must_use]
     pub fn events(&self, device: &str, after: u64) -> Option<(Vec<Event>, u64)> {
-        self.setup.watches.events(device, after)
+        self.setup().watches.events(device, after)
     }
 
     /// Why devices were refused or lost.
     #[must_use]
-    pub fn causes(&self) -> &Arc<Causes> {
-        &self.records.causes
+    pub fn causes(&self) -> Arc<Causes> {
+        self.setup().voice.causes().clone()
     }
 
     /// Keeps a device out for `time` and ends its session; `false` when `limits.blocks` are kept
     /// out already.
     pub fn block(&self, device: &SessionKey, time: Duration) -> bool {
-        let blocked = self.setup.blocks.add(device.clone(), time);
+        let blocked = self.setup().blocks.add(device.clone(), time);
         if blocked {
             self.registry.kick(device, Eviction::Operator);
         }
@@ -174,13 +193,13 @@ impl Shared {
 
     /// Lets a device in again; whether it was kept out.
     pub fn unblock(&self, device: &SessionKey) -> bool {
-        self.setup.blocks.remove(device)
+        self.setup().blocks.remove(device)
     }
 
     /// How long a device is still kept out.
     #[must_use]
     pub fn blocked(&self, device: &SessionKey) -> Option<Duration> {
-        self.setup.blocks.left(device)
+        self.setup().blocks.left(device)
     }
 
     /// The live sessions.
@@ -212,6 +231,11 @@ impl Shared {
             .is_ok()
     }
 
+    /// Writes how many log lines about refusals were left out and not told yet; now and then.
+    pub fn tell_left_out(&self) {
+        self.setup().voice.tell_left_out();
+    }
+
     /// Connections and handshakes that have a task.
     #[must_use]
     pub fn tasks(&self) -> usize {
@@ -226,7 +250,6 @@ struct Site {
     versions: Versions,
     acceptor: Arc<Acceptor>,
     shared: Arc<Shared>,
-    voice: Voice,
 }
 
 /// A bound port.
@@ -236,20 +259,6 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds at once, so that a port that is taken is known before anything starts. Must be
-    /// called within the runtime.
-    ///
-    /// # Errors
-    /// When the address cannot be bound.
-    pub fn bind(
-        config: ListenerConfig,
-        acceptor: Arc<Acceptor>,
-        shared: Arc<Shared>,
-    ) -> io::Result<Self> {
-        let socket = open(config.bind)?;
-        Self::on(socket, config, acceptor, shared)
-    }
-
     /// Serves a socket that is open already: systemd's, or the predecessor's.
     ///
     /// # Errors
@@ -261,7 +270,7 @@ impl Listener {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let connections = &shared.setup.metrics.connections;
+        let connections = &shared.setup().metrics.connections;
         for kind in &config.accept {
             let _ = connections.with_label_values(&[&*config.name, kind.label()]);
         }
@@ -272,20 +281,9 @@ impl Listener {
                 accept: config.accept,
                 versions: config.mqtt_versions,
                 acceptor,
-                voice: Voice::of(&shared.records),
                 shared,
             }),
         })
-    }
-
-    /// The name the configuration gives it, and a second descriptor of its socket, for the next
-    /// process.
-    ///
-    /// # Errors
-    /// When no descriptor is left.
-    pub fn share(&self) -> io::Result<(String, std::net::TcpListener)> {
-        let socket = self.socket.as_fd().try_clone_to_owned()?;
-        Ok((self.site.name.clone(), socket.into()))
     }
 
     /// The bound address; with port 0 configured, the port that was given.
@@ -324,11 +322,12 @@ impl Listener {
     }
 
     fn accept_failed(&self, error: &io::Error, backoff: &mut Backoff) -> Duration {
-        let handshakes = &self.site.shared.setup.metrics.handshakes;
+        let handshakes = &self.site.shared.setup().metrics.handshakes;
         let labels = ["none", "none", Reason::AcceptFailed.word()];
         handshakes.with_label_values(&labels).inc();
         if backoff.is_fresh() {
             tracing::warn!(
+                name: "accept_failed",
                 listener = %self.site.name,
                 %error,
                 "cannot accept connections; raise the limit of open files or lower \
@@ -340,7 +339,7 @@ impl Listener {
 
     fn admit(&self, tcp: TcpStream, source: SocketAddr) {
         let shared = &self.site.shared;
-        let mut ending = Ending::new(shared.setup.metrics.clone());
+        let mut ending = Ending::new(shared.setup().metrics.clone());
         let free = shared.attempts.may_connect(source.ip());
         let admitted = free
             .map_err(|throttled| (throttled.reason(), throttled.text()))
@@ -354,11 +353,11 @@ impl Listener {
                 ending.end(reason);
                 let who = Who::at(&self.site.name, source.ip());
                 let line = Line::new("connection refused", who, source, reason, look_at);
-                self.site.voice.say(line);
+                shared.setup().voice.say(line);
                 return;
             }
         };
-        prepare(&tcp, shared.setup.limits.write_timeout);
+        prepare(&tcp, shared.setup().limits.write_timeout);
         let arrival = Arrival {
             tcp,
             source,
@@ -372,7 +371,10 @@ impl Listener {
 }
 
 /// Binds an address and listens.
-fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

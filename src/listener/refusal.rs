@@ -3,7 +3,7 @@
 
 pub(super) mod connect;
 
-use super::quota::Quota;
+use super::quota::Quotas;
 use super::{Records, away, log_text};
 use crate::auth::Who;
 use crate::hub::Hub;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// Lines about refusals: bounded, and counted where they are left out.
 pub(super) struct Voice {
-    quota: Quota,
+    quotas: Quotas,
     /// What `check -c` is to read; empty where there is no file.
     config: PathBuf,
     /// Where the last ones are kept.
@@ -107,21 +107,27 @@ impl Voice {
     /// Lines with these records behind them.
     pub(super) fn of(records: &Records) -> Self {
         Self {
-            quota: Quota::default(),
+            quotas: Quotas::default(),
             config: records.config.clone(),
             causes: records.causes.clone(),
             hub: records.hub.clone(),
         }
     }
 
-    /// Keeps the cause, and writes the line, unless there were too many this second.
+    /// Keeps the cause, and writes the line, unless there were too many of its reason.
     pub(super) fn say(&self, line: Line<'_>) {
-        self.say_at(self.place(), line);
+        self.say_at(self.place(line.reason), line);
     }
 
-    /// A place in this second's lines, for one that is dear to make; none when they are used up.
-    pub(super) fn place(&self) -> Place {
-        Place(self.quota.take(clock::mono()))
+    /// A place among the lines of this reason, for one that is dear to make; none when they are
+    /// used up.
+    pub(super) fn place(&self, reason: Reason) -> Place {
+        Place(self.quotas.take(reason, clock::mono()))
+    }
+
+    /// Where causes are kept.
+    pub(super) fn causes(&self) -> &Arc<Causes> {
+        &self.causes
     }
 
     /// [`Self::say`] in a place that was taken before.
@@ -130,6 +136,19 @@ impl Voice {
         self.note(Self::cause(&line, hint.clone()), line.is_of_session);
         if let Some(suppressed) = place.0 {
             Self::write(line, hint, suppressed);
+        }
+    }
+
+    /// Writes how many lines were left out and have no later line that says so.
+    pub(super) fn tell_left_out(&self) {
+        for (reason, suppressed) in self.quotas.left_out() {
+            tracing::info!(
+                name: "refusals_left_out",
+                target: REFUSAL,
+                %reason,
+                suppressed,
+                "lines about refusals were left out"
+            );
         }
     }
 
@@ -181,6 +200,7 @@ impl Voice {
     fn write(mut line: Line<'_>, hint: Option<String>, suppressed: u64) {
         let message = line.message.take().unwrap_or_default();
         tracing::info!(
+            name: "refused",
             target: REFUSAL,
             listener = line.who.listener,
             source = %line.source,

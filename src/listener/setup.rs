@@ -9,23 +9,26 @@ use crate::config::limits::Limits;
 use crate::mqtt::session::SessionLimits;
 use crate::router::refused::Folder;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Tracer;
 use prometheus::IntGauge;
 use std::sync::Arc;
 
-/// Bounds and meters, with the handles the hot path needs.
+/// Bounds and meters, with the handles the hot path needs. A connection keeps what it began with.
 pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
     /// Where refused messages are kept, when a folder is configured.
     pub(super) refused: Option<Arc<Folder>>,
     /// Devices that come back with the message they were closed for.
-    pub(super) loops: Loops,
+    pub(super) loops: Arc<Loops>,
     /// Log lines about refused sessions, subscriptions and messages.
-    pub(super) voice: Voice,
+    pub(super) voice: Arc<Voice>,
+    /// Spans of messages, where traces are configured.
+    pub(super) tracer: Option<Arc<Tracer>>,
     /// Devices an operator looks at.
-    pub(super) watches: Watches,
+    pub(super) watches: Arc<Watches>,
     /// Devices an operator keeps out.
-    pub(super) blocks: Blocks,
+    pub(super) blocks: Arc<Blocks>,
     paused: [IntGauge; 4],
 }
 
@@ -63,14 +66,30 @@ impl Setup {
         });
         let (blocks, watches) = (limits.blocks, limits.watches);
         Arc::new(Self {
-            loops: Loops::new(&limits),
+            loops: Arc::new(Loops::new(&limits)),
             limits,
             metrics,
             refused: records.refused.clone(),
-            voice: Voice::of(records),
-            blocks: Blocks::new(blocks),
-            watches: Watches::new(watches),
+            tracer: records.tracer.clone(),
+            voice: Arc::new(Voice::of(records)),
+            blocks: Arc::new(Blocks::new(blocks)),
+            watches: Arc::new(Watches::new(watches)),
             paused,
+        })
+    }
+
+    /// The same with other bounds, for connections that are still to come.
+    pub(super) fn with_limits(&self, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            metrics: self.metrics.clone(),
+            refused: self.refused.clone(),
+            tracer: self.tracer.clone(),
+            loops: self.loops.clone(),
+            voice: self.voice.clone(),
+            watches: self.watches.clone(),
+            blocks: self.blocks.clone(),
+            paused: self.paused.clone(),
         })
     }
 

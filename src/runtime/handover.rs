@@ -156,11 +156,15 @@ pub fn serve(
     Ok(stream.read_exact(&mut word).is_ok() && word == *READY)
 }
 
-/// Listens at `path` and serves one successor after the other, until one says that it serves.
+/// Listens at `path` and serves one successor after the other, until one says that it serves; each
+/// gets the `sockets` there are when it asks.
 ///
 /// # Errors
 /// As [`bind`].
-pub async fn succeeded(path: &Path, sockets: &[(String, TcpListener)]) -> io::Result<()> {
+pub async fn succeeded(
+    path: &Path,
+    sockets: impl Fn() -> io::Result<Vec<(String, TcpListener)>>,
+) -> io::Result<()> {
     let listener = bind(path)?;
     listener.set_nonblocking(true)?;
     let listener = tokio::net::UnixListener::from_std(listener)?;
@@ -168,23 +172,36 @@ pub async fn succeeded(path: &Path, sockets: &[(String, TcpListener)]) -> io::Re
         let (stream, _) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "a successor could not be let in");
+                tracing::warn!(
+                    name: "successor_not_let_in",
+                    %error,
+                    "a successor could not be let in"
+                );
                 tokio::time::sleep(PATIENCE).await;
                 continue;
             }
         };
-        let cloned = |(name, socket): &(String, TcpListener)| {
-            socket.try_clone().map(|socket| (name.clone(), socket))
-        };
-        let sockets: io::Result<Vec<_>> = sockets.iter().map(cloned).collect();
-        let (stream, sockets) = (stream.into_std()?, sockets?);
-        tracing::info!("a successor asked for the sockets; this process serves until it does");
+        let (stream, sockets) = (stream.into_std()?, sockets()?);
+        tracing::info!(
+            name: "successor_asked",
+            "a successor asked for the sockets; this process serves until it does"
+        );
         let served = tokio::task::spawn_blocking(move || serve(stream, &sockets, SUCCESSOR_MAX));
         match served.await {
             Ok(Ok(true)) => return Ok(()),
-            Ok(Ok(false)) => tracing::warn!("the successor went away; this process goes on"),
-            Ok(Err(error)) => tracing::warn!(%error, "no sockets for the successor"),
-            Err(_panic) => tracing::error!("handing the sockets over failed; this process goes on"),
+            Ok(Ok(false)) => tracing::warn!(
+                name: "successor_gone",
+                "the successor went away; this process goes on"
+            ),
+            Ok(Err(error)) => tracing::warn!(
+                name: "handover_failed",
+                %error,
+                "no sockets for the successor"
+            ),
+            Err(_panic) => tracing::error!(
+                name: "handover_panicked",
+                "handing the sockets over failed; this process goes on"
+            ),
         }
     }
 }

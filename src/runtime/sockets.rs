@@ -27,6 +27,7 @@ impl Inherited {
                 Ok(Some(socket)) => sockets.push((name, socket)),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(
+                    name: "socket_not_tcp",
                     socket = %name, %error,
                     "a socket passed by systemd is no TCP listener; it is left alone"
                 ),

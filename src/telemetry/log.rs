@@ -1,13 +1,18 @@
 //! Structured logs: set up once, one line per event, written by a thread of its own.
 //!
 //! logfmt or JSON on standard error ([`format`]), through a bounded queue that never makes
-//! anybody wait ([`queue`]); a terminal gets what people read. Identifiers from peers are capped
-//! by [`capped`].
+//! anybody wait ([`queue`]); a terminal gets what people read, systemd's journal the priority of
+//! each line. Identifiers from peers are capped by [`capped`].
 
+mod bound;
+pub mod codes;
 pub mod format;
+mod journal;
 mod queue;
 
 use crate::config::LogConfig;
+use crate::runtime::clock;
+pub use bound::Bound;
 use format::{Format, Lines};
 pub use queue::QUEUE_BYTES_MAX;
 use queue::Queue;
@@ -15,11 +20,13 @@ use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 /// Target of lines about devices that come and go.
 pub const CONNECT: &str = "iothub_gateway::connect";
@@ -30,8 +37,20 @@ pub const REFUSAL: &str = "iothub_gateway::refusal";
 /// Time the last lines get when the process ends or a thread panics.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Lines about panics; `panics_total` counts those of connections.
+static PANICS: Bound = Bound::new(20, Duration::from_secs(10));
+
 /// The queue of the process, once there is one.
 static QUEUE: OnceLock<Queue> = OnceLock::new();
+
+/// What is logged, and the text that says so.
+struct Filter {
+    handle: reload::Handle<Targets, Registry>,
+    text: Mutex<String>,
+}
+
+/// The filter of the process, once there is one.
+static FILTER: OnceLock<Filter> = OnceLock::new();
 
 /// The longest text from a peer shown in a log line or a problem, characters.
 pub const CAPPED_CHARS_MAX: usize = 200;
@@ -84,9 +103,11 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
     };
     // Not through `io::stderr`, whose lock a writer that waits for a reader would hold.
     let out = io::stderr().as_fd().try_clone_to_owned();
+    let journal = journal::is_standard_error();
+    let prefix = move |level: Level| if journal { journal::prefix(level) } else { "" };
     let notice = move |lines| {
         let message = "log lines were dropped: whoever reads the log is slower than it is written";
-        format::notice(format, message, "lines", lines)
+        prefix(Level::WARN).to_owned() + &format::notice(format, message, "lines", lines)
     };
     let queue = out.and_then(|out| Queue::start(File::from(out), notice));
     let queue = queue.map_err(LogError::Thread)?;
@@ -94,16 +115,44 @@ pub fn init(config: &LogConfig) -> Result<(), LogError> {
         format,
         out: {
             let queue = queue.clone();
-            move |level, line| queue.push(level, line)
+            move |level, line| match prefix(level) {
+                "" => queue.push(level, line),
+                prefix => queue.push(level, prefix.to_owned() + &line),
+            }
         },
     };
-    let registry = tracing_subscriber::Registry::default()
-        .with(filter)
-        .with(lines);
+    let (filter, handle) = reload::Layer::new(filter);
+    let registry = Registry::default().with(filter).with(lines);
     registry.try_init().map_err(|_| LogError::Twice)?;
     let _ = QUEUE.set(queue);
+    let text = Mutex::new(config.filter.clone());
+    let _ = FILTER.set(Filter { handle, text });
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// Logs by another filter from here on; whether it is another one. One that does not parse changes
+/// nothing, and neither does one where logging was not set up here.
+pub fn set_filter(text: &str) -> bool {
+    let (Some(filter), Ok(targets)) = (FILTER.get(), parse_filter(text)) else {
+        return false;
+    };
+    let mut known = filter.text.lock().unwrap_or_else(PoisonError::into_inner);
+    if *known == text || filter.handle.reload(targets).is_err() {
+        return false;
+    }
+    text.clone_into(&mut known);
+    true
+}
+
+/// The filter in force; empty where logging was not set up here.
+#[must_use]
+pub fn filter() -> String {
+    let text = FILTER.get().map(|filter| {
+        let text = filter.text.lock().unwrap_or_else(PoisonError::into_inner);
+        text.clone()
+    });
+    text.unwrap_or_default()
 }
 
 /// Waits a moment for lines that are not written yet; before the process ends.
@@ -126,12 +175,24 @@ pub fn queued() -> (usize, usize) {
 }
 
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let Some(suppressed) = PANICS.take(clock::mono()) else {
+        return;
+    };
+    let suppressed = Some(suppressed).filter(|lines| *lines > 0);
     let payload = panic.payload_as_str().unwrap_or("no text");
     let thread = std::thread::current();
     let thread = thread.name().unwrap_or("unnamed");
     match panic.location() {
-        Some(at) => tracing::error!(thread, %at, "panic, report this as a defect: {payload}"),
-        None => tracing::error!(thread, "panic, report this as a defect: {payload}"),
+        Some(at) => tracing::error!(
+            name: "panic",
+            thread, %at, suppressed,
+            "panic, report this as a defect: {payload}"
+        ),
+        None => tracing::error!(
+            name: "panic",
+            thread, suppressed,
+            "panic, report this as a defect: {payload}"
+        ),
     }
 }
 

@@ -236,6 +236,9 @@ metrics! {
             "PSK identities in force with a key of less than 16 bytes";
         psk_key_used: IntCounterVec = "psk_key_used_total" ["slot" = ["key", "next_key"]]
             "PSK handshakes by the key that proved the identity";
+        trace_spans: IntCounterVec = "trace_spans_total"
+            ["result" = ["exported", "rejected", "failed", "queue_full"]]
+            "spans of sampled messages, by what became of them";
         log_lines_dropped: IntCounterVec = "log_lines_dropped_total" []
             "log lines nobody read in time";
         task_panics: IntCounterVec = "panics_total" []
@@ -265,6 +268,10 @@ metrics! {
         hub_accepted: IntCounter = hub_deliveries ["accepted"] "Outcome `accepted`.";
         hub_throttled: IntCounter = hub_throttles [] "Throttling answers.";
         token_expiry: Gauge = token_expiries [] "End of the newest accepted token.";
+        trace_exported: IntCounter = trace_spans ["exported"] "The collector took them.";
+        trace_rejected: IntCounter = trace_spans ["rejected"] "It will not take them.";
+        trace_failed: IntCounter = trace_spans ["failed"] "Given up after several tries.";
+        trace_queue_full: IntCounter = trace_spans ["queue_full"] "No room to wait.";
         log_dropped: IntCounter = log_lines_dropped [] "Brought up to date when rendered.";
         panics: IntCounter = task_panics [] "Must stay 0.";
     }

@@ -1,4 +1,4 @@
-//! What operators see: metrics and logs.
+//! What operators see: metrics, logs and traces.
 
 pub mod causes;
 pub mod event;
@@ -6,3 +6,4 @@ pub mod log;
 pub mod metrics;
 pub mod reason;
 pub mod shell;
+pub mod trace;

@@ -4,7 +4,9 @@
 mod check;
 mod demo;
 mod examples;
+mod exits;
 mod folder;
+mod manual;
 mod readme;
 mod tools;
 

@@ -64,14 +64,14 @@ fn an_empty_a_missing_and_a_binary_file_are_told_apart() {
     let folder = Folder::new();
     folder.write("empty.psk", "\u{feff}# nobody\n\n");
     std::fs::write(folder.path("binary.psk"), b"a:\xff\xfe").expect("written");
-    for (file, words) in [
-        ("empty.psk", "names no identity"),
-        ("missing.psk", "cannot be read"),
-        ("binary.psk", "binary.psk:1: is not UTF-8"),
+    for (file, words, code) in [
+        ("empty.psk", "names no identity", 64),
+        ("missing.psk", "cannot be read", 66),
+        ("binary.psk", "binary.psk:1: is not UTF-8", 64),
     ] {
         for command in ["lint", "import"] {
             let done = folder.sh(&format!("iothub-gateway psk {command} {file}"));
-            assert_eq!(done.code, 64, "{done:?}");
+            assert_eq!(done.code, code, "{done:?}");
             let named = format!("{file}:");
             assert!(
                 done.err.contains(&named) && done.err.contains(words),

@@ -166,7 +166,7 @@ fn check_exits_64_on_problems_and_0_without() {
         config: folder.path("absent.toml"),
         ..Args::default()
     };
-    assert_eq!(run(&absent), ExitCode::from(64));
+    assert_eq!(run(&absent), ExitCode::from(66));
 }
 
 #[test]

@@ -122,7 +122,7 @@ class Container(Folder):
         self.assertIn("iothub-gateway", run(*inside, "--version"))
         done = subprocess.run([str(w) for w in inside + settings["Cmd"]], text=True, timeout=30,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.assertEqual(done.returncode, 64, "without a configuration it says so")
+        self.assertEqual(done.returncode, 66, "without a configuration it says so")
         self.assertIn("/etc/iothub-gateway/gateway.toml", done.stdout)
 
         emulator, settings = self.unpack("iothub-emulator")
@@ -226,6 +226,13 @@ psk = { identity = "thermo-1", key = "hex:00112233445566778899aabbccddeeff" }
         run(DEPLOY / "systemd/deb", "--binary", BINARY, "--out", self.folder)
         package = next(self.folder.glob("*.deb"))
         run("dpkg-deb", "-x", package, self.folder / "root")
+        share = self.folder / "root/usr/share"
+        pages = {page.name for page in (share / "man/man1").iterdir()}
+        self.assertLessEqual({"iothub-gateway.1.gz", "iothub-gateway-emulator.1.gz"}, pages)
+        for shell in ("bash-completion/completions/iothub-gateway",
+                      "zsh/vendor-completions/_iothub-gateway",
+                      "fish/vendor_completions.d/iothub-gateway.fish"):
+            self.assertGreater((share / shell).stat().st_size, 1000, shell)
         for name in ["usr/bin/iothub-gateway", "lib/systemd/system/iothub-gateway.service",
                      "etc/iothub-gateway/gateway.toml",
                      "usr/share/doc/iothub-gateway/examples/rules.toml"]:

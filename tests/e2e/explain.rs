@@ -287,7 +287,7 @@ async fn a_device_is_closed_and_kept_out_by_who_may_order_it() {
     let who = Who::login("pass-1", "pass-1", PASSWORD);
     let mut device = Device::connect(bench.plain(), &Transport::Plain, &who).await;
     let (code, text) = ctl(&bench, Some(READ), "kick pass-1").await;
-    assert_eq!(code, Some(1), "reading is not ordering: {text}");
+    assert_eq!(code, Some(77), "reading is not ordering: {text}");
     assert!(text.contains("operate_token"), "{text}");
     let (code, text) = ctl(&bench, Some(OPERATE), "kick pass-1").await;
     assert_eq!(code, Some(0), "{text}");
@@ -421,7 +421,7 @@ async fn without_tokens_this_machine_reads_and_nobody_orders() {
     let (code, text) = ctl(&bench, None, "hub").await;
     assert_eq!(code, Some(0), "{text}");
     let (code, text) = ctl(&bench, None, "drain").await;
-    assert_eq!(code, Some(1), "{text}");
+    assert_eq!(code, Some(77), "{text}");
     assert!(text.contains("admin.operate_token is set"), "{text}");
 }
 

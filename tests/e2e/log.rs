@@ -2,7 +2,9 @@
 
 use crate::support::device::{Device, Transport, Who};
 use crate::support::process::{Process, free_port, signal};
-use crate::support::{Options, PASSWORD, amqps_port, gateway_toml, http, hub_in, logfmt, scratch};
+use crate::support::{
+    Options, PASSWORD, amqps_port, gateway_toml, http, hub_in, logfmt, scratch, secret,
+};
 use iothub_gateway::emulator::EmulatorHandle;
 use serde_json::{Map, Value};
 use std::io::Write;
@@ -24,17 +26,17 @@ const HOSTILE: &[&str] = &[
     "Größe \u{1f600}",
 ];
 
-struct Stage {
-    dir: PathBuf,
-    config: PathBuf,
+pub(super) struct Stage {
+    pub(super) dir: PathBuf,
+    pub(super) config: PathBuf,
     emulator: EmulatorHandle,
     mqtt: SocketAddr,
-    plain: SocketAddr,
-    admin: SocketAddr,
+    pub(super) plain: SocketAddr,
+    pub(super) admin: SocketAddr,
 }
 
 impl Stage {
-    async fn new(name: &str, log: &str) -> Self {
+    pub(super) async fn new(name: &str, log: &str) -> Self {
         let (options, dir) = (Options::default(), scratch(name));
         let emulator = hub_in(&dir, &options).await;
         let ports = [free_port(), free_port(), free_port()];
@@ -58,12 +60,12 @@ impl Stage {
         }
     }
 
-    async fn ready(&self) {
+    pub(super) async fn ready(&self) {
         http::until_ready(self.admin, 200).await;
     }
 }
 
-async fn until(what: &str, is_so: impl Fn() -> bool + Clone + Send + 'static) {
+pub(super) async fn until(what: &str, is_so: impl Fn() -> bool + Clone + Send + 'static) {
     for _ in 0..600 {
         let is_so = is_so.clone();
         if tokio::task::spawn_blocking(is_so).await.expect("asked") {
@@ -160,6 +162,12 @@ async fn lines_of_a_run(
         "{} lines",
         lines.len()
     );
+    for line in &lines {
+        let text = |key: &str| line.get(key).and_then(Value::as_str).unwrap_or_default();
+        let ours = text("target").starts_with("iothub_gateway");
+        let said = ["error", "warn", "info"].contains(&text("level"));
+        assert_eq!(ours && said, line.contains_key("event"), "{line:?}");
+    }
     lines
 }
 
@@ -240,7 +248,7 @@ async fn why_nothing_starts_is_a_line_of_the_log_and_said_when_the_log_is_off() 
         let log = stage.dir.join("log");
         let file = std::fs::File::create(&log).expect("log file");
         let gateway = Process::logging(&stage.config, Stdio::from(file));
-        assert_eq!(gateway.ended().await, Some(1));
+        assert_eq!(gateway.ended().await, Some(69));
         let text = std::fs::read_to_string(&log).expect("UTF-8");
         let said = format!("to {taken}");
         let line = text
@@ -283,4 +291,66 @@ async fn a_log_pipe_that_nobody_reads_stops_no_message() {
     let mut other = Device::connect(stage.plain, &Transport::Plain, &pass_1()).await;
     publish(&mut other, "from a new connection").await;
     assert_eq!(gateway.terminate().await, Some(0), "it ends, too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_level_changes_by_an_order_and_by_a_reload() {
+    let stage = Stage::new("log-level", "filter = \"error\"").await;
+    let token = "log-level-operator-token";
+    let admin = format!("[admin]\noperate_token = \"{token}\"\n");
+    let text = std::fs::read_to_string(&stage.config).expect("written above");
+    let text = text.replacen("[admin]\n", &admin, 1);
+    secret(&stage.config, &text);
+    secret(&stage.dir.join("token"), token);
+    let path = stage.dir.join("log");
+    let log = std::fs::File::create(&path).expect("a file");
+    let gateway = Process::logging(&stage.config, log.into());
+    stage.ready().await;
+    let program = std::path::PathBuf::from(env!("CARGO_BIN_EXE_iothub-gateway"));
+    let ask = |level: &str| {
+        let mut ctl = std::process::Command::new(&program);
+        ctl.args(["ctl", "--admin", &stage.admin.to_string(), "log"]);
+        ctl.arg("--token-file").arg(stage.dir.join("token"));
+        ctl.args(Some(level).filter(|level| !level.is_empty()));
+        let done = ctl.output().expect("it starts");
+        assert!(done.status.success(), "{done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    };
+    let said = |words: &'static str| {
+        let path = path.clone();
+        move || std::fs::read_to_string(&path).is_ok_and(|text| text.contains(words))
+    };
+    let plain = stage.plain;
+    let connect = async move || {
+        let mut device = Device::connect(plain, &Transport::Plain, &pass_1()).await;
+        publish(&mut device, "x").await;
+    };
+    let connects = || {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        text.matches("device connected").count()
+    };
+    assert_eq!(ask(""), "error\n");
+    connect().await;
+    assert_eq!(ask("info"), "logging from info on\n");
+    connect().await;
+    until("connects are logged", said("device connected")).await;
+    assert_eq!(connects(), 1, "not the one before");
+    assert_eq!(ask("error"), "logging from error on\n");
+    until(
+        "who did it is logged",
+        said("an operator changes the log's level"),
+    )
+    .await;
+    connect().await;
+    secret(
+        &stage.config,
+        &text.replacen("filter = \"error\"", "filter = \"info\"", 1),
+    );
+    signal(&gateway.0, "HUP");
+    let admin = stage.admin;
+    let filter = move || http::get(admin, "/api/v1/log").contains("\"info\"");
+    until("the file's filter is in force", filter).await;
+    until("the reload is told", said("msg=\"reloaded\"")).await;
+    assert_eq!(connects(), 1, "not the one before");
+    assert!(!said("changed keys need a restart")(), "nothing waits");
 }

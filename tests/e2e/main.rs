@@ -22,4 +22,6 @@ mod process;
 mod refusals;
 mod renewal;
 mod secrets;
+mod storm;
 mod story;
+mod traces;

@@ -1,9 +1,11 @@
 //! The gateway as a process: killed under load, stopped by a signal.
 
+use super::log::Stage;
 use crate::support::fleet::{Fleet, judge, ledger};
 use crate::support::process::{Process, free_port};
 use crate::support::{Options, gateway_toml, hub_in, scratch};
 use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 
 const DEVICES: usize = 50;
 
@@ -46,4 +48,31 @@ async fn nothing_acknowledged_is_lost_when_the_gateway_is_killed_or_stopped_unde
         (0, 0, 0),
         "{verdict:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_drain_is_over_when_the_process_is() {
+    const TOKEN: &str = "an-operators-token-0123";
+    let stage = Stage::new("drain-wait", "").await;
+    let variable = "IOTHUB_GATEWAY__ADMIN__OPERATE_TOKEN";
+    let gateway = Process::logging_as(&stage.config, Stdio::null(), variable, TOKEN);
+    stage.ready().await;
+    let admin = stage.admin.to_string();
+    let order = move || {
+        Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
+            .args(["ctl", "--admin", &admin, "drain", "--wait"])
+            .env("IOTHUB_GATEWAY_TOKEN", TOKEN)
+            .output()
+            .expect("ctl runs")
+    };
+    let done = tokio::task::spawn_blocking(order).await.expect("joined");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let said = (done.status.code(), text.as_str(), done.stderr.as_slice());
+    assert_eq!(
+        said,
+        (Some(0), "stopped\n", &b""[..]),
+        "no terminal, no line"
+    );
+    assert!(std::net::TcpStream::connect(stage.admin).is_err());
+    assert_eq!(gateway.ended().await, Some(0));
 }

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod listeners;
 mod neighbours;
 mod reload;
 mod revocation;

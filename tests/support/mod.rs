@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod certificates;
+pub mod collector;
 pub mod device;
 pub mod fleet;
 pub mod http;
@@ -139,6 +140,12 @@ pub struct Bench {
 
 /// Writes every file of the box but `gateway.toml`, and starts the hub.
 pub async fn hub_in(dir: &Path, options: &Options) -> EmulatorHandle {
+    files_in(dir, options);
+    start_hub(dir, options, 0, 0).await
+}
+
+/// Writes every file of the box but `gateway.toml`.
+pub fn files_in(dir: &Path, options: &Options) {
     certificates(dir);
     secret(&dir.join("hub-key"), &BASE64.encode(POLICY_KEY));
     secret(&dir.join("hub-key-2"), &BASE64.encode(POLICY_KEY_2));
@@ -150,7 +157,27 @@ pub async fn hub_in(dir: &Path, options: &Options) -> EmulatorHandle {
         let _ = writeln!(fleet, "load-{index}:{}", hex(&fleet_key(index)));
     }
     secret(&dir.join("fleet.psk"), &fleet);
-    start_hub(dir, options, 0, 0).await
+}
+
+/// Starts a gateway in front of the hub on port `amqp`, and waits until it is ready.
+pub async fn gateway_in(dir: &Path, options: &Options, amqp: u16) -> Gateway {
+    let path = dir.join("gateway.toml");
+    fs::write(&path, gateway_toml(options, amqp, 0, 0, 0)).expect("written");
+    let loaded = load(&path).unwrap_or_else(|problems| {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        panic!("{}", problems.join("\n"))
+    });
+    let gateway = Gateway::start(loaded.config, loaded.rules)
+        .await
+        .expect("gateway starts");
+    gateway.watch(loaded.sources);
+    if !gateway.ready(Duration::from_secs(20)).await {
+        let admin = gateway.admin();
+        let ask = move || http::request(admin, "GET", "/ready", "").1;
+        let why = tokio::task::spawn_blocking(ask).await.expect("asked");
+        panic!("not ready in time: {why}");
+    }
+    gateway
 }
 
 /// Starts the hub on these ports.
@@ -251,28 +278,7 @@ impl Bench {
             amqp = started.address().port();
             proxy = Some(started);
         }
-        let path = dir.join("gateway.toml");
-        fs::write(&path, gateway_toml(&options, amqp, 0, 0, 0)).expect("written");
-        let loaded = load(&path).unwrap_or_else(|problems| {
-            panic!(
-                "{}",
-                problems
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("\n")
-            )
-        });
-        let gateway = Gateway::start(loaded.config, loaded.rules)
-            .await
-            .expect("gateway starts");
-        gateway.watch(loaded.sources);
-        if !gateway.ready(Duration::from_secs(20)).await {
-            let admin = gateway.admin();
-            let ask = move || http::request(admin, "GET", "/ready", "").1;
-            let why = tokio::task::spawn_blocking(ask).await.expect("asked");
-            panic!("not ready in time: {why}");
-        }
+        let gateway = gateway_in(&dir, &options, amqp).await;
         Self {
             dir,
             emulator,

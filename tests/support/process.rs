@@ -31,9 +31,15 @@ impl Process {
 
     /// With its log going to `log`.
     pub fn logging(config: &Path, log: Stdio) -> Self {
+        Self::logging_as(config, log, "IGNORED", "")
+    }
+
+    /// With a variable in its environment, too.
+    pub fn logging_as(config: &Path, log: Stdio, variable: &str, value: &str) -> Self {
         let child = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"))
             .args(["run", "-c"])
             .arg(config)
+            .env(variable, value)
             .stderr(log)
             .spawn();
         Self(child.expect("the binary starts"))

@@ -2,6 +2,7 @@
 //! warn or above, and neither for anything else; no metric that nobody looks at.
 
 use crate::{Source, root, sources};
+use iothub_gateway::telemetry::log::codes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
@@ -99,32 +100,47 @@ fn each_metric_is_in_an_alert_or_on_a_dashboard() {
     assert!(unseen.is_empty(), "nobody looks at {unseen:?}");
 }
 
-/// Level, target and message of an event; what is filled in is `…`.
-type Event = (String, String, String);
+/// Code, level, target and message of an event; what is filled in is `…`. A call site without a
+/// name that has no code by its text either has an empty one.
+type Event = (String, String, String, String);
 
-/// The events at warn or above of one file, tests left out.
-fn events(source: &Source) -> Vec<Event> {
+/// The events of these levels of one file, tests left out.
+fn events(source: &Source, levels: &[&str]) -> Vec<Event> {
     let code = source
         .text
         .split("\nmod tests {")
         .next()
         .unwrap_or_default();
     let mut found = Vec::new();
-    for level in ["warn", "error"] {
+    for level in levels {
         for (at, _) in code.match_indices(&format!("{level}!(")) {
             let before = code[..at].chars().next_back();
             if before.is_some_and(|c| c.is_alphanumeric() || c == '_') {
                 continue; // another macro
             }
             let arguments = &code[at + level.len() + 2..];
-            let target = match arguments.trim_start().starts_with("target: REFUSAL") {
+            let (name, arguments) = named(arguments);
+            let target = match arguments.starts_with("target: REFUSAL") {
                 true => "iothub_gateway::refusal".to_owned(),
                 false => target(&source.path),
             };
-            found.push((level.to_owned(), target, filled(&message(arguments))));
+            let message = message(arguments);
+            let code = codes::of(name, &target, &message).unwrap_or_default();
+            let message = filled(&message);
+            found.push((code.to_owned(), (*level).to_owned(), target, message));
         }
     }
     found
+}
+
+/// The name of an event, and its other arguments; without one, what tracing calls it.
+fn named(arguments: &str) -> (&str, &str) {
+    let arguments = arguments.trim_start();
+    let named = arguments.strip_prefix("name: \"");
+    let parts = named.and_then(|rest| rest.split_once("\","));
+    parts.map_or(("event src", arguments), |(name, rest)| {
+        (name, rest.trim_start())
+    })
 }
 
 /// The module of a file, as log lines name it.
@@ -205,25 +221,47 @@ fn documented(text: &str) -> Vec<Vec<String>> {
     rows.map(cells).collect()
 }
 
-#[test]
-fn each_log_event_at_warn_or_above_has_a_line_that_says_what_to_do() {
+/// The events of the gateway at these levels.
+fn logged(levels: &[&str]) -> BTreeSet<Event> {
     let of_the_gateway = |source: &&Source| {
         let path = &source.path;
         let others = ["src/emulator", "src/load"];
         !others.iter().any(|other| path.starts_with(other)) && !path.ends_with("tests.rs")
     };
-    let logged: BTreeSet<Event> = sources("src")
-        .iter()
-        .filter(of_the_gateway)
-        .flat_map(events)
-        .collect();
+    let sources = sources("src");
+    let ours = sources.iter().filter(of_the_gateway);
+    ours.flat_map(|source| events(source, levels)).collect()
+}
+
+#[test]
+fn each_event_at_info_or_above_has_a_code_and_each_code_is_documented() {
+    let mut meanings: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (code, _, _, message) in logged(&["info", "warn", "error"]) {
+        let word = |c: char| c == '_' || c.is_ascii_lowercase();
+        assert!(!code.is_empty() && code.chars().all(word), "{message:?}");
+        meanings.entry(code).or_default().insert(message);
+    }
+    for (code, messages) in &meanings {
+        let several = ["panic", "config_warning"].contains(&code.as_str());
+        assert!(messages.len() == 1 || several, "{code}: {messages:?}");
+    }
+    let read = |path: &str| fs::read_to_string(root().join(path)).expect(path);
+    let documents = read("deploy/README.md") + &read("deploy/RUNBOOK.md");
+    let documented = |code: &&String| documents.contains(&format!("| `{code}` |"));
+    let missing: Vec<_> = meanings.keys().filter(|code| !documented(code)).collect();
+    assert!(missing.is_empty(), "in no document: {missing:?}");
+}
+
+#[test]
+fn each_log_event_at_warn_or_above_has_a_line_that_says_what_to_do() {
+    let logged = logged(&["warn", "error"]);
     assert!(logged.len() > 20, "{logged:?}");
     let mut described = BTreeSet::new();
     for row in documented(&runbook()) {
-        let cells = <[String; 5]>::try_from(row).expect("five cells");
-        let [message, level, target, means, fix] = cells;
+        let cells = <[String; 6]>::try_from(row).expect("six cells");
+        let [code, message, level, target, means, fix] = cells;
         assert!(means.len() > 5 && fix.len() > 5, "{message}");
-        described.insert((level, target, message));
+        described.insert((code, level, target, message));
     }
     let missing: Vec<_> = logged.difference(&described).collect();
     let stale: Vec<_> = described.difference(&logged).collect();
@@ -239,7 +277,10 @@ fn events_are_found_in_all_their_shapes() {
         tracing::warn!("plain");
         tracing::error!(%error, keys = %list.join(", "), "with fields: {error}; \
              and {more}");
-        warn!(target: REFUSAL, kind = "x", "named {}", value);
+        warn!(
+            name: "values_named",
+            target: REFUSAL, kind = "x", "named {}", value
+        );
         compile_error!("no event");
 mod tests {
         tracing::warn!("of a test");
@@ -248,13 +289,15 @@ mod tests {
         path: "src/hub/mod.rs".to_owned(),
         text: text.to_owned(),
     };
-    let event = |level: &str, target: &str, message: &str| {
-        (level.to_owned(), target.to_owned(), message.to_owned())
+    let event = |code: &str, level: &str, target: &str, message: &str| {
+        let owned = |text: &str| text.to_owned();
+        (owned(code), owned(level), owned(target), owned(message))
     };
+    let (hub, refusal) = ("iothub_gateway::hub", "iothub_gateway::refusal");
     let expected = [
-        event("warn", "iothub_gateway::hub", "plain"),
-        event("warn", "iothub_gateway::refusal", "named …"),
-        event("error", "iothub_gateway::hub", "with fields: …; and …"),
+        event("", "warn", hub, "plain"),
+        event("values_named", "warn", refusal, "named …"),
+        event("", "error", hub, "with fields: …; and …"),
     ];
-    assert_eq!(events(&source), expected);
+    assert_eq!(events(&source, &["warn", "error"]), expected);
 }

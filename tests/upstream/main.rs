@@ -1,5 +1,8 @@
 //! How the gateway stops: in named phases, without losing anything, or at once when told twice.
+//! And how it opens, against packets recorded from the service.
 
+mod encoding;
+mod recorded;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -80,8 +80,13 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "No room", detail)
     }
 
-    pub(super) fn body(why: &str) -> Self {
-        let detail = format!("the body must be {{\"seconds\": N}}: {why}");
+    pub(super) fn no_log() -> Self {
+        let detail = "this process does not log by itself";
+        Self::new(StatusCode::CONFLICT, "No log", detail)
+    }
+
+    pub(super) fn body(form: &str, why: &str) -> Self {
+        let detail = format!("the body must be {form}: {why}");
         Self::new(StatusCode::BAD_REQUEST, "Bad body", detail)
     }
 

@@ -168,6 +168,54 @@ pub enum Blocked {
     Full,
 }
 
+/// What is logged.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Log {
+    /// As `log.filter` has it; empty where this process does not log by itself.
+    pub filter: String,
+}
+
+/// An order about the log.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetLog {
+    /// From here on.
+    pub level: Level,
+}
+
+/// The least a line must matter to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing is written.
+    Off,
+    /// What failed.
+    Error,
+    /// What will fail.
+    Warn,
+    /// What happened.
+    Info,
+    /// Why it happened.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Level {
+    /// Its word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
 /// The gateway as operators see it. No call blocks.
 pub trait Operator: Send + Sync {
     /// Live connections.
@@ -190,6 +238,10 @@ pub trait Operator: Send + Sync {
     fn block(&self, id: &str, time: Duration) -> Blocked;
     /// Lets it in again; whether it was kept out.
     fn unblock(&self, id: &str) -> bool;
+    /// What is logged.
+    fn log(&self) -> Log;
+    /// Logs from this level on; `false` when this process does not log by itself.
+    fn set_log(&self, level: Level) -> bool;
     /// Reads the files again.
     fn reload(&self);
     /// Begins an orderly stop.

@@ -1,5 +1,6 @@
 //! One request to the admin port, and its answer or its problem.
 
+use crate::cli::exit::Exit;
 use crate::config::secret::Secret;
 use crate::config::secret_file;
 use axum::body::{Body, to_bytes};
@@ -24,17 +25,22 @@ pub(super) struct Ask {
 }
 
 /// Why there is no answer.
-pub(super) struct Failure(String);
+pub(super) struct Failure {
+    text: String,
+    /// What the process ends with.
+    pub(super) exit: Exit,
+}
 
 impl Failure {
-    pub(super) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+    pub(super) fn new(text: impl Into<String>, exit: Exit) -> Self {
+        let text = text.into();
+        Self { text, exit }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -74,17 +80,23 @@ impl Ask {
         body: &str,
     ) -> Result<String, Failure> {
         let asked = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
-        let late = || Failure::new(format!("{}: no answer within 10 s", self.admin));
+        let late = || {
+            let text = format!("{}: no answer within 10 s", self.admin);
+            Failure::new(text, Exit::Unavailable)
+        };
         let (status, text) = asked.unwrap_or_else(|_| Err(late()))?;
         if (200..300).contains(&status) {
             return Ok(text);
         }
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         let detail = problem["detail"].as_str().unwrap_or(&text);
-        Err(Failure::new(match status {
-            401 | 403 => format!("{detail}; give the token by --token-file"),
-            _ => detail.to_owned(),
-        }))
+        Err(match status {
+            401 | 403 => {
+                let text = format!("{detail}; give the token by --token-file");
+                Failure::new(text, Exit::NoPermission)
+            }
+            _ => Failure::new(detail, Exit::No),
+        })
     }
 
     async fn exchange(
@@ -94,10 +106,11 @@ impl Ask {
         body: &str,
     ) -> Result<(u16, String), Failure> {
         let admin = &self.admin;
-        let broken = |error: &dyn fmt::Display| Failure::new(format!("{admin}: {error}"));
+        let broken =
+            |error: &dyn fmt::Display| Failure::new(format!("{admin}: {error}"), Exit::Unavailable);
         let stream = TcpStream::connect(admin).await.map_err(|error| {
             let help = "is the gateway running, and is this its admin.bind?";
-            Failure::new(format!("{admin}: {error}; {help}"))
+            Failure::new(format!("{admin}: {error}; {help}"), Exit::Unavailable)
         })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

@@ -10,6 +10,7 @@ use self::files::{HUB_HOST, Layout, SIMULATED, Samples};
 use self::keys::{Key, Keyboard};
 use self::screen::{Screen, offers};
 use super::device::{Device, Identity, trust};
+use super::exit::Exit;
 use super::run::stop_signal;
 use crate::auth::sas;
 use crate::config::secret::Secret;
@@ -72,21 +73,21 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("cannot start the runtime: {error}");
-            return ExitCode::FAILURE;
+            return Exit::Internal.into();
         }
     };
     let done = runtime.block_on(demo(args));
     runtime.shutdown_background();
     match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+        Ok(()) => Exit::Done.into(),
+        Err((error, exit)) => {
             eprintln!("demo: {error}");
-            ExitCode::FAILURE
+            exit.into()
         }
     }
 }
 
-async fn demo(args: &Args) -> Result<(), Failure> {
+async fn demo(args: &Args) -> Result<(), (Failure, Exit)> {
     let layout = Layout {
         dir: args.dir.clone(),
         mqtt_port: args.mqtt_port,
@@ -94,13 +95,26 @@ async fn demo(args: &Args) -> Result<(), Failure> {
         amqp_port: args.amqp_port,
         control_port: args.control_port,
     };
-    let samples = layout.prepare()?;
-    let emulator = start_emulator(&layout).await?;
-    let gateway = start_gateway(&layout).await?;
+    let unmade = |error: std::io::Error| (error.into(), Exit::CannotCreate);
+    let samples = layout.prepare().map_err(unmade)?;
+    let taken = |error| (error, Exit::Unavailable);
+    let emulator = start_emulator(&layout).await.map_err(taken)?;
+    let gateway = start_gateway(&layout).await.map_err(taken)?;
+    let served = serve(args, &layout, samples, emulator, gateway).await;
+    served.map_err(|error| (error, Exit::Internal))
+}
 
+/// Shows what arrives until somebody ends it.
+async fn serve(
+    args: &Args,
+    layout: &Layout,
+    samples: Samples,
+    emulator: EmulatorHandle,
+    gateway: Gateway,
+) -> Result<(), Failure> {
     let screen = Screen::new();
     let token = device_token("pump-3", &samples.sas_key, TOKEN_LIFE)?;
-    let head = screen.head(&layout, &offers(&layout, &samples, &token));
+    let head = screen.head(layout, &offers(layout, &samples, &token));
     let stream = watch::Sender::new(true);
     let simulated = tokio::spawn(simulate(
         layout.path("ca.pem"),
@@ -112,9 +126,10 @@ async fn demo(args: &Args) -> Result<(), Failure> {
     let mut keyboard = Keyboard::open();
     print(&head);
     let keys_shown = keyboard.is_terminal();
+    let causes = gateway.causes();
     tokio::select! {
         () = show(&emulator, &screen, keys_shown) => {}
-        () = refusals(gateway.causes(), &screen) => {}
+        () = refusals(&causes, &screen) => {}
         () = obey(&mut keyboard, &screen, &head, &stream) => {}
         signal = stop_signal() => signal?,
     }

@@ -5,7 +5,8 @@
 
 use super::{KIB, Limits, MIB};
 
-/// The process before the first device: code, runtime, metrics, caches, the queue of the log.
+/// The process before the first device: code, runtime, metrics, caches, the queues of the
+/// log and of spans.
 const BASE_BYTES: usize = 64 * MIB;
 /// A connected device that is silent: TLS state (12 KiB measured), its task and session, its
 /// entry in the registry, and two AMQP links (6 KiB measured each).

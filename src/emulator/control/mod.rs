@@ -54,7 +54,11 @@ pub(crate) async fn serve(listener: TcpListener, hub: Arc<Hub>, life: Lifetime) 
     tokio::select! {
         () = life.aborted.cancelled() => {}
         served = serving.into_future() => if let Err(error) = served {
-            tracing::error!(target: "emulator", %error, "the control API ended");
+            tracing::error!(
+                name: "control_ended",
+                target: "emulator", %error,
+                "the control API ended"
+            );
         }
     }
 }

@@ -135,6 +135,7 @@ impl<U: Upstream> Conn<U> {
         self.count("downlink", qos, "too_large");
         if !std::mem::replace(&mut self.said.too_large, true) {
             tracing::info!(
+                name: "command_too_large",
                 target: REFUSAL,
                 client_id = %self.claim.key(),
                 source = %self.source,

@@ -12,6 +12,7 @@ use crate::router::properties::Mended;
 use crate::router::topic_map::{self, Mapped, Reserved};
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::reason::Reason;
+use crate::telemetry::trace::Outcome;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// MQTT 5 PUBACK reason of a payload above the device's own bound: quota exceeded.
@@ -77,9 +78,16 @@ impl<U: Upstream> Conn<U> {
         let properties = self.setup.limits.properties;
         let manner = self.bounds.limits.properties;
         match topic_map::uplink(&self.device, publish, properties, manner) {
-            Ok(Mapped { telemetry, mended }) => {
+            Ok(Mapped {
+                mut telemetry,
+                mended,
+            }) => {
                 self.count_mended(mended);
+                let span = self.trace(qos, &mut telemetry);
                 self.uplink.push(ticket.0, qos, now, copy);
+                if let Some(span) = span {
+                    self.uplink.trace(span);
+                }
                 self.setup.metrics.uplink_inflight.inc();
                 self.upstream().send(ticket.0, telemetry);
                 Ok(())
@@ -114,6 +122,7 @@ impl<U: Upstream> Conn<U> {
     fn accepted(&mut self, ticket: u64, receipt: HubAccepted) {
         let out = &mut self.out.bytes;
         self.session.acknowledge(Ticket(ticket), receipt, out);
+        self.traced(ticket, Outcome::Accepted);
         if let Some(qos) = self.decided(ticket) {
             self.claim.tally().accepted.fetch_add(1, Relaxed);
             self.see("accepted", || format!("QoS {}", qos_label(qos)));
@@ -129,6 +138,7 @@ impl<U: Upstream> Conn<U> {
     }
 
     fn refused(&mut self, ticket: u64, refusal: &Refusal) -> Result<(), Close> {
+        self.traced(ticket, Outcome::Failed(refusal.reason));
         let copy = self.uplink.take_copy(ticket);
         let Some(qos) = self.decided(ticket) else {
             return Ok(());

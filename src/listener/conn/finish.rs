@@ -18,6 +18,7 @@ use crate::router::topic_map;
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::log::CONNECT;
 use crate::telemetry::reason::Reason;
+use crate::telemetry::trace::Outcome;
 use crate::tls::Stream;
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
@@ -151,6 +152,7 @@ impl<U: Upstream> Conn<U> {
             format!("{}: {}", close.reason, close.text)
         });
         tracing::info!(
+            name: "device_disconnected",
             target: CONNECT,
             device = %self.claim.key(),
             source = %self.source,
@@ -218,6 +220,7 @@ impl<U: Upstream> Conn<U> {
         if let Some(qos) = will {
             self.count("uplink", qos, "will_lost");
         }
+        self.traced_to_the_end();
         for qos in self.uplink.undecided() {
             self.count("uplink", qos, "abandoned");
             self.setup.metrics.uplink_inflight.dec();
@@ -299,6 +302,11 @@ impl<U: Upstream> Conn<U> {
     /// Counts a message the hub decided about when its device was gone. Without a PUBACK a
     /// QoS 1 message is not acknowledged, whatever the hub said.
     fn decided_late(&mut self, ticket: u64, result: Result<HubAccepted, Refusal>) {
+        let outcome = match &result {
+            Ok(_) => Outcome::Accepted,
+            Err(refusal) => Outcome::Failed(refusal.reason),
+        };
+        self.traced(ticket, outcome);
         let Some(qos) = self.decided(ticket) else {
             return;
         };

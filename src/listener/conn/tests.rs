@@ -6,6 +6,7 @@ mod end;
 mod receipt;
 mod refused;
 mod reserved;
+mod traced;
 mod uplink;
 
 use super::{Conn, serve};

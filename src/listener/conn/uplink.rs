@@ -2,6 +2,7 @@
 
 use crate::mqtt::packet::{Publish, QoS};
 use crate::runtime::clock::Mono;
+use crate::telemetry::trace::Span;
 use std::collections::VecDeque;
 
 /// An empty queue with room for no more than this is kept.
@@ -14,6 +15,8 @@ struct Sent {
     decided: bool,
     /// The message, where it is kept should the hub refuse it.
     copy: Option<Box<Publish>>,
+    /// Its span, where it is sampled.
+    span: Option<Box<Span>>,
 }
 
 /// The messages of one connection the hub has not decided about, in the device's order. The
@@ -34,7 +37,26 @@ impl Uplink {
             qos,
             decided: false,
             copy,
+            span: None,
         });
+    }
+
+    /// Gives the newest message a span.
+    pub(super) fn trace(&mut self, span: Box<Span>) {
+        if let Some(newest) = self.sent.back_mut() {
+            newest.span = Some(span);
+        }
+    }
+
+    /// Takes the span of a message, if it has one.
+    pub(super) fn take_span(&mut self, ticket: u64) -> Option<Box<Span>> {
+        let index = self.sent.binary_search_by_key(&ticket, |s| s.ticket).ok()?;
+        self.sent.get_mut(index)?.span.take()
+    }
+
+    /// Takes all spans.
+    pub(super) fn take_spans(&mut self) -> impl Iterator<Item = Box<Span>> {
+        self.sent.iter_mut().filter_map(|sent| sent.span.take())
     }
 
     /// The hub decided about `ticket`; its QoS, or `None` when it is not one of ours.

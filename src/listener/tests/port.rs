@@ -106,7 +106,13 @@ fn open(limits: Limits) -> Port {
         accept: vec![CredentialKind::Password, CredentialKind::Sas],
     };
     let acceptor = Acceptor::new(&config, Arc::new(|_| None), times).expect("a plain acceptor");
-    let listener = Listener::bind(config, Arc::new(acceptor), shared.clone()).expect("a port");
+    let listener = Listener::on(
+        super::super::open(config.bind).expect("a port"),
+        config,
+        Arc::new(acceptor),
+        shared.clone(),
+    )
+    .expect("a listener");
     let address = listener.local_addr().expect("an address");
     let stop = CancellationToken::new();
     tokio::spawn(listener.run(stop.clone()));

@@ -2,10 +2,11 @@
 //!
 //! Whatever a peer or a library put into a field, a line stays one line that a parser of its
 //! format reads, without control or direction-changing characters, of at most
-//! [`LINE_BYTES_MAX`]. Text is escaped as JSON does in every format, so a quoted value of a
+//! [`LINE_BYTES_MAX`]. Each line of the gateway's own has its event's code ([`super::codes`]), which
+//! stays when words change. Text is escaped as JSON does in every format, so a quoted value of a
 //! logfmt line is a JSON string. Numbers and booleans stay what they are.
 
-use super::is_hidden;
+use super::{codes, is_hidden};
 use crate::runtime::clock;
 use std::borrow::Cow;
 use std::error::Error;
@@ -105,11 +106,12 @@ impl Line {
             cut: 0,
         };
         let target = head.target.as_deref().unwrap_or(metadata.target());
-        line.begin(*metadata.level(), target, head.message);
+        let code = codes::of(metadata.name(), target, &head.message.escaped);
+        line.begin(*metadata.level(), target, code, head.message);
         line
     }
 
-    fn begin(&mut self, level: Level, target: &str, mut message: Text) {
+    fn begin(&mut self, level: Level, target: &str, code: Option<&str>, mut message: Text) {
         if let Format::Terminal { colours } = self.format {
             let (code, name) = match level {
                 Level::ERROR => ("31", "ERROR"),
@@ -141,6 +143,9 @@ impl Line {
         self.put("ts", &Text::of(format_args!("{}", timestamp())));
         self.put("level", &Text::of(format_args!("{level}")));
         self.put("target", &Text::of(format_args!("{target}")));
+        if let Some(code) = code {
+            self.put("event", &Text::of(format_args!("{code}")));
+        }
         message.must_be_quoted = true;
         self.put("msg", &message);
     }
@@ -223,7 +228,7 @@ impl Line {
         self.keys.push(name);
         let name = name.strip_prefix("r#").unwrap_or(name);
         Some(match name {
-            "ts" | "level" | "target" | "msg" | "fields_cut" => format!("{name}_").into(),
+            "ts" | "level" | "target" | "event" | "msg" | "fields_cut" => format!("{name}_").into(),
             _ => name.into(),
         })
     }
@@ -388,7 +393,8 @@ pub fn notice(format: Format, message: &str, key: &'static str, value: u64) -> S
         cut: 0,
     };
     let target = "iothub_gateway::telemetry::log";
-    line.begin(Level::WARN, target, Text::of(format_args!("{message}")));
+    let message = Text::of(format_args!("{message}"));
+    line.begin(Level::WARN, target, Some("log_lines_dropped"), message);
     line.bare(key, &value);
     line.end()
 }

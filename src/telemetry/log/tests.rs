@@ -354,3 +354,39 @@ fn a_bad_filter_stops_the_set_up_and_names_its_key() {
     let error = init(&config).expect_err("no filter").to_string();
     assert!(error.starts_with("log.filter: "), "{error}");
 }
+
+#[test]
+fn a_line_has_the_code_of_its_event() {
+    for format in PARSED {
+        let log = || {
+            tracing::warn!(name: "hub_lost", target: "iothub_gateway::x", event = 1, "lost");
+            tracing::warn!(target: "iothub_gateway::hub::report", "hub refuses: it {}", "does");
+            tracing::warn!(target: "iothub_gateway::x", "nameless");
+            tracing::warn!(name: "theirs", target: "h2", "of a library");
+        };
+        let lines = logged(format, log);
+        let codes = ["hub_lost", "hub_refuses", "", ""];
+        assert_eq!(lines.len(), codes.len());
+        for (line, code) in lines.iter().zip(codes) {
+            let fields = read(format, line);
+            let event = fields.get("event").and_then(|event| event.as_str());
+            assert_eq!(event.unwrap_or_default(), code, "{line}");
+            assert_eq!(fields.contains_key("event_"), code == "hub_lost", "{line}");
+        }
+    }
+    let shown = logged(Format::Terminal { colours: false }, || {
+        tracing::warn!(name: "hub_lost", target: "iothub_gateway::x", "lost");
+    });
+    assert!(
+        !shown[0].contains("hub_lost"),
+        "not for people: {}",
+        shown[0]
+    );
+}
+
+#[test]
+fn the_lines_own_words_about_the_log_have_a_code() {
+    let line = format::notice(Format::Json, "dropped", "lines", 3);
+    let fields = read(Format::Json, line.trim_end());
+    assert_eq!(fields["event"], "log_lines_dropped");
+}

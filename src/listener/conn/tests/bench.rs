@@ -17,6 +17,7 @@ use crate::router::refused::Folder;
 use crate::router::registry::{Registry, SessionKey};
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::trace::Tracer;
 use bytes::BytesMut;
 use mqttbytes::v4;
 use std::collections::HashSet;
@@ -98,6 +99,7 @@ pub(super) struct Plan {
     pub(super) expires: Option<Mono>,
     pub(super) rule: DeviceLimits,
     pub(super) folder: Option<Arc<Folder>>,
+    pub(super) tracer: Option<Arc<Tracer>>,
     pub(super) will: Option<v4::LastWill>,
     pub(super) socket_bytes: usize,
     /// Speaks MQTT 5; answers are read by [`Bench::read_raw`].
@@ -113,10 +115,20 @@ impl Default for Plan {
             expires: None,
             rule: DeviceLimits::default(),
             folder: None,
+            tracer: None,
             will: None,
             socket_bytes: 64 * 1024,
             v5: false,
             connect: None,
+        }
+    }
+}
+
+impl Plan {
+    fn records(&self) -> Records {
+        Records {
+            tracer: self.tracer.clone(),
+            ..Records::keeping(self.folder.clone())
         }
     }
 }
@@ -168,8 +180,7 @@ impl Bench {
     /// An admitted device whose CONNACK was read.
     pub(super) async fn open(plan: Plan) -> Self {
         let metrics = Arc::new(Metrics::new());
-        let records = Records::keeping(plan.folder.clone());
-        let setup = Setup::new(plan.limits.clone(), metrics.clone(), &records);
+        let setup = Setup::new(plan.limits.clone(), metrics.clone(), &plan.records());
         let admission = admission();
         let registry: Arc<Registry> = Registry::new(Duration::ZERO);
         let device = admission.device.clone();
