@@ -117,7 +117,7 @@ impl Gateway {
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let admin_shared = admin_socket.try_clone().ok();
         let (hub, causes) = start_hub(&config, &metrics);
-        let (records, exporter) = records::open(&config, causes.clone(), &metrics)?;
+        let (records, exporter) = records::open(&config, &hub, causes.clone(), &metrics)?;
         let shared = Shared::new(
             rules.clone(),
             hub.clone(),
@@ -233,6 +233,12 @@ impl Gateway {
     #[must_use]
     pub fn admin(&self) -> SocketAddr {
         self.admin.local_addr()
+    }
+
+    /// Why devices were refused or lost.
+    #[must_use]
+    pub fn causes(&self) -> Arc<Causes> {
+        self.shared.causes()
     }
 
     /// The metrics.

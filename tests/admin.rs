@@ -2,9 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a failed step of a test is a failed test
 
+use iothub_gateway::admin::api::view::Refusal;
 use iothub_gateway::admin::{
-    AdminHandle, AdminLimits, HubRefusal, Readiness, Served, Status, bind, spawn_thread,
-    spawn_thread_with,
+    AdminHandle, AdminLimits, Readiness, Served, Status, bind, spawn_thread, spawn_thread_with,
 };
 use iothub_gateway::runtime::clock;
 use iothub_gateway::telemetry::metrics::Metrics;
@@ -42,11 +42,11 @@ fn ready() -> Readiness {
 fn degraded() -> Readiness {
     Readiness {
         reason: "throttled: the hub throttles; send less".to_owned(),
-        hub_refuses: vec![HubRefusal {
-            cause: "throttled",
-            code: "429001",
-            says: "the hub throttles",
-            fix: "send less",
+        hub_refuses: vec![Refusal {
+            cause: "throttled".into(),
+            code: "429001".into(),
+            says: "the hub throttles".into(),
+            fix: "send less".into(),
             count: 7,
             lasts_s: 61,
         }],

@@ -12,6 +12,7 @@ use crate::runtime::clock;
 use crate::telemetry::log::Bound;
 use crate::telemetry::metrics::Metrics;
 use api::Api;
+use api::view::Refusal;
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
@@ -28,23 +29,6 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// What the hub refuses at the moment.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct HubRefusal {
-    /// `hub_refusals_total{cause}`
-    pub cause: &'static str,
-    /// IoT Hub's error code; empty where it has none.
-    pub code: &'static str,
-    /// What it means.
-    pub says: &'static str,
-    /// What to do.
-    pub fix: &'static str,
-    /// Refusals since it began.
-    pub count: u64,
-    /// Time since it began, seconds.
-    pub lasts_s: u64,
-}
-
 /// Whether a load balancer should send devices here, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Readiness {
@@ -59,7 +43,7 @@ pub struct Readiness {
     /// Time until the newest accepted token ends, seconds; nothing when there is none.
     pub token_expires_in_s: Option<u64>,
     /// What the hub refuses; a gateway that is ready is degraded by it.
-    pub hub_refuses: Vec<HubRefusal>,
+    pub hub_refuses: Vec<Refusal>,
 }
 
 impl Readiness {

@@ -24,6 +24,7 @@ pub use who::Who;
 use authorize::{Facts, Proof};
 use identity::{DeviceId, ModuleId};
 use rules::DeviceLimits;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Proof that a device passed the rules. Only this module makes one; an address upstream can be
@@ -50,6 +51,12 @@ impl AuthenticatedDevice {
     #[must_use]
     pub fn module(&self) -> Option<&ModuleId> {
         self.module.as_ref()
+    }
+
+    /// Name of the listener it came by, and its address.
+    #[must_use]
+    pub fn came_by(&self) -> (&str, IpAddr) {
+        (&self.facts.listener, self.facts.source)
     }
 
     /// Its client id, when the rules gave it because CONNECT had none.

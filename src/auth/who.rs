@@ -2,9 +2,11 @@
 //! asks the rules again. Names only; nothing here was proved, and no secret is kept.
 
 use super::authorize::Proof;
-use super::x509::{Certificate, Fingerprint, hex};
+use super::rules::encoding::encode_hex;
+use super::x509::{Certificate, Fingerprint};
 use super::{AuthenticatedDevice, Claim, Transport, sas};
 use crate::telemetry::shell::option;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 /// Names and places of a connection, as far as they are known.
@@ -59,15 +61,30 @@ impl Who {
             // Its thumbprint is all that can be said.
             Err(_) => {
                 let print = super::x509::fingerprint(der);
-                self.credentials.push(format!("thumbprint:{}", hex(&print)));
+                self.credentials
+                    .push(format!("thumbprint:{}", &*encode_hex(&print)));
             }
         }
         self
     }
 
+    /// Who proved this.
+    #[must_use]
+    pub fn with_transport(self, transport: Transport<'_>) -> Self {
+        match transport {
+            Transport::None => self,
+            Transport::Psk(identity) => self.with_psk(identity),
+            Transport::Certificate { chain, anchors, .. } => {
+                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
+                let anchor = anchors.first().map(|der| super::x509::fingerprint(der));
+                self.with_certificate(der, anchor)
+            }
+        }
+    }
+
     fn name(&mut self, certificate: &Certificate, anchor: Option<Fingerprint>) {
-        let print = hex(&certificate.sha256);
-        self.credentials.push(format!("thumbprint:{print}"));
+        let print = encode_hex(&certificate.sha256);
+        self.credentials.push(format!("thumbprint:{}", &*print));
         let names = certificate.common_names.iter();
         self.common_names = names.map(|name| name.to_string()).collect();
         let names = certificate.alternative_names.iter();
@@ -78,16 +95,7 @@ impl Who {
     /// Who made this claim.
     #[must_use]
     pub fn of_claim(claim: &Claim<'_>) -> Self {
-        let mut who = Self::at(claim.listener, claim.source);
-        match claim.transport {
-            Transport::None => {}
-            Transport::Psk(identity) => who = who.with_psk(identity),
-            Transport::Certificate { chain, anchors, .. } => {
-                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
-                let anchor = anchors.first().map(|der| super::x509::fingerprint(der));
-                who = who.with_certificate(der, anchor);
-            }
-        }
+        let mut who = Self::at(claim.listener, claim.source).with_transport(claim.transport);
         let password = claim.password.unwrap_or_default();
         if sas::looks_like_token(password) {
             let token = str::from_utf8(password).unwrap_or_default();
@@ -142,6 +150,16 @@ impl Who {
         (!names.is_empty()).then(|| names.join(" "))
     }
 
+    /// Every name it gave, each once: client id, credentials, common names.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<&str> {
+        let of = |credential| str::split_once(credential, ':').map(|(_, name)| name);
+        let credentials = self.credentials.iter().map(String::as_str).filter_map(of);
+        let names = self.common_names.iter().chain(&self.client_id);
+        let names = names.map(String::as_str).chain(credentials);
+        names.filter(|name| !name.is_empty()).collect()
+    }
+
     /// The arguments of the `check` that asks the same.
     #[must_use]
     pub fn question(&self) -> String {
@@ -159,7 +177,11 @@ impl Who {
             option(&mut line, "san", name);
         }
         if let Some(ca) = &self.issuer_ca {
-            option(&mut line, "issuer-ca", &format!("sha256:{}", hex(ca)));
+            option(
+                &mut line,
+                "issuer-ca",
+                &format!("sha256:{}", &*encode_hex(ca)),
+            );
         }
         if let Some(id) = &self.client_id {
             option(&mut line, "client-id", id);

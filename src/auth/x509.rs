@@ -194,12 +194,6 @@ pub fn fingerprint(der: &[u8]) -> Fingerprint {
     Sha256::digest(der).into()
 }
 
-/// Lower-case digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Fingerprints of every certificate in a PEM bundle, or of one DER certificate.
 ///
 /// # Errors

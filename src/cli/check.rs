@@ -11,13 +11,15 @@ use super::exit::Exit;
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size, show_duration};
-use crate::config::{Config, Origin, Problem, Setting, examine};
+use crate::config::{Config, Problem, Setting, examine};
 use crate::gateway::{environment, load_rules};
 use crate::telemetry::log::capped;
+use crate::telemetry::metrics::memory;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use ask::Question;
 
@@ -187,12 +189,7 @@ fn settings_table(text: &mut String, settings: &[Setting]) {
             text.push('\n');
         }
         section = this;
-        let origin = match &setting.origin {
-            Origin::Default => "default".to_owned(),
-            Origin::File(line) => format!("line {line}"),
-            Origin::Env(variable) => capped(variable),
-        };
-        let Setting { key, value, .. } = setting;
+        let Setting { key, value, origin } = setting;
         let _ = writeln!(text, "{key:key_width$}  {value:value_width$}  {origin}");
     }
 }
@@ -219,13 +216,22 @@ fn stop_time(text: &mut String, config: &Config) {
         text,
         "a stop takes at most {} s: announce {} + {} devices one after the other {} + settle {} + \
          close {}; grant as much (terminationGracePeriodSeconds, TimeoutStopSec)\n",
-        longest.as_secs(),
-        shutdown.announce.as_secs(),
+        longest.as_millis().div_ceil(1000),
+        tenths(shutdown.announce),
         config.limits.connections,
-        shutdown.paced(config.limits.connections).as_secs(),
-        shutdown.settle.as_secs(),
-        shutdown.close.as_secs(),
+        tenths(shutdown.paced(config.limits.connections)),
+        tenths(shutdown.settle),
+        tenths(shutdown.close),
     );
+}
+
+/// Seconds with one decimal where there is one, rounded up: less than that must not be granted.
+fn tenths(time: Duration) -> String {
+    let tenths = time.as_millis().div_ceil(100);
+    match tenths % 10 {
+        0 => (tenths / 10).to_string(),
+        part => format!("{}.{part}", tenths / 10),
+    }
 }
 
 /// How long a device may be silent, beside what a load balancer in front may allow.
@@ -266,7 +272,7 @@ fn memory_table(text: &mut String, worst: &WorstCase) {
         "every device silent",
         human_size(worst.idle())
     );
-    if let Some(available) = memory_available() {
+    if let Some(available) = memory::bound().and_then(|bytes| u64::try_from(bytes).ok()) {
         let _ = writeln!(
             text,
             "  {:24} {:>32}",
@@ -288,24 +294,6 @@ fn memory_table(text: &mut String, worst: &WorstCase) {
     text.push('\n');
 }
 
-/// Memory the process may use, bytes: the machine's, or the control group's when that is less.
-fn memory_available() -> Option<u64> {
-    let machine = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| {
-            let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-            line.split_whitespace()
-                .nth(1)?
-                .parse::<u64>()
-                .ok()?
-                .checked_mul(1024)
-        });
-    let group = std::fs::read_to_string("/sys/fs/cgroup/memory.max")
-        .ok()
-        .and_then(|text| text.trim().parse::<u64>().ok());
-    [machine, group].into_iter().flatten().min()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,6 +302,12 @@ mod tests {
     fn one_problem_is_not_problems() {
         assert_eq!(plural(1, "problem"), "1 problem");
         assert_eq!(plural(5, "problem"), "5 problems");
+    }
+
+    #[test]
+    fn times_to_grant_are_rounded_up() {
+        let said = [0, 1, 1_000, 1_300, 25_001].map(|ms| tenths(Duration::from_millis(ms)));
+        assert_eq!(said, ["0", "0.1", "1", "1.3", "25.1"]);
     }
 
     #[test]

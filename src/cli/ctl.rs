@@ -2,6 +2,7 @@
 
 mod ask;
 mod show;
+mod table;
 
 use super::exit::{self, Exit};
 use super::progress::Progress;
@@ -145,12 +146,18 @@ async fn obey(args: &Args, ask: &Ask) -> Result<String, Failure> {
         }
         Order::Explain { id } => {
             let text = ask.get(&device(id, "/causes")).await?;
-            shown::<Vec<Cause>>(args, text, |causes| show::causes(id, causes))
+            let away = match args.json {
+                true => String::new(),
+                false => shown::<Hub>(args, ask.get("hub").await?, show::away)?,
+            };
+            shown::<Vec<Cause>>(args, text, |causes| away + &show::causes(id, causes))
         }
         Order::Watch { id, count } => watch(args, ask, &device(id, "/events"), *count).await,
         Order::Causes => {
             let text = ask.get("causes").await?;
-            shown::<Vec<Cause>>(args, text, |causes| show::latest(causes))
+            shown::<Vec<Cause>>(args, text, |causes| {
+                show::latest(causes, table::terminal_width())
+            })
         }
         Order::Hub => shown::<Hub>(args, ask.get("hub").await?, show::hub),
         Order::Token => shown::<Hub>(args, ask.get("hub").await?, show::token),

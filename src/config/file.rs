@@ -5,7 +5,9 @@
 
 use super::problem::Problem;
 use super::schema::{Section, Shape, unknown_key};
+use crate::telemetry::log::Capped;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -23,6 +25,16 @@ pub enum Origin {
     File(usize),
     /// This environment variable.
     Env(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(line) => write!(f, "line {line}"),
+            Self::Env(variable) => write!(f, "{}", Capped(variable)),
+        }
+    }
 }
 
 /// A value and its origin. No `Debug`: it may hold a secret.

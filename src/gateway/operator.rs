@@ -3,8 +3,8 @@
 use super::history::History;
 use crate::admin::Status;
 use crate::admin::api::view::{
-    Blocked, Connection, Device, Event, Events, Filter, Hub as HubView, Level, Log, Operator,
-    Overview, Page, Refusal,
+    Blocked, Connection, Device, Events, Filter, Hub as HubView, Level, Log, Operator, Overview,
+    Page,
 };
 use crate::auth::identity::parse_client_id;
 use crate::auth::{AuthenticatedDevice, CredentialKind, Who};
@@ -15,6 +15,7 @@ use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -77,41 +78,77 @@ fn connection(key: &SessionKey, device: &AuthenticatedDevice, tally: &Tally) -> 
     }
 }
 
-fn fits(filter: &Filter, name: &str, connection: &dyn Fn() -> Connection) -> Option<Connection> {
-    let begins = filter
-        .device
-        .as_deref()
-        .is_none_or(|begin| name.starts_with(begin));
-    if !begins {
-        return None;
-    }
-    let connection = connection();
+/// Whether a session is wanted. Asked of each of them, so it builds nothing it is not asked for.
+fn fits(filter: &Filter, name: &str, device: &AuthenticatedDevice) -> bool {
     let is = |wanted: &Option<String>, value: &str| wanted.as_deref().is_none_or(|w| w == value);
-    let fits = is(&filter.credential, &connection.credential)
-        && is(&filter.listener, &connection.listener)
-        && is(&filter.source, &connection.source);
-    fits.then_some(connection)
+    let (listener, source) = device.came_by();
+    let begins = |begin: &String| name.starts_with(begin.as_str());
+    filter.device.as_ref().is_none_or(begins)
+        && is(&filter.credential, device.credential().label())
+        && is(&filter.listener, listener)
+        && (filter.source.is_none() || is(&filter.source, &source.to_string()))
+}
+
+/// The names of one page, out of names in any order.
+struct Names<'a> {
+    filter: &'a Filter,
+    total: usize,
+    /// One more than the page has, to know whether there is another.
+    first: BTreeSet<String>,
+}
+
+impl<'a> Names<'a> {
+    fn of(filter: &'a Filter) -> Self {
+        Self {
+            filter,
+            total: 0,
+            first: BTreeSet::new(),
+        }
+    }
+
+    fn offer(&mut self, name: String) {
+        self.total += 1;
+        let is_behind = self.filter.after.as_ref().is_none_or(|after| name > *after);
+        if is_behind {
+            self.first.insert(name);
+            if self.first.len() > self.filter.limit + 1 {
+                self.first.pop_last();
+            }
+        }
+    }
+
+    /// The page's names, and `after` of the next one.
+    fn page(mut self) -> (BTreeSet<String>, Option<String>) {
+        let more = self.first.len() > self.filter.limit;
+        if more {
+            self.first.pop_last();
+        }
+        let next = self.first.last().filter(|_| more).cloned();
+        (self.first, next)
+    }
 }
 
 impl Operator for Office {
     fn connections(&self, filter: &Filter) -> Page {
-        let mut found = Vec::new();
-        self.shared.registry().each(|key, device, tally| {
+        let registry = self.shared.registry();
+        let mut names = Names::of(filter);
+        registry.each(|key, device, _| {
             let name = key.to_string();
-            found.extend(fits(filter, &name, &|| connection(key, device, tally)));
+            if fits(filter, &name, device) {
+                names.offer(name);
+            }
         });
-        found.sort_by(|a, b| a.device.cmp(&b.device));
-        let total = found.len();
-        if let Some(after) = &filter.after {
-            found.retain(|connection| connection.device > *after);
-        }
-        let more = found.len() > filter.limit;
-        found.truncate(filter.limit);
-        let last = found.last().map(|connection| connection.device.clone());
+        let total = names.total;
+        let (names, next) = names.page();
+        // Whoever left between the two looks is left out.
+        let shown = names.iter().filter_map(|name| {
+            let key = key(name)?;
+            registry.look(&key, |device, tally| connection(&key, device, tally))
+        });
         Page {
             total,
-            next: last.filter(|_| more),
-            connections: found,
+            connections: shown.collect(),
+            next,
         }
     }
 
@@ -137,16 +174,7 @@ impl Operator for Office {
 
     fn events(&self, id: &str, after: u64) -> Option<Events> {
         let (events, next) = self.shared.events(id, after)?;
-        let shown = |event: crate::listener::Event| Event {
-            seq: event.seq,
-            at_ms: event.at_ms,
-            what: event.what.to_owned(),
-            text: event.text,
-        };
-        Some(Events {
-            events: events.into_iter().map(shown).collect(),
-            next,
-        })
+        Some(Events { events, next })
     }
 
     fn latest_causes(&self) -> Vec<Cause> {
@@ -176,18 +204,11 @@ impl Operator for Office {
 
     fn hub(&self) -> HubView {
         let (readiness, status) = ((self.status)(), self.hub.status());
-        let refusal = |refusal: &crate::admin::HubRefusal| Refusal {
-            cause: refusal.cause.to_owned(),
-            code: refusal.code.to_owned(),
-            says: refusal.says.to_owned(),
-            fix: refusal.fix.to_owned(),
-            count: refusal.count,
-            lasts_s: refusal.lasts_s,
-        };
+        let word = readiness.status().to_owned();
         HubView {
             host: self.host.clone(),
-            status: readiness.status().to_owned(),
-            refuses: readiness.hub_refuses.iter().map(refusal).collect(),
+            status: word,
+            refuses: readiness.hub_refuses,
             reason: readiness.reason,
             connections_ready: status.connections_ready,
             connections_wanted: status.connections_wanted,
@@ -252,5 +273,38 @@ impl Operator for Office {
 
     fn drain(&self) {
         self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Filter, Names};
+
+    /// The pages of nine names, as a reader goes through them.
+    #[test]
+    fn pages_are_in_order_and_together_everything() {
+        for limit in 1..=10 {
+            let (mut seen, mut after) = (Vec::new(), None);
+            loop {
+                let filter = Filter {
+                    limit,
+                    after,
+                    ..Filter::default()
+                };
+                let mut names = Names::of(&filter);
+                for name in ["d", "b", "i", "a", "c", "h", "e", "g", "f"] {
+                    names.offer(name.to_owned());
+                }
+                assert_eq!(names.total, 9);
+                let (page, next) = names.page();
+                assert!(page.len() == limit || next.is_none());
+                seen.extend(page);
+                after = next;
+                if after.is_none() {
+                    break;
+                }
+            }
+            assert_eq!(seen.concat(), "abcdefghi", "{limit}");
+        }
     }
 }

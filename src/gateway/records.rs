@@ -2,6 +2,7 @@
 
 use super::StartError;
 use crate::config::Config;
+use crate::hub::Hub;
 use crate::listener::{Records, Shared};
 use crate::router::refused::Folder;
 use crate::telemetry::causes::Causes;
@@ -18,6 +19,7 @@ use tokio::time::MissedTickBehavior;
 /// When the folder cannot be used.
 pub(super) fn open(
     config: &Config,
+    hub: &Hub,
     causes: Arc<Causes>,
     metrics: &Arc<Metrics>,
 ) -> Result<(Records, Option<Exporter>), StartError> {
@@ -27,6 +29,7 @@ pub(super) fn open(
         refused,
         config: config.file.clone(),
         causes,
+        hub: Some(hub.clone()),
         tracer,
     };
     Ok((records, exporter))

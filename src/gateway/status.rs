@@ -1,8 +1,10 @@
 //! What `/ready` answers, and in which words.
 
-use crate::admin::{self, HubRefusal, Readiness};
+use crate::admin::api::view::Refusal;
+use crate::admin::{self, Readiness};
 use crate::hub::refusals::Standing;
 use crate::hub::{Hub, HubStatus};
+use crate::listener::away::{explained, keeps_away};
 use crate::runtime::clock;
 use crate::runtime::phase::Phase;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ pub(super) fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
             (Phase::Ready, Some(_), 1..) => blocks.map(explained).unwrap_or_default(),
             (Phase::Ready, None, _) => format!("no valid token at the hub: {}", problem(&hub)),
             (Phase::Ready, _, _) => format!("no connection to the hub: {}", problem(&hub)),
+            (Phase::Starting, _, _) => format!("the phase is Starting: {}", problem(&hub)),
             (other, _, _) => format!("the phase is {}", other.name()),
         };
         let ready = reason.is_empty();
@@ -36,26 +39,21 @@ pub(super) fn status(hub: Hub, phase: watch::Receiver<Phase>) -> admin::Status {
 
 /// What keeps the gateway from its hub, in a sentence.
 pub(super) fn problem(hub: &HubStatus) -> String {
-    match hub.refusals.first() {
+    match keeps_away(hub) {
         Some(refused) if hub.problem.is_empty() => explained(refused),
-        Some(refused) => format!("{}; {}", hub.problem, refused.cause.fix()),
+        Some(refused) => format!("{} ({})", explained(refused), hub.problem),
+        None if hub.problem.is_empty() => "the hub has not answered yet".to_owned(),
         None => hub.problem.clone(),
     }
 }
 
-/// What the hub refuses, and what to do, in a sentence.
-fn explained(refused: &Standing) -> String {
+fn refused(refused: &Standing) -> Refusal {
     let cause = refused.cause;
-    format!("{}: {}; {}", cause.word(), cause.says(), cause.fix())
-}
-
-fn refused(refused: &Standing) -> HubRefusal {
-    let cause = refused.cause;
-    HubRefusal {
-        cause: cause.word(),
-        code: cause.code(),
-        says: cause.says(),
-        fix: cause.fix(),
+    Refusal {
+        cause: cause.word().into(),
+        code: cause.code().into(),
+        says: cause.says().into(),
+        fix: cause.fix().into(),
         count: refused.count,
         lasts_s: refused.lasted.as_secs(),
     }

@@ -10,7 +10,7 @@ use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
 use super::refusal::Line;
-use super::refusal::connect::{claim, connect_line};
+use super::refusal::connect::{claim, connect_line, proved};
 use super::setup::Counted;
 use super::{Site, poison};
 use crate::auth::rules::RuleSet;
@@ -129,20 +129,21 @@ impl Site {
     /// Tells of somebody who got as far as `who`.
     fn refused(&self, source: SocketAddr, who: Who, reason: Reason, text: &str) -> Failure {
         let line = Line::new("connection refused", who, source, reason, text);
+        self.show(&line);
         self.shared.setup().voice.say(line);
         Failure(reason)
     }
 
-    /// Who the transport says it is.
-    fn who(&self, source: SocketAddr, peer: &Peer) -> Who {
-        let who = Who::at(&self.name, source.ip());
-        match peer {
-            Peer::Plain | Peer::Tls(_) => who,
-            Peer::Psk { identity, .. } => who.with_psk(identity),
-            Peer::Certificate { chain, anchor, .. } => {
-                let der = chain.first().map(Vec::as_slice).unwrap_or_default();
-                let anchor = anchor.as_deref().map(auth::x509::fingerprint);
-                who.with_certificate(der, anchor)
+    /// Shows a refusal to whoever looks at a device that was named by it. Nothing of it is proved.
+    fn show(&self, line: &Line<'_>) {
+        let setup = self.shared.setup();
+        let watches = &setup.watches;
+        if watches.any() {
+            let text = format!("{}: {}; from {}", line.reason, line.text, line.source);
+            let mut names = line.who.names();
+            names.extend(line.device.as_deref());
+            for name in names {
+                watches.see(name, "connect_refused", &text);
             }
         }
     }
@@ -157,7 +158,8 @@ async fn greet(
     let mut asked = match await_connect(stream, site).await {
         Ok(asked) => asked,
         Err((reason, text)) => {
-            return Err(site.refused(source, site.who(source, &peer), reason, &text));
+            let who = Who::at(&site.name, source.ip()).with_transport(proved(&peer));
+            return Err(site.refused(source, who, reason, &text));
         }
     };
     match admit(&asked.connect, &peer, source, site).await {
@@ -182,13 +184,12 @@ async fn greet(
             session.refuse(refusal.code, &refusal.text, &mut out);
             say_last(stream, &out).await;
             // After the answer: what the line costs may depend on who exists.
-            let line = connect_line(&connect, &peer, source, site, &refusal);
-            let watches = &site.shared.setup().watches;
-            if watches.any() {
-                let text = format!("{}: {}", refusal.reason, refusal.text);
-                watches.see(&connect.client_id, "connect_refused", &text);
-            }
-            site.shared.setup().voice.say(line);
+            let setup = site.shared.setup();
+            let place = setup.voice.place(refusal.reason);
+            let in_full = place.is_free() || setup.watches.any();
+            let line = connect_line(&connect, &peer, source, site, &refusal, in_full);
+            site.show(&line);
+            setup.voice.say_at(place, line);
             Err(Failure(refusal.reason))
         }
     }

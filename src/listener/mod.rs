@@ -6,6 +6,7 @@
 
 mod admission;
 mod attempts;
+pub mod away;
 mod blocks;
 mod conn;
 mod ending;
@@ -29,6 +30,7 @@ use crate::mqtt::packet::Versions;
 use crate::router::refused::Folder;
 use crate::router::registry::{Eviction, Registry, SessionKey};
 use crate::telemetry::causes::Causes;
+use crate::telemetry::event::Event;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::reason::Reason;
 use crate::telemetry::trace::Tracer;
@@ -50,7 +52,6 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-pub use watch::Event;
 
 /// Connections the kernel may hold for us.
 const BACKLOG: i32 = 1024;
@@ -70,6 +71,8 @@ pub struct Records {
     pub config: PathBuf,
     /// The last causes.
     pub causes: Arc<Causes>,
+    /// Asked whether a device that left was kept waiting.
+    pub hub: Option<Hub>,
     /// Spans of messages, where traces are configured.
     pub tracer: Option<Arc<Tracer>>,
 }
@@ -87,6 +90,7 @@ impl Records {
             refused,
             config: PathBuf::new(),
             causes: Arc::new(Causes::new(1)),
+            hub: None,
             tracer: None,
         }
     }
@@ -169,6 +173,12 @@ impl Shared {
     #[must_use]
     pub fn events(&self, device: &str, after: u64) -> Option<(Vec<Event>, u64)> {
         self.setup().watches.events(device, after)
+    }
+
+    /// Why devices were refused or lost.
+    #[must_use]
+    pub fn causes(&self) -> Arc<Causes> {
+        self.setup().voice.causes().clone()
     }
 
     /// Keeps a device out for `time` and ends its session; `false` when `limits.blocks` are kept

@@ -4,11 +4,12 @@
 pub(super) mod connect;
 
 use super::quota::Quotas;
-use super::{Records, log_text};
+use super::{Records, away, log_text};
 use crate::auth::Who;
+use crate::hub::Hub;
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
-use crate::telemetry::log::REFUSAL;
+use crate::telemetry::log::{REFUSAL, told};
 use crate::telemetry::reason::{Basis, Reason};
 use crate::telemetry::shell::option;
 use std::borrow::Cow;
@@ -23,6 +24,16 @@ pub(super) struct Voice {
     config: PathBuf,
     /// Where the last ones are kept.
     causes: Arc<Causes>,
+    hub: Option<Hub>,
+}
+
+/// Room for a line, with the number of lines left out before it; or none.
+pub(super) struct Place(Option<u64>);
+
+impl Place {
+    pub(super) const fn is_free(&self) -> bool {
+        self.0.is_some()
+    }
 }
 
 /// One refusal. What is not known is left out of the line.
@@ -36,6 +47,8 @@ pub(super) struct Line<'a> {
     pub(super) text: Cow<'a, str>,
     /// What only operators are told.
     pub(super) detail: &'a str,
+    /// The device the rules name for the credential.
+    pub(super) device: Option<String>,
     /// The rule or entry that decided.
     pub(super) rule: Option<String>,
     /// What would have been right, where that can be said in a word.
@@ -78,6 +91,7 @@ impl<'a> Line<'a> {
             reason,
             text: text.into(),
             detail: "",
+            device: None,
             rule: None,
             expected: None,
             got: None,
@@ -96,14 +110,31 @@ impl Voice {
             quotas: Quotas::default(),
             config: records.config.clone(),
             causes: records.causes.clone(),
+            hub: records.hub.clone(),
         }
     }
 
     /// Keeps the cause, and writes the line, unless there were too many of its reason.
     pub(super) fn say(&self, line: Line<'_>) {
+        self.say_at(self.place(line.reason), line);
+    }
+
+    /// A place among the lines of this reason, for one that is dear to make; none when they are
+    /// used up.
+    pub(super) fn place(&self, reason: Reason) -> Place {
+        Place(self.quotas.take(reason, clock::mono()))
+    }
+
+    /// Where causes are kept.
+    pub(super) fn causes(&self) -> &Arc<Causes> {
+        &self.causes
+    }
+
+    /// [`Self::say`] in a place that was taken before.
+    pub(super) fn say_at(&self, place: Place, line: Line<'_>) {
         let hint = self.hint(&line);
-        self.keep(&line, hint.clone());
-        if let Some(suppressed) = self.quotas.take(line.reason, clock::mono()) {
+        self.note(Self::cause(&line, hint.clone()), line.is_of_session);
+        if let Some(suppressed) = place.0 {
             Self::write(line, hint, suppressed);
         }
     }
@@ -121,13 +152,31 @@ impl Voice {
         }
     }
 
-    /// Keeps why a session ended that nobody refused.
-    pub(super) fn lost(&self, line: &Line<'_>) {
-        self.keep(line, None);
+    /// Keeps why a session ended that nobody refused. While the hub serves nobody that comes
+    /// first: a device that gave up waiting is not to blame.
+    pub(super) fn lost(&self, mut line: Line<'_>) {
+        let hub = self.hub.as_ref();
+        let waited = hub.and_then(|hub| away::waited(hub, log_text(&line.text)));
+        match waited {
+            Some((text, fix)) => {
+                line.what = "hub unavailable";
+                line.text = text.into();
+                self.note(
+                    Cause {
+                        fix: fix.into(),
+                        ..Self::cause(&line, None)
+                    },
+                    true,
+                );
+            }
+            // Nothing is wrong with a device that says goodbye.
+            None if line.reason == Reason::Clean => {}
+            None => self.note(Self::cause(&line, None), true),
+        }
     }
 
-    fn keep(&self, line: &Line<'_>, hint: Option<String>) {
-        let cause = Cause {
+    fn cause(line: &Line<'_>, hint: Option<String>) -> Cause {
+        Cause {
             rule: line.rule.clone(),
             expected: line.expected.clone(),
             got: line.got.clone().or(line.topic.map(str::to_owned)),
@@ -137,9 +186,12 @@ impl Voice {
             client_id: line.who.client_id.clone().unwrap_or_default(),
             hint,
             ..Cause::of(line.what, line.reason, log_text(&line.text))
-        };
+        }
+    }
+
+    fn note(&self, cause: Cause, is_of_session: bool) {
         let now = clock::unix();
-        match line.is_of_session {
+        match is_of_session {
             true => self.causes.of_device(cause, now),
             false => self.causes.of_stranger(cause, now),
         }
@@ -196,8 +248,4 @@ impl Voice {
         }
         Some(hint)
     }
-}
-
-fn told(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
 }

@@ -5,6 +5,7 @@
 //! one load a packet while nobody watches anybody.
 
 use crate::runtime::clock::{self, Mono};
+use crate::telemetry::event::Event;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,19 +17,6 @@ const EVENTS: usize = 512;
 const TEXT_BYTES: usize = 256;
 /// A device nobody asked about for this long is watched no more.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Something a watched device did or met.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Event {
-    /// Counts events of this watch; a gap says that some were lost.
-    pub seq: u64,
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// One word.
-    pub what: &'static str,
-    /// Topic, reason, size: as far as the word has any.
-    pub text: String,
-}
 
 #[derive(Default)]
 struct Ring {
@@ -91,7 +79,7 @@ impl Watches {
         ring.events.push_back(Event {
             seq: ring.next,
             at_ms: clock::unix().as_millis(),
-            what,
+            what: what.into(),
             text: text.get(..end).unwrap_or_default().to_owned(),
         });
         ring.next += 1;

@@ -93,10 +93,15 @@ impl Cause {
     }
 
     /// By what it is found again: the device, else the name, else the address.
-    fn key(&self) -> Key {
+    #[must_use]
+    pub fn who(&self) -> &str {
         let names = [&self.client_id, &self.identity, &self.source];
         let name = names.into_iter().find(|name| !name.is_empty());
-        (name.cloned().unwrap_or_default(), self.reason.clone())
+        name.map_or("", |name| name)
+    }
+
+    fn key(&self) -> Key {
+        (self.who().to_owned(), self.reason.clone())
     }
 
     fn bounded(mut self) -> Self {
@@ -140,11 +145,22 @@ impl Kept {
         if let Some((place, _)) = &before {
             self.order.remove(place);
         }
-        let (first, count) = before.map_or((at, 0), |(_, known)| (known.first, known.count));
+        let known = before.map_or_else(
+            || Cause {
+                first: at,
+                ..Cause::default()
+            },
+            |(_, known)| known,
+        );
+        // In a flood less is found out about each; what is known already stays.
         let cause = Cause {
             at,
-            first,
-            count: count + 1,
+            first: known.first,
+            count: known.count + 1,
+            rule: cause.rule.or(known.rule),
+            expected: cause.expected.or(known.expected),
+            got: cause.got.or(known.got),
+            hint: cause.hint.or(known.hint),
             ..cause
         };
         self.order.insert(seq, key.clone());
@@ -249,6 +265,17 @@ mod tests {
             assert_eq!((found[1].first, found[1].at, found[1].count), (1, 3, 3));
         }
         assert!(causes.about("thermo").is_empty());
+    }
+
+    #[test]
+    fn what_is_known_already_stays_when_less_is_found_out() {
+        let causes = Causes::new(10);
+        let mut full = cause("psk:a", Reason::RuleDenied);
+        full.rule = Some("not these".to_owned());
+        causes.of_stranger(full, at(1));
+        causes.of_stranger(cause("psk:a", Reason::RuleDenied), at(2));
+        let found = &causes.about("a")[0];
+        assert_eq!((found.count, found.rule.as_deref()), (2, Some("not these")));
     }
 
     #[test]

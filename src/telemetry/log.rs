@@ -238,6 +238,12 @@ pub fn capped(text: &str) -> String {
     Capped(text).to_string()
 }
 
+/// A field that is left out of the line where there is nothing to say.
+#[must_use]
+pub fn told(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
 /// [`capped`] without the allocation, for `%Capped(text)` in log macros.
 #[derive(Clone, Copy)]
 pub struct Capped<'a>(pub &'a str);

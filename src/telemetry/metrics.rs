@@ -6,7 +6,7 @@
 //! are made to exist by that module when it starts. Hot paths use the held handles; label look-up
 //! happens on connection events only. A test holds the documented table against this file.
 
-mod memory;
+pub mod memory;
 mod process;
 
 use process::Process;

@@ -1,6 +1,7 @@
 //! What operators see: metrics, logs and traces.
 
 pub mod causes;
+pub mod event;
 pub mod log;
 pub mod metrics;
 pub mod reason;

@@ -270,6 +270,22 @@ fn short_pre_shared_keys_are_counted_in_a_warning() {
 }
 
 #[test]
+fn the_time_to_grant_a_stop_is_no_less_than_it_takes() {
+    let folder = Folder::new();
+    let shutdown = "[shutdown]\nannounce = \"300ms\"\nsettle = \"0s\"\nclose = \"1s\"\n";
+    folder.write("gateway.toml", &format!("{GATEWAY}\n{shutdown}"));
+    let done = folder.check("");
+    assert_eq!(done.code, 0, "{}", done.err);
+    let said = done.out.lines().find(|line| line.starts_with("a stop"));
+    let said = said.expect("a line");
+    assert!(
+        said.starts_with("a stop takes at most 2 s: announce 0.3 + "),
+        "{said}"
+    );
+    assert!(said.contains("settle 0 + close 1;"), "{said}");
+}
+
+#[test]
 fn rules_no_listener_can_serve_are_warned_about() {
     let folder = Folder::new();
     folder.authority("plant-b");

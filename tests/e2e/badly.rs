@@ -11,11 +11,7 @@ fn with_device(options: &mut Options, id: &str, keys: &str) -> Transport {
     let key = "hex:303132333435363738396162636465660a";
     options.rules += &format!("[[device]]\nid = \"{id}\"\n{keys}\npsk = {{ key = \"{key}\" }}\n");
     options.emulator += &format!("[[device]]\nid = \"{id}\"\n");
-    Transport::Psk {
-        identity: id.to_owned(),
-        key: b"0123456789abcdef\n".to_vec(),
-        tls13: true,
-    }
+    Transport::psk(id, b"0123456789abcdef\n")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,11 +37,7 @@ async fn a_malformed_property_bag_is_sent_on_where_a_rule_is_lenient_and_refused
         ("=x", "bag_empty_key"),
         ("a=1&a=2", "bag_duplicate"),
     ] {
-        let strict = Transport::Psk {
-            identity: "psk-1".to_owned(),
-            key: PSK.to_vec(),
-            tls13: true,
-        };
+        let strict = Transport::psk("psk-1", PSK);
         let mut device = Device::connect(bench.mqtt(), &strict, &Who::id("psk-1")).await;
         let topic = format!("devices/psk-1/messages/events/{bag}");
         assert!(device.publish(&topic, b"1").await.is_err(), "{bag}");
@@ -167,14 +159,9 @@ async fn a_device_in_a_loop_is_named_and_paced_and_its_neighbours_do_not_notice(
         ..Options::default()
     };
     let bench = Bench::start("poison", options).await;
-    let psk = |identity: &str, key: Vec<u8>| Transport::Psk {
-        identity: identity.to_owned(),
-        key,
-        tls13: true,
-    };
-    let neighbour = psk("load-0", fleet_key(0));
+    let neighbour = Transport::psk("load-0", &fleet_key(0));
     let mut neighbour = Device::connect(bench.mqtt(), &neighbour, &Who::id("load-0")).await;
-    let poisoned = psk("psk-1", PSK.to_vec());
+    let poisoned = Transport::psk("psk-1", PSK);
     let (mut closed, mut held) = (0, 0);
     while held < 3 {
         match Device::try_connect(bench.mqtt(), &poisoned, &Who::id("psk-1")).await {

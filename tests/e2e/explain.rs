@@ -12,14 +12,6 @@ use std::time::Duration;
 const READ: &str = "read-token-0123456789";
 pub const OPERATE: &str = "operate-token-0123456789";
 
-fn psk(identity: &str, key: &[u8]) -> Transport {
-    Transport::Psk {
-        identity: identity.to_owned(),
-        key: key.to_vec(),
-        tls13: true,
-    }
-}
-
 /// A bench whose operators have tokens.
 pub async fn bench(name: &str, options: Options) -> Bench {
     let tokens = format!("read_token = \"{READ}\"\noperate_token = \"{OPERATE}\"\n");
@@ -98,15 +90,16 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
         let token = sas(DEVICE_KEY, &format!("{HUB}/devices/{device}"), ends);
         Who::login("sas-1", &user("sas-1"), &token)
     };
-    let (tls, known) = (bench.tls(), psk("psk-1", PSK));
-    let load = psk("load-0", &crate::support::fleet_key(0));
-    let wrong = psk("psk-1", b"wrong-key-123456");
+    let (tls, known) = (bench.tls(), Transport::psk("psk-1", PSK));
+    let load = Transport::psk("load-0", &crate::support::fleet_key(0));
+    let wrong = Transport::psk("psk-1", b"wrong-key-123456");
     let (expired, foreign) = (token("sas-1", now() - 3600), token("sas-2", now() + 3600));
     #[rustfmt::skip] // a case a line
     let cases: [(&Transport, Who, &str, &[&str]); 6] = [
         (&wrong, Who::id("psk-1"), "psk-1",
          &["psk_wrong_key", "compare the key", "--reason psk_wrong_key"]),
-        (&psk("stranger", PSK), Who::id("x"), "stranger", &["psk_unknown", "add the identity"]),
+        (&Transport::psk("stranger", PSK), Who::id("x"), "stranger",
+         &["psk_unknown", "add the identity"]),
         (&known, Who::id("other"), "other",
          &["client_id_mismatch", "expected   psk-1", "got        other"]),
         (&tls, expired, "sas-1", &["sas_expired", "401003", "renew"]),
@@ -134,6 +127,12 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
         all.contains("rule_denied") && all.contains("stranger"),
         "{all}"
     );
+    let denied = all.lines().find(|line| line.contains("rule_denied"));
+    // No terminal: a row is one line, whole.
+    assert!(
+        denied.is_some_and(|line| line.ends_with("change that rule if the device shall connect")),
+        "{all}"
+    );
     assert!(
         !all.contains("MARKER") && !all.contains("sig="),
         "no secret: {all}"
@@ -144,8 +143,8 @@ async fn refused_devices_are_explained_with_cause_and_fix() {
 async fn what_the_hub_does_to_a_device_is_explained_with_its_code() {
     let bench = bench("explain-hub", Options::default()).await;
     let topic = "devices/psk-1/messages/events/";
-    let connect =
-        || async { Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await };
+    let (transport, who) = (Transport::psk("psk-1", PSK), Who::id("psk-1"));
+    let connect = || async { Device::connect(bench.mqtt(), &transport, &who).await };
     let set = async |method: &'static str, status: &str| {
         let body = format!("{{\"status\":\"{status}\"}}");
         let (code, text) = bench.control(method, "/devices/psk-1", &body).await;
@@ -212,6 +211,48 @@ async fn what_the_hub_does_to_a_device_is_explained_with_its_code() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_gave_up_while_the_hub_was_away_is_not_blamed() {
+    let bench = bench("explain-away", Options::default()).await;
+    let device = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
+    for kind in [FaultKind::RefuseConnections, FaultKind::KillTcp] {
+        bench.emulator.inject(&Fault::new(kind)).expect("a fault");
+    }
+    bench.falls("ready", 0.0).await;
+    bench.reaches("hub_refusing", &[], 1.0).await;
+    drop(device);
+    // One that had nothing to wait for leaves no trace, another that had does.
+    let who = Who::login("pass-1", "pass-1", PASSWORD);
+    for (count, sends) in [(1.0, false), (2.0, true)] {
+        let mut device = Device::connect(bench.plain(), &Transport::Plain, &who).await;
+        if sends {
+            let topic = "devices/pass-1/messages/events/";
+            device.send(topic, b"x").await.expect("sent");
+            bench.reaches("inflight", &["uplink"], 1.0).await;
+        }
+        device.goodbye().await.expect("closed");
+        bench.reaches("disconnects_total", &["clean"], count).await;
+        match sends {
+            true => explained(&bench, "pass-1", &["hub unavailable: clean"]).await,
+            false => assert!(explain(&bench, "pass-1").await.contains("nothing is known")),
+        }
+    }
+    let waited = "the device waited for a hub that serves nobody (";
+    let words = ["hub unavailable: peer_closed", waited, "hub.endpoint"];
+    explained(&bench, "psk-1", &words).await;
+    let text = explain(&bench, "psk-1").await;
+    let first = text.lines().next().expect("a line");
+    assert!(
+        first.starts_with("no device can be served now: no ") && first.contains("hub.endpoint"),
+        "{text}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn devices_are_listed_and_shown() {
     let bench = bench("orders", Options::default()).await;
     let who = Who::login("pass-1", "pass-1", PASSWORD);
@@ -220,7 +261,12 @@ async fn devices_are_listed_and_shown() {
         .publish("devices/pass-1/messages/events/", b"x")
         .await
         .expect("PUBACK");
-    let _other = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    let _other = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     let (code, text) = ctl(&bench, Some(READ), "devices").await;
     assert_eq!(code, Some(0), "{text}");
     assert!(text.contains("2 of 2") && text.contains("psk-1"), "{text}");
@@ -385,24 +431,28 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"));
     command.args(["ctl", "--admin", &bench.gateway.admin().to_string()]);
     command.env("IOTHUB_GATEWAY_TOKEN", READ);
-    command.args(["watch", "psk-1", "--count", "6"]);
+    command.args(["watch", "psk-1", "--count", "8"]);
     let watch = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
-    // The watch begins with its first question.
-    let admin = bench.gateway.admin();
-    let begun = move || {
-        let request = format!(
-            "GET /api/v1/devices/psk-1/events HTTP/1.1\r\nHost: x\r\n\
-             Authorization: Bearer {READ}\r\nConnection: close\r\n\r\n"
-        );
-        let mut stream = std::net::TcpStream::connect(admin).expect("connected");
-        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("written");
-        // Who does not wait for the answer may have asked too late.
-        std::io::Read::read_to_end(&mut stream, &mut Vec::new()).expect("an answer");
-    };
-    tokio::task::spawn_blocking(begun).await.expect("asked");
-    let refused = Device::try_connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1 ")).await;
-    assert!(refused.expect("an answer").is_err());
-    let mut device = Device::connect(bench.mqtt(), &psk("psk-1", PSK), &Who::id("psk-1")).await;
+    // The watch begins with the first question that is answered.
+    let question = "GET /api/v1/devices/psk-1/events HTTP/1.1\r\nHost: x\r\n";
+    raw(&bench, format!("{question}{}\r\n", bearer(READ))).await;
+    let wrong = Transport::psk("psk-1", b"wrong-key-123456");
+    refused(&bench, &wrong, &Who::id("psk-1")).await;
+    // Its key names it, whatever it calls itself.
+    refused(&bench, &Transport::psk("psk-1", PSK), &Who::id("psk-1 ")).await;
+    // Somebody else.
+    refused(
+        &bench,
+        &Transport::psk("stranger", PSK),
+        &Who::id("stranger"),
+    )
+    .await;
+    let mut device = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     let filter = "devices/psk-1/messages/devicebound/#";
     device
         .subscribe(filter, mqttbytes::QoS::AtLeastOnce)
@@ -420,13 +470,15 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
             .is_err()
     );
     let done = tokio::time::timeout(Duration::from_secs(20), watch).await;
-    let done = done.expect("six events").expect("joined");
+    let done = done.expect("eight events").expect("joined");
     let text = String::from_utf8_lossy(&done.stdout).into_owned();
     let words: Vec<_> = text
         .lines()
         .filter_map(|line| line.split_whitespace().nth(1))
         .collect();
     let expected = [
+        "connect_refused",
+        "connect_refused",
         "connected",
         "subscribe",
         "publish",
@@ -439,5 +491,8 @@ async fn a_watched_device_shows_what_it_does_and_no_payload() {
         text.contains("devices/psk-1/messages/events/ QoS 1, 14 B"),
         "{text}"
     );
+    for why in ["psk_wrong_key: ", "client_id_invalid: "] {
+        assert!(text.contains(why), "{text}");
+    }
     assert!(!text.contains("SECRET"), "{text}");
 }

@@ -1,11 +1,12 @@
 //! Every refusal's log line names who, where and why, and its hint, pasted into a shell, comes to
 //! the same answer for the same reason.
 
+use crate::support::certificates::{self, Authority};
 use crate::support::device::{Device, Transport, Who, open};
 use crate::support::process::{Process, free_port};
 use crate::support::{
-    DEVICE_KEY, HUB, Options, PASSWORD, PSK, amqps_port, fleet_key, gateway_toml, hub_in, logfmt,
-    now, sas, scratch, secret,
+    DEVICE_KEY, HUB, Options, PASSWORD, PSK, amqps_port, argon2_hash, fleet_key, gateway_toml,
+    http, hub_in, logfmt, now, sas, scratch,
 };
 use iothub_gateway::telemetry::reason::{Basis, Reason, Stage};
 use mqttbytes::QoS;
@@ -69,7 +70,7 @@ const PACE: u32 = 15;
 impl Place {
     async fn start() -> (Self, iothub_gateway::emulator::EmulatorHandle) {
         let dir = scratch("hints");
-        let hash = argon2_of(PASSWORD);
+        let hash = argon2_hash(PASSWORD);
         let two_b = format!(
             "[[device]]\nid = \"two-b\"\nassign_client_id = true\n\
              password = {{ username = \"two-b\", hash = \"{hash}\" }}\n"
@@ -111,19 +112,7 @@ impl Place {
         let log = std::fs::File::create(dir.join("log")).expect("created");
         let process = Process::logging(&config, Stdio::from(log));
         let [mqtt, plain, admin] = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let up = async {
-            while tokio::net::TcpStream::connect(mqtt).await.is_err()
-                || tokio::net::TcpStream::connect(admin).await.is_err()
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-            let ready = move || crate::support::http::request(admin, "GET", "/ready", "").0 == 200;
-            while !tokio::task::spawn_blocking(ready).await.expect("asked") {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let up = tokio::time::timeout(Duration::from_secs(20), up).await;
-        up.expect("the gateway is ready");
+        http::until_ready(admin, 200).await;
         let stage = Self {
             dir,
             config,
@@ -168,13 +157,13 @@ impl Place {
 
     async fn publish(&self, id: &str, key: &[u8], topic: &str) {
         self.paced().await;
-        let mut device = Device::connect(self.mqtt, &psk(id, key), &Who::id(id)).await;
+        let mut device = Device::connect(self.mqtt, &Transport::psk(id, key), &Who::id(id)).await;
         assert!(device.publish(topic, b"1").await.is_err(), "{topic}");
     }
 
     async fn subscribe(&self, id: &str, key: &[u8], filter: &str) {
         self.paced().await;
-        let mut device = Device::connect(self.mqtt, &psk(id, key), &Who::id(id)).await;
+        let mut device = Device::connect(self.mqtt, &Transport::psk(id, key), &Who::id(id)).await;
         let granted = device.subscribe(filter, QoS::AtLeastOnce).await;
         assert!(!granted.expect("SUBACK"), "{filter}");
         device.disconnect().await;
@@ -182,65 +171,26 @@ impl Place {
 
     /// Lines about refusals so far.
     fn refusals(&self) -> Vec<Map<String, Value>> {
-        let text = std::fs::read_to_string(self.dir.join("log")).expect("read");
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let lines = whole.lines().map(|line| logfmt::logfmt(line).expect(line));
+        let mut lines = logfmt::lines(&self.dir.join("log"));
+        lines.retain(|line| line["target"] == "iothub_gateway::refusal");
         lines
-            .filter(|line| line["target"] == "iothub_gateway::refusal")
-            .collect()
-    }
-}
-
-fn argon2_of(password: &str) -> String {
-    use argon2::PasswordHasher;
-    let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
-    let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
-    let hash = argon.hash_password_with_salt(password.as_bytes(), b"0123456789abcdef");
-    hash.expect("hash").to_string()
-}
-
-fn psk(identity: &str, key: &[u8]) -> Transport {
-    Transport::Psk {
-        identity: identity.to_owned(),
-        key: key.to_vec(),
-        tls13: true,
     }
 }
 
 /// Certificates of a second CA, which joins `device-ca.pem`, and one of nobody.
 fn certificates(dir: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-    let named = |name: &str| {
-        let mut params = CertificateParams::default();
-        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        params.distinguished_name.push(DnType::CommonName, name);
-        params
-    };
-    let mut authority = CertificateParams::default();
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority
-        .distinguished_name
-        .push(DnType::CommonName, "second device CA");
-    let key = KeyPair::generate().expect("key");
-    let pem = authority.self_signed(&key).expect("CA").pem();
+    let second = Authority::new("second device CA");
     let bundle = dir.join("device-ca.pem");
     let first = std::fs::read_to_string(&bundle).expect("read");
-    std::fs::write(&bundle, first + &pem).expect("written");
-    let issuer = Issuer::new(authority, key);
+    std::fs::write(&bundle, first + &second.pem).expect("written");
     for (file, name) in [
         ("other", "other-1"),
         ("reserved", "cert-reserved"),
         ("odd", "cert-it's odd"),
     ] {
-        let key = KeyPair::generate().expect("key");
-        let pem = named(name).signed_by(&key, &issuer).expect("signed").pem();
-        std::fs::write(dir.join(format!("{file}.pem")), pem).expect("written");
-        secret(&dir.join(format!("{file}.key")), &key.serialize_pem());
+        second.sign(dir, file, certificates::device(name));
     }
-    let key = KeyPair::generate().expect("key");
-    let pem = named("self").self_signed(&key).expect("signed").pem();
-    std::fs::write(dir.join("self.pem"), pem).expect("written");
-    secret(&dir.join("self.key"), &key.serialize_pem());
+    certificates::self_signed(dir, "self", certificates::device("self"));
 }
 
 /// Who is refused in the handshake or in answer to CONNECT.
@@ -252,12 +202,15 @@ fn strangers(stage: &Place) -> Vec<(Transport, Who)> {
     let token = |id: &str, key: &[u8], device: &str, ends: u64| {
         Who::login(id, &user(id), &sas(key, &scope(device), ends))
     };
-    let (tls, known) = (stage.tls(None), psk("psk-1", PSK));
+    let (tls, known) = (stage.tls(None), Transport::psk("psk-1", PSK));
     let two = Who::login("", "two-b", PASSWORD);
     vec![
-        (psk("nobody", PSK), Who::id("nobody")),
-        (psk("it's $(me)", PSK), Who::id("nobody")),
-        (psk("psk-1", b"wrong-key-123456"), Who::id("psk-1")),
+        (Transport::psk("nobody", PSK), Who::id("nobody")),
+        (Transport::psk("it's $(me)", PSK), Who::id("nobody")),
+        (
+            Transport::psk("psk-1", b"wrong-key-123456"),
+            Who::id("psk-1"),
+        ),
         (stage.tls(Some("self")), Who::id("self")),
         (stage.tls(Some("other")), Who::id("other-1")),
         (stage.tls(Some("reserved")), Who::id("cert-reserved")),
@@ -268,9 +221,9 @@ fn strangers(stage: &Place) -> Vec<(Transport, Who)> {
         (known.clone(), Who::id("not an id; rm -rf \"'$HOME'\"")),
         (known.clone(), Who::id("-rf")),
         (known.clone(), Who::id("")),
-        (psk("off-1", KEY), Who::id("off-1")),
-        (psk("load-0", &fleet_key(0)), Who::id("load-0")),
-        (psk("two-a", KEY), two),
+        (Transport::psk("off-1", KEY), Who::id("off-1")),
+        (Transport::psk("load-0", &fleet_key(0)), Who::id("load-0")),
+        (Transport::psk("two-a", KEY), two),
         (tls.clone(), Who::login("psk-1", &user("sas-1"), &good)),
         (tls.clone(), Who::login("sas-1", "sas-1", &good)),
         (
@@ -307,7 +260,7 @@ async fn refuse_connects(stage: &Place) {
     for (transport, who) in strangers(stage) {
         stage.connect(&transport, &who).await;
     }
-    let known = psk("psk-1", PSK);
+    let known = Transport::psk("psk-1", PSK);
     let login = Who::login("pass-1", "pass-1", PASSWORD);
     let refused = Device::try_connect(stage.plain, &Transport::Plain, &login).await;
     assert!(refused.expect("an answer").is_err());
@@ -317,7 +270,7 @@ async fn refuse_connects(stage: &Place) {
         ..Who::id("psk-1")
     };
     stage.connect(&known, &with_will).await;
-    let wrong = psk("psk-1", b"wrong-key-123456");
+    let wrong = Transport::psk("psk-1", b"wrong-key-123456");
     for _ in 0..10 {
         stage.connect(&wrong, &Who::id("psk-1")).await;
     }
@@ -331,7 +284,7 @@ async fn refuse_the_rest(stage: &Place) {
     stage
         .bytes(&Transport::Plain, b"GET / HTTP/1.1\r\n\r\n")
         .await;
-    let known = psk("listener-1", KEY);
+    let known = Transport::psk("listener-1", KEY);
     stage
         .bytes(&known, b"\x10\x0c\0\x04MQTT\x09\x02\0\0\0\0")
         .await;
@@ -362,7 +315,7 @@ async fn refuse_the_rest(stage: &Place) {
     stage.subscribe("talker-1", KEY, commands).await;
     // QoS 2 ends the session before the topic is looked at.
     let id = Who::id("cert-reserved");
-    let mut device = Device::connect(stage.mqtt, &psk("cert-reserved", KEY), &id).await;
+    let mut device = Device::connect(stage.mqtt, &Transport::psk("cert-reserved", KEY), &id).await;
     let publish = b"\x34\x0a\0\x05a/b/c\0\x01x";
     device.stream.write_all(publish).await.expect("written");
     assert!(device.receive().await.is_err());

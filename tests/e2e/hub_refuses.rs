@@ -1,6 +1,7 @@
 //! A hub that refuses: the log names cause and fix, `/ready` tells, a metric moves; and when it is
 //! over, that is said too, and nothing was lost.
 
+use crate::support::certificates::{self, Authority};
 use crate::support::device::{Device, Transport, Who};
 use crate::support::process::{Process, free_port};
 use crate::support::{
@@ -95,26 +96,14 @@ impl Stage {
         self.process = Some(Process::logging(&config, Stdio::from(log)));
     }
 
-    /// The log so far; a last line that is being written is left out.
+    /// The log so far.
     fn log(&self) -> Vec<Map<String, Value>> {
-        let text = std::fs::read_to_string(self.log_path()).expect("read");
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        let lines = whole.lines().map(|line| logfmt::logfmt(line).expect(line));
-        lines.collect()
+        logfmt::lines(&self.log_path())
     }
 
     /// `/ready`: status and body; nothing while the port is closed.
     async fn ready(&self) -> (u16, Value) {
-        let admin = self.admin;
-        let ask = move || {
-            let up = std::net::TcpStream::connect(admin).is_ok();
-            up.then(|| http::request(admin, "GET", "/ready", ""))
-        };
-        let (status, text) = spawn_blocking(ask)
-            .await
-            .expect("asked")
-            .unwrap_or_default();
-        (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+        http::ready(self.admin).await
     }
 
     async fn metric(&self, name: &str, label: &str) -> f64 {
@@ -367,6 +356,17 @@ async fn all_connections_are_refused() {
     stage.start_gateway();
     stage.refused("unreachable", "unavailable").await;
     let lines = stage.log();
+    let (code, starting) = stage.ready().await;
+    let reason = starting["reason"].as_str().expect("a reason");
+    assert_eq!((code, &starting["phase"]), (503, &json!("Starting")));
+    for part in [
+        "the phase is Starting: unreachable for ",
+        "no TCP connection to the hub",
+        "check hub.host",
+        &format!("localhost:{}", stage.amqp),
+    ] {
+        assert!(reason.contains(part), "{part} in {reason}");
+    }
     let lost = lines
         .iter()
         .any(|line| line["msg"] == "hub connection lost");
@@ -382,19 +382,10 @@ async fn all_connections_are_refused() {
 
 /// `NAME.pem` and `NAME.key` of a server of this name, signed by `own-ca.pem`.
 fn signed(stage: &Stage, leaves: &[(&str, &str)]) {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().expect("key");
-    let pem = params.self_signed(&key).expect("CA").pem();
-    std::fs::write(stage.dir.join("own-ca.pem"), pem).expect("written");
-    let issuer = Issuer::new(params, key);
+    let own = Authority::new("own CA");
+    std::fs::write(stage.dir.join("own-ca.pem"), &own.pem).expect("written");
     for (file, host) in leaves {
-        let key = KeyPair::generate().expect("key");
-        let params = CertificateParams::new(vec![(*host).to_owned()]).expect("a name");
-        let pem = params.signed_by(&key, &issuer).expect("signed").pem();
-        std::fs::write(stage.dir.join(format!("{file}.pem")), pem).expect("written");
-        secret(&stage.dir.join(format!("{file}.key")), &key.serialize_pem());
+        own.sign(&stage.dir, file, certificates::server(&[host]));
     }
 }
 

@@ -61,16 +61,8 @@ impl Stage {
     }
 
     pub(super) async fn ready(&self) {
-        admin_says(self.admin, 200).await;
+        http::until_ready(self.admin, 200).await;
     }
-}
-
-async fn admin_says(admin: SocketAddr, status: u16) {
-    let says = move || {
-        let up = std::net::TcpStream::connect(admin).is_ok();
-        up && http::request(admin, "GET", "/ready", "").0 == status
-    };
-    until(&format!("/ready says {status}"), says).await;
 }
 
 pub(super) async fn until(what: &str, is_so: impl Fn() -> bool + Clone + Send + 'static) {
@@ -137,7 +129,7 @@ async fn eventful(stage: Stage, log: &Path, gateway: Process) {
     publish(&mut device, "y").await;
     let admin = stage.admin;
     stage.emulator.stop().await;
-    admin_says(admin, 503).await;
+    http::until_ready(admin, 503).await;
     device.goodbye().await.expect("closed");
     until("the device left", said("device disconnected")).await;
     assert_eq!(gateway.terminate().await, Some(0));

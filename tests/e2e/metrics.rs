@@ -5,14 +5,6 @@ use crate::support::{Bench, Options, PASSWORD, PSK, secret};
 use mqttbytes::QoS;
 use std::collections::BTreeSet;
 
-fn psk(key: &[u8]) -> Transport {
-    Transport::Psk {
-        identity: "psk-1".to_owned(),
-        key: key.to_vec(),
-        tls13: true,
-    }
-}
-
 /// Every series but those whose labels come with a file or a reason.
 fn series(exposition: &str) -> BTreeSet<String> {
     let open = [
@@ -55,7 +47,12 @@ async fn gauges_say_what_is_in_force_and_how_much_of_each_limit_is_in_use() {
     };
     let bench = Bench::start("gauges", options).await;
     shows_a_fresh_start(&bench).await;
-    let mut device = Device::connect(bench.mqtt(), &psk(PSK), &Who::id("psk-1")).await;
+    let mut device = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     device
         .publish("devices/psk-1/messages/events/", b"x")
         .await
@@ -110,7 +107,12 @@ async fn gauges_say_what_is_in_force_and_how_much_of_each_limit_is_in_use() {
 async fn a_commands_way_is_timed_and_no_series_appears_with_its_first_event() {
     let bench = Bench::start("series", Options::default()).await;
     let before = series(&bench.metrics().await);
-    let mut device = Device::connect(bench.mqtt(), &psk(PSK), &Who::id("psk-1")).await;
+    let mut device = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     let filter = "devices/psk-1/messages/devicebound/#";
     assert!(
         device
@@ -131,10 +133,15 @@ async fn a_commands_way_is_timed_and_no_series_appears_with_its_first_event() {
     let sum = bench.metric("downlink_duration_seconds_sum", &[]).await;
     assert!(sum > 0.0 && sum < 30.0, "{sum} s");
     device.goodbye().await.expect("closed");
-    let mut bad = Device::connect(bench.mqtt(), &psk(PSK), &Who::id("psk-1")).await;
+    let mut bad = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     let foreign = bad.publish("devices/sas-1/messages/events/", b"x").await;
     assert!(foreign.is_err(), "not its topic");
-    let wrong = psk(b"some-other-key-1");
+    let wrong = Transport::psk("psk-1", b"some-other-key-1");
     let _ = Device::try_connect(bench.mqtt(), &wrong, &Who::id("psk-1")).await;
     let wrong = Who::login("pass-1", "pass-1", "wrong");
     let _ = Device::try_connect(bench.plain(), &Transport::Plain, &wrong).await;
@@ -156,7 +163,12 @@ async fn a_commands_way_is_timed_and_no_series_appears_with_its_first_event() {
 async fn a_device_that_may_be_silent_for_longer_than_a_load_balancer_likes_is_shown() {
     let bench = Bench::start("keep-alive", Options::default()).await;
     let name = "long_keep_alive_connections";
-    let short = Device::connect(bench.mqtt(), &psk(PSK), &Who::id("psk-1")).await;
+    let short = Device::connect(
+        bench.mqtt(),
+        &Transport::psk("psk-1", PSK),
+        &Who::id("psk-1"),
+    )
+    .await;
     assert_eq!(bench.metric(name, &[]).await, 0.0);
     drop(short);
     for keep_alive_s in [241, 0] {
@@ -164,7 +176,7 @@ async fn a_device_that_may_be_silent_for_longer_than_a_load_balancer_likes_is_sh
             keep_alive_s,
             ..Who::id("psk-1")
         };
-        let long = Device::connect(bench.mqtt(), &psk(PSK), &who).await;
+        let long = Device::connect(bench.mqtt(), &Transport::psk("psk-1", PSK), &who).await;
         assert_eq!(bench.metric(name, &[]).await, 1.0, "{keep_alive_s}");
         long.goodbye().await.expect("closed");
         bench.falls(name, 0.0).await;

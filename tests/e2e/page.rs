@@ -43,11 +43,7 @@ async fn page(bench: &Bench, query: &str) -> (String, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_shows_hub_devices_refusals_and_one_device_and_asks_nobody_else() {
     let bench = Bench::start("page", Options::default()).await;
-    let psk = |key: &[u8]| Transport::Psk {
-        identity: "psk-1".to_owned(),
-        key: key.to_vec(),
-        tls13: true,
-    };
+    let psk = |key: &[u8]| Transport::psk("psk-1", key);
     let hostile = Who::id("<img src=x onerror=alert(1)>");
     let _ = Device::try_connect(bench.mqtt(), &psk(PSK), &hostile).await;
     let wrong = psk(b"wrong-key-123456");

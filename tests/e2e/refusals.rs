@@ -4,14 +4,6 @@ use crate::support::device::{Device, Transport, Who};
 use crate::support::{Bench, DEVICE_KEY, HUB, Options, PASSWORD, PSK, now, sas};
 use mqttbytes::v4::ConnectReturnCode;
 
-fn psk(identity: &str, key: &[u8], tls13: bool) -> Transport {
-    Transport::Psk {
-        identity: identity.to_owned(),
-        key: key.to_vec(),
-        tls13,
-    }
-}
-
 /// The metric reason, the transport, and what the device says of itself.
 fn wrong_credentials(tls: &Transport) -> Vec<(&'static str, Transport, Who)> {
     let scope = |device: &str| format!("{HUB}/devices/{device}");
@@ -26,7 +18,7 @@ fn wrong_credentials(tls: &Transport) -> Vec<(&'static str, Transport, Who)> {
     let of_another = Who::login("psk-1", &user("sas-1"), &good);
     let wrong_password = Who::login("pass-1", "pass-1", "wrong");
     let tls = || tls.clone();
-    let psk = psk("psk-1", PSK, true);
+    let psk = Transport::psk("psk-1", PSK);
     vec![
         ("sas_signature", tls(), token("sas-1", &wrong_key)),
         ("sas_expired", tls(), token("sas-1", &expired)),
@@ -69,8 +61,8 @@ async fn an_unknown_psk_identity_looks_like_a_wrong_key() {
     for tls13 in [true, false] {
         let mut alerts = Vec::new();
         for transport in [
-            psk("psk-1", b"wrong-key-123456", tls13),
-            psk("nobody", PSK, tls13),
+            Transport::psk_in("psk-1", b"wrong-key-123456", tls13),
+            Transport::psk_in("nobody", PSK, tls13),
         ] {
             let refused = Device::try_connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
             let error = refused.err().expect("no handshake").to_string();
@@ -93,7 +85,7 @@ async fn an_unknown_psk_identity_looks_like_a_wrong_key() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_device_cannot_speak_or_listen_for_another() {
     let bench = Bench::start("foreign", Options::default()).await;
-    let transport = psk("psk-1", PSK, true);
+    let transport = Transport::psk("psk-1", PSK);
     for topic in [
         "devices/sas-1/messages/events/",
         "devices/psk-1/",
@@ -123,7 +115,7 @@ async fn a_device_cannot_speak_or_listen_for_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_over_the_hubs_size_is_refused_and_counted() {
     let bench = Bench::start("oversized", Options::default()).await;
-    let transport = psk("psk-1", PSK, true);
+    let transport = Transport::psk("psk-1", PSK);
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
     let body = vec![b'x'; 256 * 1024];
     assert!(
@@ -150,13 +142,13 @@ async fn a_device_the_hub_does_not_know_loses_only_its_own_session() {
         ..Options::default()
     };
     let bench = Bench::start("deleted", options).await;
-    let transport = psk("psk-1", PSK, true);
+    let transport = Transport::psk("psk-1", PSK);
     let mut device = Device::connect(bench.mqtt(), &transport, &Who::id("psk-1")).await;
     device
         .publish("devices/psk-1/messages/events/", b"1")
         .await
         .expect("PUBACK");
-    let fleet = psk("load-0", &crate::support::fleet_key(0), true);
+    let fleet = Transport::psk("load-0", &crate::support::fleet_key(0));
     let mut neighbour = Device::connect(bench.mqtt(), &fleet, &Who::id("load-0")).await;
     neighbour
         .publish("devices/load-0/messages/events/", b"1")

@@ -43,6 +43,37 @@ async fn messages_are_listed_by_device_and_position() {
     assert_eq!(http(&hub, "GET", "/messages?devise=x", b"").await.0, 400);
 }
 
+/// The commands of the emulator's README, run as printed; `…` stands for anything.
+#[tokio::test]
+async fn every_command_of_the_readme_does_what_it_shows() {
+    let readme = include_str!("../../src/emulator/README.md");
+    let (_, block) = readme.split_once("```console\n").unwrap();
+    let (block, _) = block.split_once("```").unwrap();
+    assert_eq!(readme.matches("```").count(), 2, "one block");
+    let hub = start(|_| {}).await;
+    let address = hub.control_addr().unwrap().to_string();
+    let mut shown = block.lines();
+    let mut ran = 0;
+    while let Some(line) = shown.next() {
+        let command = line.strip_prefix("$ ").unwrap();
+        let command = command.replace("127.0.0.1:5680", &address);
+        let sh = move || {
+            let mut sh = std::process::Command::new("sh");
+            sh.args(["-c", &command]).output().unwrap()
+        };
+        let done = tokio::task::spawn_blocking(sh).await.unwrap();
+        let said = String::from_utf8(done.stdout).unwrap();
+        let expected = shown.next().unwrap();
+        let fits = match expected.strip_prefix('…') {
+            Some(end) => said.trim_end().ends_with(end),
+            None => said.trim_end() == expected,
+        };
+        assert!(fits && done.status.success(), "{line}\n{said}");
+        ran += 1;
+    }
+    assert_eq!(ran, 3);
+}
+
 #[tokio::test]
 async fn a_reader_can_wait_for_a_message() {
     let hub = start(|_| {}).await;

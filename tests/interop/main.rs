@@ -116,6 +116,25 @@ fn publishes_in_every_version(commands: &[String]) {
     }
 }
 
+/// A wrong key is a line of the demo, and the command it offers for that says why.
+fn a_refused_device_is_shown_and_explained(demo: &Demo, head: &[String]) {
+    let of = |what: &str| {
+        let found = head.iter().find(|line| line.contains(what));
+        found.unwrap_or_else(|| panic!("no {what}")).trim()
+    };
+    let (before, key) = of("--psk-identity").split_once("--psk ").expect("a key");
+    let (_, after) = key.split_once(' ').expect("more");
+    let wrong = format!("{before}--psk 00112233445566778899aabbccddeeff {after}");
+    assert!(!shell(&wrong).output().expect("sh runs").status.success());
+    let line = demo.until("refused psk:thermo-1: psk_wrong_key; ");
+    assert!(line.last().expect("seen").contains("compare the key"));
+    let explain = shell(of(" explain thermo-1")).output().expect("sh runs");
+    let text = String::from_utf8_lossy(&explain.stdout).into_owned();
+    assert!(text.contains("psk_wrong_key"), "{text}");
+    let page = format!("http://{}/", demo.admin);
+    assert!(of("status page").ends_with(&page));
+}
+
 #[test]
 fn every_command_the_demo_prints_works_as_printed() {
     let demo = Demo::start("demo-commands", free_port());
@@ -154,6 +173,7 @@ fn every_command_the_demo_prints_works_as_printed() {
         assert_eq!(count, 1.0, "{version}:\n{metrics}");
     }
 
+    a_refused_device_is_shown_and_explained(&demo, &head);
     publishes_in_every_version(&commands);
     let subscribe = commands
         .iter()

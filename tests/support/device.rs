@@ -34,6 +34,22 @@ pub enum Transport {
     },
 }
 
+impl Transport {
+    /// A pre-shared key in TLS 1.3.
+    pub fn psk(identity: &str, key: &[u8]) -> Self {
+        Self::psk_in(identity, key, true)
+    }
+
+    /// A pre-shared key in TLS 1.3 or 1.2.
+    pub fn psk_in(identity: &str, key: &[u8], tls13: bool) -> Self {
+        Self::Psk {
+            identity: identity.to_owned(),
+            key: key.to_vec(),
+            tls13,
+        }
+    }
+}
+
 /// What the device says of itself in CONNECT.
 #[derive(Clone, Default)]
 pub struct Who {

@@ -1,5 +1,7 @@
 //! One HTTP/1.1 request over a socket, and metrics out of its answer.
+#![allow(dead_code)] // each test binary uses its part
 
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -36,6 +38,28 @@ pub fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u1
             body.to_owned()
         },
     )
+}
+
+/// `/ready`: status and body; 0 and nothing while the port is closed.
+pub async fn ready(admin: SocketAddr) -> (u16, Value) {
+    let ask = move || {
+        let up = TcpStream::connect(admin).is_ok();
+        up.then(|| request(admin, "GET", "/ready", ""))
+    };
+    let asked = tokio::task::spawn_blocking(ask).await.expect("asked");
+    let (status, text) = asked.unwrap_or_default();
+    (status, serde_json::from_str(&text).unwrap_or(Value::Null))
+}
+
+/// Waits until `/ready` answers with this status.
+pub async fn until_ready(admin: SocketAddr, status: u16) {
+    let says = async {
+        while ready(admin).await.0 != status {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let said = tokio::time::timeout(Duration::from_secs(30), says).await;
+    assert!(said.is_ok(), "/ready never says {status}");
 }
 
 fn unchunk(mut body: &str) -> String {

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test binary uses its part
 
 use serde_json::{Map, Value};
+use std::path::Path;
 
 /// One line of logfmt: keys and values, or where it is no logfmt. A quoted value is a JSON
 /// string; a bare one is a number, a boolean or text.
@@ -49,6 +50,16 @@ fn bare(text: &str) -> Result<Value, String> {
         Ok(value @ (Value::Number(_) | Value::Bool(_))) => Ok(value),
         _ => Ok(Value::String(text.to_owned())),
     }
+}
+
+/// Every line of a log so far; a last one that is being written is left out.
+pub fn lines(log: &Path) -> Vec<Map<String, Value>> {
+    let text = std::fs::read_to_string(log).expect("read");
+    let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+    whole
+        .lines()
+        .map(|line| logfmt(line).expect(line))
+        .collect()
 }
 
 /// One line of JSON: an object of strings, numbers and booleans, no key twice.

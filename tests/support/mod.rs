@@ -1,6 +1,7 @@
 //! A gateway and a hub in a box, on loopback ports of their own.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod certificates;
 pub mod collector;
 pub mod device;
 pub mod fleet;
@@ -11,6 +12,7 @@ pub mod proxy;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use certificates::Authority;
 use device::Transport;
 use hmac::{Hmac, KeyInit, Mac};
 use iothub_gateway::emulator::{Emulator, EmulatorConfig, EmulatorHandle};
@@ -110,33 +112,14 @@ pub fn sas(key: &[u8], scope: &str, expiry: u64) -> String {
 
 /// The folder's certificates: `ca.pem`, `server.*`, `device-ca.pem`, `cert-1.*`.
 fn certificates(dir: &Path) {
-    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
     let authority = |name: &str| {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().expect("key");
-        fs::write(
-            dir.join(format!("{name}.pem")),
-            params.self_signed(&key).expect("CA").pem(),
-        )
-        .expect("written");
-        Issuer::new(params, key)
+        let made = Authority::new(name);
+        fs::write(dir.join(format!("{name}.pem")), &made.pem).expect("written");
+        made
     };
-    let leaf = |issuer: &Issuer<'_, KeyPair>, file: &str, params: CertificateParams| {
-        let key = KeyPair::generate().expect("key");
-        let cert = params.signed_by(&key, issuer).expect("certificate");
-        fs::write(dir.join(format!("{file}.pem")), cert.pem()).expect("written");
-        secret(&dir.join(format!("{file}.key")), &key.serialize_pem());
-    };
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let mut server = CertificateParams::new(names).expect("names");
-    server.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    leaf(&authority("ca"), "server", server);
-    let mut device = CertificateParams::default();
-    device.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    device.distinguished_name.push(DnType::CommonName, "cert-1");
-    leaf(&authority("device-ca"), "cert-1", device);
+    let server = certificates::server(&["localhost", "127.0.0.1"]);
+    authority("ca").sign(dir, "server", server);
+    authority("device-ca").sign(dir, "cert-1", certificates::device("cert-1"));
 }
 
 /// Writes a file only its owner may read.
@@ -244,7 +227,7 @@ fn rules() -> String {
     )
 }
 
-fn argon2_hash(password: &str) -> String {
+pub fn argon2_hash(password: &str) -> String {
     use argon2::PasswordHasher;
     let params = argon2::Params::new(8, 1, 1, None).expect("parameters");
     let argon = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);

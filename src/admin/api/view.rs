@@ -1,7 +1,9 @@
 //! What the API shows, and whom it asks.
 
 use crate::telemetry::causes::Cause;
+use crate::telemetry::event::Event;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Which connections are wanted.
@@ -121,20 +123,20 @@ pub struct Hub {
     pub refuses: Vec<Refusal>,
 }
 
-/// Something the hub refuses.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// Something the hub refuses, for `/ready` too.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// `hub_refusals_total{cause}`
-    pub cause: String,
-    /// IoT Hub's error code.
-    pub code: String,
+    pub cause: Cow<'static, str>,
+    /// IoT Hub's error code; empty where it has none.
+    pub code: Cow<'static, str>,
     /// What it means.
-    pub says: String,
+    pub says: Cow<'static, str>,
     /// What to do.
-    pub fix: String,
-    /// How often since it began.
+    pub fix: Cow<'static, str>,
+    /// Refusals since it began.
     pub count: u64,
-    /// Since when, seconds.
+    /// Time since it began, seconds.
     pub lasts_s: u64,
 }
 
@@ -153,19 +155,6 @@ pub struct Events {
     pub events: Vec<Event>,
     /// `after` of the next question.
     pub next: u64,
-}
-
-/// Something a watched device did or met.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Event {
-    /// Counts events of this watch; a gap says that some were lost.
-    pub seq: u64,
-    /// Milliseconds since 1970.
-    pub at_ms: u64,
-    /// `publish`, `accepted`, `refused`, `subscribe`, `command`, `disconnected` and the like.
-    pub what: String,
-    /// Topic, size, reason; never a payload.
-    pub text: String,
 }
 
 /// What became of an order to keep a device out.

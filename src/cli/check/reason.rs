@@ -1,7 +1,7 @@
 //! `check --reason`: what the log said and no rule can repeat, explained beside what the rules say.
 
 use crate::auth::Explanation;
-use crate::config::{Origin, Setting};
+use crate::config::Setting;
 use crate::telemetry::reason::{Basis, Reason, Stage};
 use std::fmt::Write as _;
 
@@ -35,12 +35,7 @@ pub(super) fn explain(
     let _ = writeln!(text, "refused: {reason}: {}", reason.means());
     let _ = writeln!(text, "  fix: {}", reason.fix());
     for setting in settings.iter().filter(|s| is_named(reason, &s.key)) {
-        let origin = match &setting.origin {
-            Origin::Default => "default".to_owned(),
-            Origin::File(line) => format!("line {line}"),
-            Origin::Env(variable) => variable.clone(),
-        };
-        let Setting { key, value, .. } = setting;
+        let Setting { key, value, origin } = setting;
         let _ = writeln!(text, "  configured: {key} = {value} ({origin})");
     }
     let _ = match &explanation.outcome {

@@ -1,8 +1,10 @@
 //! What the API answers, for people.
 
-use crate::admin::api::view::{Connection, Device, Event, Hub, Page};
+use super::table::{table, wrapped};
+use crate::admin::api::view::{Connection, Device, Hub, Page};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::causes::Cause;
+use crate::telemetry::event::Event;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -29,27 +31,6 @@ fn plain(text: &str) -> String {
         .to_string()
         .replace("\\\"", "\"")
         .replace("\\'", "'")
-}
-
-/// Columns of equal width, two blanks between.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |n: usize| {
-        rows.iter()
-            .filter_map(|row| row.get(n))
-            .map(|cell| cell.chars().count())
-            .max()
-    };
-    let widths: Vec<usize> = (0..columns).map(|n| width(n).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
-    }
-    text
 }
 
 pub(super) fn devices(page: &Page) -> String {
@@ -126,6 +107,14 @@ fn connected(text: &mut String, connection: &Connection) {
     }
 }
 
+/// What holds for every device: none can be served. Empty otherwise.
+pub(super) fn away(hub: &Hub) -> String {
+    match hub.status.as_str() {
+        "unavailable" => format!("no device can be served now: {}\n\n", plain(&hub.reason)),
+        _ => String::new(),
+    }
+}
+
 pub(super) fn causes(id: &str, causes: &[Cause]) -> String {
     if causes.is_empty() {
         return format!("nothing is known against {}\n", plain(id));
@@ -182,26 +171,24 @@ pub(super) fn event(event: &Event) -> String {
     )
 }
 
-pub(super) fn latest(causes: &[Cause]) -> String {
-    let mut rows = vec![
-        ["LAST", "COUNT", "REASON", "WHO", "SAYS"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+/// What is known of everybody; in a terminal of `width` columns it wraps, else a row is a line.
+pub(super) fn latest(causes: &[Cause], width: Option<usize>) -> String {
+    let head = ["LAST", "COUNT", "REASON", "WHO", "SAYS", "FIX"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
     for cause in causes {
-        let names = [&cause.client_id, &cause.identity, &cause.source];
-        let who = names.into_iter().find(|name| !name.is_empty());
         rows.push(vec![
             ago(cause.at),
             cause.count.to_string(),
             cause.reason.to_string(),
-            plain(who.map_or("", |who| who)),
-            plain(&cause.text).chars().take(80).collect(),
+            plain(cause.who()),
+            plain(&cause.text),
+            plain(&cause.fix),
         ]);
     }
-    match causes.len() {
-        0 => "nobody was refused or lost\n".to_owned(),
-        _ => table(&rows),
+    match (causes.len(), width) {
+        (0, _) => "nobody was refused or lost\n".to_owned(),
+        (_, Some(width)) => wrapped(&rows, 3, width),
+        (_, None) => table(&rows),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The demo's files: development certificates, sample devices, and the three configuration files
 //! that `run` and `emulator` would take just the same.
 
+use crate::auth::rules::encoding::encode_hex;
 use crate::runtime::clock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -112,12 +113,12 @@ impl Layout {
                 io::Error::other(format!("{}: {error}; {fix}", path.display()))
             });
         }
-        let password = hex(&random::<8>()?);
+        let password = encode_hex(&random::<8>()?).to_string();
         let password_hash =
             crate::auth::password::hash_password(password.as_bytes(), &random::<16>()?)
                 .map_err(|error| io::Error::other(error.to_string()))?;
         let samples = Samples {
-            psk_hex: hex(&random::<16>()?),
+            psk_hex: encode_hex(&random::<16>()?).to_string(),
             sas_key: BASE64.encode(random::<32>()?),
             password,
             password_hash,
@@ -299,13 +300,6 @@ fn random<const N: usize>() -> io::Result<[u8; N]> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Writes a file, readable by its owner alone when it holds a secret.

@@ -17,8 +17,11 @@ use crate::config::secret::Secret;
 use crate::emulator::{Emulator, EmulatorConfig, EmulatorHandle, Entry};
 use crate::gateway::{Gateway, load};
 use crate::runtime::clock;
+use crate::telemetry::causes::Causes;
+use crate::telemetry::shell::quoted;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -57,6 +60,10 @@ const REMINDER: usize = 15;
 
 /// Life of the SAS token in the printed command.
 const TOKEN_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How often the gateway is asked whom it refused, and how many of the latest it tells.
+const LOOK: Duration = Duration::from_millis(250);
+const REFUSALS: usize = 50;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -119,8 +126,10 @@ async fn serve(
     let mut keyboard = Keyboard::open();
     print(&head);
     let keys_shown = keyboard.is_terminal();
+    let causes = gateway.causes();
     tokio::select! {
         () = show(&emulator, &screen, keys_shown) => {}
+        () = refusals(&causes, &screen) => {}
         () = obey(&mut keyboard, &screen, &head, &stream) => {}
         signal = stop_signal() => signal?,
     }
@@ -243,6 +252,39 @@ async fn show(emulator: &EmulatorHandle, screen: &Screen, keys: bool) {
     }
 }
 
+/// Prints each refusal once, and again when it happens again.
+async fn refusals(causes: &Causes, screen: &Screen) {
+    let mut shown: HashMap<(String, String), u64> = HashMap::new();
+    loop {
+        let latest = causes.latest(REFUSALS);
+        let mut seen = HashMap::new();
+        // The latest comes last, as in a log; what calls for nothing is no refusal.
+        for cause in latest.iter().rev().filter(|cause| !cause.fix.is_empty()) {
+            let key = (cause.who().to_owned(), cause.reason.to_string());
+            if shown.get(&key) != Some(&cause.count) {
+                let who = crate::telemetry::log::capped(cause.who());
+                let line = screen.refusal(&time_of_day(cause.at), &who, &cause.reason, &cause.fix);
+                print(&format!("{line}\n"));
+            }
+            seen.insert(key, cause.count);
+        }
+        shown = seen;
+        sleep(LOOK).await;
+    }
+}
+
+/// The name this program was started by, fit for a shell.
+fn program() -> String {
+    let name = std::env::args().next();
+    let name = name.unwrap_or_else(|| env!("CARGO_PKG_NAME").to_owned());
+    quoted(&name).into_owned()
+}
+
+fn time_of_day(at: u64) -> String {
+    let (hours, minutes) = (at / 3600 % 24, at / 60 % 60);
+    format!("{hours:02}:{minutes:02}:{:02}", at % 60)
+}
+
 fn line(entry: &Entry, screen: &Screen) -> String {
     let body = entry
         .body()
@@ -252,13 +294,7 @@ fn line(entry: &Entry, screen: &Screen) -> String {
     let bag: Vec<String> = properties
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let seconds = clock::unix().as_secs() % 86_400;
-    let time = format!(
-        "{:02}:{:02}:{:02}",
-        seconds / 3600,
-        seconds / 60 % 60,
-        seconds % 60
-    );
+    let time = time_of_day(clock::unix().as_secs());
     let bag = crate::telemetry::log::capped(&bag.join(" ")).to_string();
     screen.message(&time, entry.seq, entry.device(), &shown, &bag)
 }

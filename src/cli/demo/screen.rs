@@ -45,6 +45,10 @@ impl Screen {
         let rows = [
             ("gateway", format!("mqtts://localhost:{}", layout.mqtt_port)),
             (
+                "status page",
+                format!("http://127.0.0.1:{}/", layout.admin_port),
+            ),
+            (
                 "metrics",
                 format!("http://127.0.0.1:{}/metrics", layout.admin_port),
             ),
@@ -71,7 +75,7 @@ impl Screen {
             let _ = writeln!(text, "\n  {}", self.paint("36", offer.title));
             let _ = writeln!(text, "    {}", offer.command);
         }
-        let last = "Messages as the hub accepts them";
+        let last = "Messages as the hub accepts them, and whom the gateway refuses";
         let _ = writeln!(
             text,
             "\n{}  {}\n",
@@ -95,6 +99,13 @@ impl Screen {
             false => format!("{SIMULATED} sends no more; s lets it go on"),
         };
         format!("  {}\n", self.paint("2", &text))
+    }
+
+    /// One refusal: who, why, what to do.
+    #[must_use]
+    pub fn refusal(&self, time: &str, who: &str, reason: &str, fix: &str) -> String {
+        let refused = self.paint("31", &format!("refused {who}: {reason}"));
+        format!("  {time}  {refused}; {fix}")
     }
 
     /// One accepted message.
@@ -165,6 +176,14 @@ pub fn offers(layout: &Layout, samples: &Samples, sas_token: &str) -> Vec<Offer>
         offer(
             "… and send one through the hub's control API",
             format!("curl -sS -X POST --data 'open the valve' '{send}'"),
+        ),
+        offer(
+            "why a device was refused: give one a wrong key first, then ask",
+            format!(
+                "{} ctl --admin 127.0.0.1:{} explain thermo-1",
+                super::program(),
+                layout.admin_port
+            ),
         ),
     ]
 }

@@ -164,9 +164,11 @@ impl<U: Upstream> Conn<U> {
         let line = self.line("session ended", close.reason, &close.text);
         match close.reason {
             _ if close.is_told => {}
-            Reason::Clean | Reason::Drain => {}
+            Reason::Drain => {}
+            // With nothing in flight it had what it came for.
+            Reason::Clean if self.links.outstanding() == 0 => {}
             reason if reason.refuses() => self.setup.voice.say(line),
-            _ => self.setup.voice.lost(&line),
+            _ => self.setup.voice.lost(line),
         }
     }
 

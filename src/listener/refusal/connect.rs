@@ -10,6 +10,24 @@ use crate::telemetry::reason::Reason;
 use crate::tls::Peer;
 use std::net::SocketAddr;
 
+/// What the handshake proved, in the words of `auth`.
+pub(in crate::listener) fn proved(peer: &Peer) -> Transport<'_> {
+    match peer {
+        Peer::Plain | Peer::Tls(_) => Transport::None,
+        Peer::Psk { identity, .. } => Transport::Psk(identity),
+        Peer::Certificate {
+            chain,
+            chain_trusted,
+            anchor,
+            ..
+        } => Transport::Certificate {
+            chain,
+            trusted: *chain_trusted,
+            anchors: anchor.as_slice(),
+        },
+    }
+}
+
 /// What a CONNECT claims.
 pub(in crate::listener) fn claim<'a>(
     connect: &'a Connect,
@@ -18,20 +36,7 @@ pub(in crate::listener) fn claim<'a>(
     site: &'a Site,
 ) -> auth::Claim<'a> {
     auth::Claim {
-        transport: match peer {
-            Peer::Plain | Peer::Tls(_) => Transport::None,
-            Peer::Psk { identity, .. } => Transport::Psk(identity),
-            Peer::Certificate {
-                chain,
-                chain_trusted,
-                anchor,
-                ..
-            } => Transport::Certificate {
-                chain,
-                trusted: *chain_trusted,
-                anchors: anchor.as_slice(),
-            },
-        },
+        transport: proved(peer),
         listener: &site.name,
         accept: &site.accept,
         source: source.ip().to_canonical(),
@@ -43,21 +48,28 @@ pub(in crate::listener) fn claim<'a>(
     }
 }
 
-/// The log line of a refused CONNECT. The rules are asked once more, to name the one that decided.
+/// The log line of a refused CONNECT. With `in_full` the rules are asked once more, to name the one
+/// that decided; that costs as much as the decision, and a word for each rule.
 pub(in crate::listener) fn connect_line<'a>(
     connect: &Connect,
     peer: &Peer,
     source: SocketAddr,
     site: &Site,
     refusal: &'a Refusal,
+    in_full: bool,
 ) -> Line<'a> {
     let claim = claim(connect, peer, source, site);
     let who = Who::of_claim(&claim);
-    let explanation = auth::explain(&site.shared.rules.load(), &claim);
-    let (expected, got) = contrast(refusal.reason, &claim, explanation.device);
-    let decided = explanation.steps.into_iter().rfind(Step::decides);
+    let explained = || auth::explain(&site.shared.rules.load(), &claim);
+    let (device, steps) = match in_full.then(explained) {
+        Some(explained) => (explained.device, explained.steps),
+        None => (None, Vec::new()),
+    };
+    let (expected, got) = contrast(refusal.reason, &claim, device.clone());
+    let decided = steps.into_iter().rfind(Step::decides);
     Line {
         detail: refusal.detail,
+        device,
         rule: decided.map(|step| format!("{} ({})", step.name, step.place)),
         expected,
         got,
