@@ -57,6 +57,8 @@ pub fn run(args: &Args) -> ExitCode {
 
 /// The gateway from its start to its end.
 async fn serve(path: &Path, loaded: Loaded) -> ExitCode {
+    // From here on SIGHUP ends nobody, also before there is somebody to hear it.
+    let _heard = signal(SignalKind::hangup());
     let (predecessor, inherited) = match sockets(&loaded.config) {
         Ok(found) => found,
         Err(error) => {

@@ -7,17 +7,18 @@
 use super::connect::{self, ConnectError, Opened};
 use super::driver::{Ended, Handle};
 use super::lane::{Lane, Shared};
-use super::refusals::Class;
+use super::refusals::{Class, RefusalCause};
 use super::sessions::{Broken, Sessions};
 use super::supervisor::{Event, State, Supervisor};
 use super::token::Keeper;
-use super::{encode, outcome};
+use super::{encode, outcome, tuning};
 use crate::amqp::Closed;
 use crate::runtime::clock::{self, Mono};
 use crate::runtime::random;
 use prometheus::IntGauge;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -32,10 +33,11 @@ pub async fn supervise(shared: Arc<Shared>, lane: Arc<Lane>) {
             State::Dormant => wanted(&shared, &lane).await,
             State::Connecting => match connect(&shared, &lane).await {
                 Ok(Some(opened)) => {
-                    machine.on(Event::Opened, clock::mono(), random::unit());
+                    let since = clock::mono();
+                    machine.on(Event::Opened, since, random::unit());
                     let open = Open::new(&shared, &lane, opened);
                     let lost = open.serve(&mut machine).await;
-                    note_loss(&shared, &lane, &lost);
+                    note_loss(&shared, &lane, &lost, clock::mono().since(since));
                     Event::Lost
                 }
                 Ok(None) => Event::Stop,
@@ -84,7 +86,12 @@ async fn connect(shared: &Shared, lane: &Lane) -> Result<Option<Opened>, Connect
         () = shared.stop.cancelled() => return Ok(None),
     };
     let address = address(shared);
-    tracing::info!(name: "hub_connection_open", connection = lane.index, address, "hub connection open");
+    tracing::info!(
+        name: "hub_connection_open",
+        connection = lane.index,
+        address,
+        "hub connection open"
+    );
     shared.refusals.succeeded(Class::Connect, || lane.name());
     Ok(Some(opened))
 }
@@ -96,14 +103,19 @@ fn address(shared: &Shared) -> String {
 }
 
 /// Books a connection that was open and is no more, unless that was asked for.
-fn note_loss(shared: &Shared, lane: &Lane, lost: &Lost) {
+fn note_loss(shared: &Shared, lane: &Lane, lost: &Lost, lasted: Duration) {
     if shared.stop.is_cancelled() {
         return;
     }
     let Lost { cause, reason } = lost;
     book(shared, lane, cause, reason);
+    if lasted < tuning::SOON && BY_THE_HUB.contains(cause) {
+        let refusals = &shared.refusals;
+        refusals.refused(RefusalCause::Closing, &lane.name(), reason);
+    }
     let address = address(shared);
-    tracing::warn!(name: "hub_connection_lost",
+    tracing::warn!(
+        name: "hub_connection_lost",
         connection = lane.index,
         address,
         cause,
@@ -123,7 +135,8 @@ fn note_failure(shared: &Shared, lane: &Lane, error: &ConnectError) {
         .refusals
         .refused(error.refusal(), &lane.name(), &reason);
     let address = address(shared);
-    tracing::info!(name: "hub_connect_failed",
+    tracing::info!(
+        name: "hub_connect_failed",
         connection = lane.index,
         address,
         cause,
@@ -138,6 +151,9 @@ fn book(shared: &Shared, lane: &Lane, cause: &str, reason: &str) {
     reconnects.with_label_values(&[cause]).inc();
     shared.problem(lane.index, reason.to_owned());
 }
+
+/// Ends of a connection that are the hub's, by their cause.
+const BY_THE_HUB: [&str; 3] = ["closed_by_hub", "transport", "begin"];
 
 /// Why an open connection is no more.
 struct Lost {

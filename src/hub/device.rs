@@ -78,18 +78,14 @@ impl Path {
     /// Tells of what the hub refused, if that is what it did.
     pub fn refused(&self, label: &str, error: Option<&Cause>) {
         if let Some(cause) = refusals::of_error(label, error) {
-            let device = self.device.address.to_string();
-            self.shared.refusals.refused(cause, &device, &words(error));
+            self.holds_up(cause, error);
         }
     }
 
-    /// Tells that the hub did not decide about a message in time.
-    pub fn undecided(&self) {
-        let deliveries = &self.shared.metrics.hub_deliveries;
-        deliveries.with_label_values(&["no_outcome"]).inc();
+    /// Tells what the hub does to a message without a word that says so.
+    pub fn holds_up(&self, cause: RefusalCause, error: Option<&Cause>) {
         let device = self.device.address.to_string();
-        let refusals = &self.shared.refusals;
-        refusals.refused(RefusalCause::NoOutcome, &device, "");
+        self.shared.refusals.refused(cause, &device, &words(error));
     }
 
     /// Tells that a link was attached or a message accepted.
@@ -171,6 +167,11 @@ impl Patience {
         self.failures = self.failures.saturating_add(1);
         self.resume_at = clock::mono() + pause;
         pause
+    }
+
+    /// Whether it is no chance any more.
+    pub fn is_tried(&self) -> bool {
+        self.failures >= tuning::TRIED
     }
 
     /// What is left of the pause.

@@ -210,7 +210,11 @@ impl Downlink {
 
     /// A command no device could be sent: the hub dead-letters it instead of trying for ever.
     fn reject(&mut self, path: &Path, id: DeliveryId) {
-        tracing::warn!(name: "command_unreadable", device = %path.device.address, "command without a readable body, rejected");
+        tracing::warn!(
+            name: "command_unreadable",
+            device = %path.device.address,
+            "command without a readable body, rejected"
+        );
         if let State::Live(live) = &mut self.state {
             let _ = live.link.settle(id, &Outcome::Rejected(None));
         }

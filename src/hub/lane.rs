@@ -108,7 +108,11 @@ impl Shared {
         let control = match world.control_thread {
             true => Control::start()
                 .inspect_err(|error| {
-                    tracing::error!(name: "control_thread_missing", %error, "no control thread; sharing the others");
+                    tracing::error!(
+                        name: "control_thread_missing",
+                        %error,
+                        "no control thread; sharing the others"
+                    );
                 })
                 .ok(),
             false => None,

@@ -70,6 +70,8 @@ pub struct Standing {
     pub count: u64,
     /// How long it lasts.
     pub lasted: Duration,
+    /// How long ago the latest refusal is.
+    pub quiet: Duration,
     /// Whether it keeps everybody out.
     pub blocks: bool,
 }
@@ -174,6 +176,7 @@ impl Refusals {
             cause: episode.cause,
             count: episode.count,
             lasted: now.since(episode.since),
+            quiet: now.since(episode.last),
             blocks: episode.blocks(now),
         };
         self.episodes.iter().map(standing).collect()
@@ -229,10 +232,14 @@ impl Episode {
     }
 
     /// Whether nobody gets through. One success may have crossed a refusal; a while without one
-    /// has not.
+    /// has not. What the hub did not say in words may be about one device for a while.
     fn blocks(&self, now: Mono) -> bool {
-        let nobody = |good: Mono| self.last > good && now.since(good) >= QUIET;
-        self.cause.reach() == Reach::All && self.good.is_none_or(nobody)
+        let said = !self.cause.code().is_empty();
+        let nobody = match self.good {
+            Some(good) => self.last > good && now.since(good) >= QUIET,
+            None => said || now.since(self.since) >= QUIET,
+        };
+        self.cause.reach() == Reach::All && nobody
     }
 
     fn report(&mut self, phase: Phase, now: Mono) -> Report {

@@ -31,7 +31,8 @@ pub async fn within<T>(
     silent: impl FnOnce(),
 ) -> Result<T, Elapsed> {
     let mut operation = pin!(timeout(deadline, operation));
-    let patience = tuning::SILENCE.min(deadline);
+    // Before the deadline, however short that is: afterwards nobody is asked any more.
+    let patience = tuning::SILENCE.min(deadline / 2);
     match timeout(patience, &mut operation).await {
         Ok(done) => done,
         Err(_long) => {
@@ -151,9 +152,18 @@ fn log(report: &Report) {
     let (recent, lasted_s) = (report.recent, report.lasted.as_secs());
     match report.phase {
         Phase::Began => {
-            tracing::warn!(name: "hub_refuses", cause = word, code, refused, hub, fix, "hub refuses: {says}");
+            tracing::warn!(
+                name: "hub_refuses",
+                cause = word,
+                code,
+                refused,
+                hub,
+                fix,
+                "hub refuses: {says}"
+            );
         }
-        Phase::Lasts => tracing::warn!(name: "hub_still_refuses",
+        Phase::Lasts => tracing::warn!(
+            name: "hub_still_refuses",
             cause = word,
             code,
             refused,
@@ -165,14 +175,16 @@ fn log(report: &Report) {
             "hub still refuses: {says}"
         ),
         Phase::Over => {
-            tracing::info!(name: "hub_refuses_no_more",
+            tracing::info!(
+                name: "hub_refuses_no_more",
                 cause = word,
                 count,
                 lasted_s,
                 "hub no longer refuses: {says}"
             );
         }
-        Phase::Forgotten => tracing::info!(name: "hub_not_asked_again",
+        Phase::Forgotten => tracing::info!(
+            name: "hub_not_asked_again",
             cause = word,
             count,
             lasted_s,

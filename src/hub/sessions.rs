@@ -59,7 +59,8 @@ impl Sessions {
         let count = slots.min(handle.sessions_max() - 1).max(1);
         if count < slots {
             let connection = lane.index;
-            tracing::info!(name: "hub_sessions_fewer",
+            tracing::info!(
+                name: "hub_sessions_fewer",
                 connection,
                 "the hub allows fewer sessions; devices share them"
             );

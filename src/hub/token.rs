@@ -114,7 +114,8 @@ impl Keeper {
         let ended = self.held.as_ref().is_some_and(|held| held.expiry <= wall);
         if (jumped || ended) && self.schedule.holds_token(now) {
             if jumped {
-                tracing::warn!(name: "clock_jumped",
+                tracing::warn!(
+                    name: "clock_jumped",
                     connection = self.lane.index,
                     "the wall clock jumped, renewing"
                 );
@@ -128,7 +129,8 @@ impl Keeper {
         let ms = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
         self.shared.late_ms.fetch_max(ms, Ordering::Relaxed);
         if late > tuning::RENEWAL_LATE {
-            tracing::warn!(name: "renewal_late",
+            tracing::warn!(
+                name: "renewal_late",
                 connection = self.lane.index,
                 late_ms = ms,
                 "a renewal was decided late"
@@ -140,7 +142,11 @@ impl Keeper {
         let holds = self.schedule.holds_token(clock::mono());
         if self.shared.authorize(&self.lane, holds) && !holds {
             let connection = self.lane.index;
-            tracing::warn!(name: "token_ended", connection, "the token ended and could not be renewed");
+            tracing::warn!(
+                name: "token_ended",
+                connection,
+                "the token ended and could not be renewed"
+            );
             self.problem("the token ended and could not be renewed".to_owned());
         }
     }

@@ -31,6 +31,10 @@ pub const SUSPECT_MIN: Duration = Duration::from_secs(2);
 /// A hub that has not answered a token or an attach for this long is told of, while the wait goes
 /// on.
 pub const SILENCE: Duration = Duration::from_secs(5);
+/// So many failures of one device in a row, a second and a half at least, are told of.
+pub const TRIED: u32 = 4;
+/// A connection that the hub ends within this time of opening it was of no use.
+pub const SOON: Duration = Duration::from_secs(10);
 /// A token file is looked at this often.
 pub const TOKEN_FILE_CHECK: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1000 });
 /// A token service that failed is not asked again within this time, by any connection.

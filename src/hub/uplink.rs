@@ -13,7 +13,7 @@ use super::gate::Gate;
 use super::message::Telemetry;
 use super::outcome::{Cause, DeviceGone, Refusal, Settled, Verdict, judge_settled, words};
 use super::pace::Urgency;
-use super::refusals::Class;
+use super::refusals::{Class, RefusalCause};
 use super::tuning;
 use super::watchdog::Watchdog;
 use crate::amqp::{self, Message, Outcome, SendError};
@@ -63,8 +63,10 @@ pub struct Uplink {
     waiting: VecDeque<Entry>,
     /// In the order in which they were sent.
     flights: VecDeque<Flight>,
-    /// The link took no message: it will say when to try again, or end.
-    blocked: bool,
+    /// Since when the link takes no message: it will say when to try again, or end.
+    blocked: Option<Mono>,
+    /// It was told that the oldest message waits for long.
+    told: bool,
     patience: Patience,
     pause: Option<Pin<Box<Sleep>>>,
     watchdog: Watchdog,
@@ -86,7 +88,8 @@ impl Uplink {
             state: State::Idle,
             waiting: VecDeque::new(),
             flights: VecDeque::new(),
-            blocked: false,
+            blocked: None,
+            told: false,
             patience: Patience::default(),
             pause: None,
             watchdog: Watchdog::default(),
@@ -157,7 +160,7 @@ impl Uplink {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(Ok(live)) => {
                     path.succeeded(Class::Link);
-                    self.blocked = false;
+                    self.blocked = None;
                     self.state = State::Live(live);
                 }
                 Poll::Ready(Err(NotAttached::Full)) => return Err(full(NO_HANDLES)),
@@ -194,7 +197,8 @@ impl Uplink {
         match event {
             LinkEvent::Outcome(number, outcome) => self.outcome(path, number, &outcome, events),
             LinkEvent::Credit(_) => {
-                self.blocked = false;
+                self.blocked = None;
+                self.moves();
                 Ok(())
             }
             LinkEvent::Refused(error) | LinkEvent::Detached(error) => {
@@ -222,6 +226,7 @@ impl Uplink {
         let Some(flight) = place.ok().and_then(|place| self.flights.remove(place)) else {
             return Ok(());
         };
+        self.moves();
         match encode::settled(outcome) {
             Some(settled) => self.decide(path, flight.entry, &settled, events),
             None => {
@@ -258,6 +263,8 @@ impl Uplink {
                 events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
             }
             Verdict::Gone(reason) => {
+                metrics.hub_deliveries.with_label_values(&[row.label]).inc();
+                path.refused(row.label, cause);
                 let text = words(cause);
                 return Err(DeviceGone { reason, text });
             }
@@ -274,6 +281,9 @@ impl Uplink {
             Verdict::Retry | Verdict::Reattach | Verdict::Rebuild => {
                 self.requeue(entry);
                 self.rest(false);
+                if self.patience.is_tried() {
+                    path.holds_up(RefusalCause::GivenBack, cause);
+                }
             }
         }
         metrics.hub_deliveries.with_label_values(&[row.label]).inc();
@@ -337,31 +347,59 @@ impl Uplink {
         self.waiting.remove(at)
     }
 
-    /// Whether the oldest outcome is overdue; then the link is given up for another.
+    /// Whether the oldest outcome is overdue; then the link is given up for another. Tells of a hub
+    /// that lets a message wait for long.
     fn overdue(&mut self, path: &Path, cx: &mut Context<'_>) -> bool {
-        let Some(since) = self.flights.front().map(|flight| flight.since) else {
+        let in_flight = self.flights.front().map(|flight| flight.since);
+        let Some(since) = in_flight.or(self.blocked) else {
+            self.told = false;
             if self.watchdog.is_armed() {
                 self.watchdog.rest(clock::mono());
             }
             return false;
         };
-        let deadline = since + path.shared.config.outcome_timeout;
+        let timeout = path.shared.config.outcome_timeout;
         loop {
             let now = clock::mono();
-            let left = deadline.since(now);
-            if left.is_zero() {
+            let waited = now.since(since);
+            if !self.told && waited >= tuning::SILENCE.min(timeout) {
+                self.told = true;
+                path.holds_up(self.held_up_by(), None);
+            }
+            if in_flight.is_some() && waited >= timeout {
                 break;
             }
-            let wait = left.max(Duration::from_millis(10));
+            let next = match (self.told, in_flight) {
+                (false, _) => tuning::SILENCE.min(timeout),
+                (true, Some(_)) => timeout,
+                // Credit, or the link's end, wakes us.
+                (true, None) => return false,
+            };
+            let wait = next.saturating_sub(waited).max(Duration::from_millis(10));
             if self.watchdog.poll(now, wait, cx).is_pending() {
                 return false;
             }
         }
-        path.undecided();
+        let deliveries = &path.shared.metrics.hub_deliveries;
+        deliveries.with_label_values(&["no_outcome"]).inc();
         self.watchdog.disarm();
         self.take_back();
         self.patience.lose(false);
         true
+    }
+
+    /// The hub does something: whoever waits next has not waited for long.
+    fn moves(&mut self) {
+        if std::mem::take(&mut self.told) {
+            self.watchdog.disarm();
+        }
+    }
+
+    fn held_up_by(&self) -> RefusalCause {
+        match self.flights.is_empty() {
+            true => RefusalCause::NoCredit,
+            false => RefusalCause::NoOutcome,
+        }
     }
 
     /// Sends what may be sent. `true`: the link is given up.
@@ -370,13 +408,13 @@ impl Uplink {
         while self.send(path, cx, events) {
             sent = true;
         }
-        // Now there may be an outcome to wait for.
-        sent && self.overdue(path, cx)
+        // Now there may be an outcome to wait for, or credit.
+        (sent || self.blocked.is_some()) && self.overdue(path, cx)
     }
 
     /// Sends the next message. `false`: there is none, or it must wait.
     fn send(&mut self, path: &Path, cx: &mut Context<'_>, events: &mut Events) -> bool {
-        if self.resting(cx) || self.blocked {
+        if self.resting(cx) || self.blocked.is_some() {
             return false;
         }
         let (State::Live(live), Some(entry)) = (&mut self.state, self.waiting.front()) else {
@@ -408,7 +446,7 @@ impl Uplink {
             }
             // The room is given back: who has no credit holds up nobody.
             Err(SendError::WouldBlock | SendError::Stale) => {
-                self.blocked = true;
+                self.blocked = Some(clock::mono());
                 false
             }
             Err(error @ (SendError::TooLarge { .. } | SendError::NotAllowed)) => {

@@ -7,15 +7,19 @@ use crate::hub::{Hub, HubStatus};
 /// What the hub refuses, while no device can be served by it.
 #[must_use]
 pub fn keeps_away(hub: &HubStatus) -> Option<&Standing> {
-    let mut standing = hub.refusals.iter();
+    // What was met last is what is in the way now.
+    let latest = |which: &dyn Fn(&&Standing) -> bool| {
+        let standing = hub.refusals.iter().filter(which);
+        standing.min_by_key(|refused| refused.quiet)
+    };
     if hub.connections_ready > 0 {
-        return standing.find(|refused| refused.blocks);
+        return latest(&|refused| refused.blocks);
     }
     let way_in = |refused: &&Standing| {
         let class = refused.cause.class();
         matches!(class, Class::Connect | Class::Token)
     };
-    standing.find(way_in).or(hub.refusals.first())
+    latest(&way_in).or(latest(&|_| true))
 }
 
 /// What it refuses, since when, and what to do, in a sentence.
@@ -50,7 +54,8 @@ mod tests {
         let standing = |cause, blocks| Standing {
             cause,
             count: 1,
-            lasted: Duration::from_secs(1),
+            lasted: Duration::from_secs(9),
+            quiet: Duration::from_secs(1),
             blocks,
         };
         let mut hub = HubStatus {
@@ -62,6 +67,11 @@ mod tests {
         };
         let named = |hub: &HubStatus| keeps_away(hub).map(|refused| refused.cause);
         assert_eq!(named(&hub), Some(RefusalCause::Unreachable));
+        hub.refusals.push(Standing {
+            quiet: Duration::ZERO,
+            ..standing(RefusalCause::CbsSilent, false)
+        });
+        assert_eq!(named(&hub), Some(RefusalCause::CbsSilent), "the latest");
         hub.connections_ready = 1;
         assert_eq!(named(&hub), None, "it serves");
         hub.refusals.push(standing(RefusalCause::Quota, true));

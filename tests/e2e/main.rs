@@ -11,6 +11,7 @@ mod files;
 mod handover;
 mod hints;
 mod hub_refuses;
+mod hub_stage;
 mod log;
 mod metrics;
 #[cfg(feature = "interop")]

@@ -1,18 +1,18 @@
 //! A model of IoT Hub's AMQP end over transports in memory: tokens, telemetry, commands, and the
 //! faults of a plan.
 
+mod traffic;
+
 use crate::chance::Chance;
 use crate::ledger::Ledger;
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use fe2o3_amqp_types::definitions::{Error, ErrorCondition, Role};
-use fe2o3_amqp_types::messaging::{ApplicationProperties, MessageId, Properties, TargetArchetype};
+use fe2o3_amqp_types::messaging::TargetArchetype;
 use fe2o3_amqp_types::performatives::Attach;
-use fe2o3_amqp_types::primitives::{OrderedMap, SimpleValue, Symbol};
+use fe2o3_amqp_types::primitives::Symbol;
 use fe2o3_amqp_types::sasl::SaslCode;
-use iothub_gateway::amqp::message::{Kind, decode};
 use iothub_gateway::amqp::{
-    Closed, Config, Connection, DeliveryId, Event, Fed, Limits, LinkId, Message, Outcome,
-    SessionId, Side,
+    Closed, Config, Connection, DeliveryId, Event, Fed, Limits, LinkId, SessionId, Side,
 };
 use iothub_gateway::runtime::clock::{self, Mono};
 use std::collections::{BTreeMap, VecDeque};
@@ -372,181 +372,6 @@ impl Peer {
             // Another connection may have a link for them already.
             self.orders.give(Order::Commands(device));
         }
-    }
-
-    fn delivery(&mut self, token: u64, delivery: DeliveryId, payload: &Bytes) {
-        let limits = Limits::default();
-        let Ok((envelope, body)) = decode(payload, &limits) else {
-            self.ledger
-                .lock()
-                .expect("whole")
-                .wrong("a message that is none");
-            return;
-        };
-        let Some((link, of)) = self.links.get(&token).copied() else {
-            return;
-        };
-        // What was used is given again.
-        let _ = self.engine.set_credit(link, self.bounds.credit);
-        match of {
-            Use::Tokens => {
-                let properties = envelope.properties.unwrap_or_default();
-                let text = body
-                    .first()
-                    .and_then(|section| section.decode::<String>().ok());
-                let _ = self.engine.settle(delivery, &Outcome::Accepted);
-                self.put_token(properties, text.unwrap_or_default(), body.first());
-            }
-            Use::Telemetry(device) => {
-                let data = body.iter().find(|section| section.kind == Kind::Data);
-                let bytes = data
-                    .and_then(|section| section.data().ok())
-                    .unwrap_or_default();
-                let text = String::from_utf8_lossy(bytes).into_owned();
-                let number = self.ledger.lock().expect("whole").arrived(device, &text);
-                let Some(number) = number else { return };
-                let after = Duration::from_millis(self.chance.range(0, 20));
-                let at = clock::mono() + after;
-                let at = self.due.back().map_or(at, |(last, ..)| at.max(*last));
-                self.due.push_back((at, delivery, device, number));
-            }
-            Use::Answers | Use::Commands(_) => {
-                self.ledger
-                    .lock()
-                    .expect("whole")
-                    .wrong("a message on the hub's own link");
-            }
-        }
-    }
-
-    /// Outcomes whose time has come.
-    fn decide(&mut self) {
-        let now = clock::mono();
-        while let Some((at, delivery, device, number)) = self.due.front().copied() {
-            let mut ledger = self.ledger.lock().expect("whole");
-            if at > now || ledger.mood.hold {
-                break;
-            }
-            self.due.pop_front();
-            let poison = super::device::is_poison(number);
-            let outcome = if poison {
-                let large = error("amqp:link:message-size-exceeded", "too large");
-                Outcome::Rejected(Some(Box::new(large)))
-            } else if ledger.mood.throttle {
-                let busy = error("com.microsoft:device-container-throttled", "slow down");
-                Outcome::Rejected(Some(Box::new(busy)))
-            } else if ledger.mood.release && self.chance.happens(333) {
-                Outcome::Released
-            } else {
-                Outcome::Accepted
-            };
-            if self.engine.settle(delivery, &outcome).is_ok() {
-                ledger.note(|| format!("{now:?} hub: {device}:{number} {outcome:?}"));
-                match outcome {
-                    Outcome::Accepted => ledger.accept(device, number),
-                    Outcome::Rejected(_) if poison => {
-                        ledger.device(device).rejected.insert(number);
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    fn put_token(
-        &mut self,
-        properties: Properties,
-        _text: String,
-        body: Option<&iothub_gateway::amqp::message::Section<'_>>,
-    ) {
-        let mut ledger = self.ledger.lock().expect("whole");
-        ledger.tokens += 1;
-        if ledger.mood.mute_tokens {
-            return;
-        }
-        drop(ledger);
-        let raw = body.map(|section| String::from_utf8_lossy(section.value).into_owned());
-        let raw = raw.unwrap_or_default();
-        let ends = raw.split("&se=").nth(1).and_then(|rest| {
-            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            digits.parse::<u64>().ok()
-        });
-        let good = ends.filter(|ends| *ends > (self.wall)());
-        if let Some(ends) = good {
-            self.token_until = Some(ends);
-        }
-        let status = if good.is_some() { 200 } else { 401 };
-        let (now, wall) = (clock::mono(), (self.wall)());
-        let mut ledger = self.ledger.lock().expect("whole");
-        ledger.note(|| format!("{now:?} hub: token until {ends:?} at {wall}: {status}"));
-        drop(ledger);
-        let answer = Properties {
-            correlation_id: properties.message_id,
-            ..Properties::default()
-        };
-        let mut map = OrderedMap::new();
-        map.insert("status-code".to_owned(), SimpleValue::Int(status));
-        let mut head = serde_amqp::to_vec(&answer).expect("a section");
-        head.extend(serde_amqp::to_vec(&ApplicationProperties(map)).expect("a section"));
-        head.extend([0x00, 0x53, 0x77, 0x40]);
-        let answers = |(_, of): &&(LinkId, Use)| *of == Use::Answers;
-        let link = self.links.values().rfind(answers).map(|(link, _)| *link);
-        if let Some(link) = link {
-            let message = Message {
-                head: &head,
-                ..Message::default()
-            };
-            let _ = self.engine.send(link, &message);
-        }
-    }
-
-    /// Sends what the link's credit allows.
-    fn commands(&mut self, device: usize) {
-        let of = |(_, (_, of)): &(&u64, &(LinkId, Use))| *of == Use::Commands(device);
-        let Some((token, (link, _))) = self.links.iter().rfind(of) else {
-            return;
-        };
-        let (token, link) = (*token, *link);
-        let ledger = Arc::clone(&self.ledger);
-        let mut ledger = ledger.lock().expect("whole");
-        while let Some(command) = ledger.device(device).queue.front().copied() {
-            let id = Properties {
-                message_id: Some(MessageId::String(command.to_string())),
-                ..Properties::default()
-            };
-            let body = format!("{}:{command}", super::device::name(device));
-            let mut head = serde_amqp::to_vec(&id).expect("a section");
-            head.extend([0x00, 0x53, 0x75, 0xa0, body.len() as u8]);
-            let message = Message {
-                head: &head,
-                body: Bytes::from(body),
-                settled: false,
-                token: command,
-            };
-            if self.engine.send(link, &message).is_err() {
-                break;
-            }
-            ledger.device(device).queue.pop_front();
-            self.sent.entry(token).or_default().push(command);
-        }
-    }
-
-    fn outcome(&mut self, token: u64, command: u64, outcome: &Outcome) {
-        let Some((_, Use::Commands(device))) = self.links.get(&token).copied() else {
-            return;
-        };
-        if let Some(sent) = self.sent.get_mut(&token) {
-            sent.retain(|known| *known != command);
-        }
-        let mut ledger = self.ledger.lock().expect("whole");
-        let known = ledger.device(device);
-        match outcome {
-            Outcome::Accepted => drop(known.completed.insert(command)),
-            Outcome::Rejected(_) => ledger.wrong("a command was rejected"),
-            _ => known.queue.push_front(command),
-        }
-        drop(ledger);
-        self.commands(device);
     }
 }
 

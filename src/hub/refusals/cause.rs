@@ -149,6 +149,9 @@ causes! {
     DeviceDisabled "device_disabled" Link One "403012"
         "the device is disabled at the hub",
         "enable the device at the hub, or take it out of the rules";
+    Closing "closing" Link All ""
+        "the hub closes connections soon after it opened them",
+        "check the hub's health in Azure, and what stands between; messages wait";
     LinkSilent "link_silent" Link All ""
         "the hub does not answer the attach of a link",
         "check the hub's health in Azure, and what stands between";
@@ -161,7 +164,13 @@ causes! {
     Throttled "throttled" Message One "429001"
         "the hub throttles",
         "add units, or send less; messages wait and are sent again";
-    NoOutcome "no_outcome" Message One ""
+    NoCredit "no_credit" Message All ""
+        "the hub lets a device's link send nothing",
+        "check the hub's health in Azure; messages wait and devices stay connected";
+    GivenBack "given_back" Message All ""
+        "the hub gives messages back again and again",
+        "check the hub's health in Azure; messages are sent again with the same id";
+    NoOutcome "no_outcome" Message All ""
         "the hub does not say whether it took a message",
         "check the hub's health in Azure; messages are sent again with the same id";
 }
