@@ -36,7 +36,11 @@ pub(crate) async fn serve(sender: Sender, link: Arc<Link>, _listed: Listed, hub:
 /// Until the link ends: by the client (`None`) or with an error of the hub's.
 async fn offer_all(sender: &mut Sender, link: &Arc<Link>, queue: &Arc<Queue>) -> Option<Error> {
     loop {
-        match queue.next(clock::mono(), clock::unix()) {
+        match queue.next(link.id, clock::mono(), clock::unix()) {
+            Next::Displaced => tokio::select! {
+                error = link.stop.asked() => return Some(error),
+                _ = sender.on_detach() => return None,
+            },
             Next::Wait(time) => tokio::select! {
                 error = link.stop.asked() => return Some(error),
                 _ = sender.on_detach() => return None,
@@ -54,7 +58,7 @@ async fn offer_all(sender: &mut Sender, link: &Arc<Link>, queue: &Arc<Queue>) ->
                 };
                 match sent {
                     Ok(sent) => {
-                        queue.lock(offer.seq, token, clock::mono());
+                        queue.lock(link.id, offer.seq, token, clock::mono());
                         let queue = Arc::clone(queue);
                         tokio::spawn(async move {
                             let outcome = sent.await;

@@ -101,6 +101,8 @@ pub(crate) enum Next {
     Deliver(Offer),
     /// Nothing before this much time has passed.
     Wait(Option<Duration>),
+    /// Nothing any more: another link is the one receiver.
+    Displaced,
 }
 
 /// A command on its way to a receiver.
@@ -131,6 +133,13 @@ struct Inner {
     done: VecDeque<CommandView>,
     last_seq: u64,
     holder: Option<Arc<Link>>,
+}
+
+impl Inner {
+    /// Whether another link is the one receiver.
+    fn displaced(&self, link: u64) -> bool {
+        self.holder.as_ref().is_some_and(|holder| holder.id != link)
+    }
 }
 
 /// The commands of one device or module.
@@ -210,9 +219,15 @@ impl Queue {
         }
     }
 
-    /// The oldest command nobody holds.
-    pub(crate) fn next(&self, mono: Mono, unix: Unix) -> Next {
+    /// The oldest command nobody holds, for the link that asks.
+    pub(crate) fn next(&self, link: u64, mono: Mono, unix: Unix) -> Next {
         let mut inner = self.inner();
+        if inner.displaced(link) {
+            drop(inner);
+            // The news that made it ask is the other's.
+            self.changed.notify_one();
+            return Next::Displaced;
+        }
         self.sweep(&mut inner, mono, unix);
         match inner.live.iter().find(|slot| slot.lock.is_none()) {
             Some(slot) => Next::Deliver(Offer {
@@ -229,10 +244,14 @@ impl Queue {
         }
     }
 
-    /// A transfer of command `seq` was written.
-    pub(crate) fn lock(&self, seq: u64, token: LockToken, mono: Mono) {
+    /// A transfer of command `seq` was written on this link. One that was displaced meanwhile holds
+    /// nothing: the other is offered the same command.
+    pub(crate) fn lock(&self, link: u64, seq: u64, token: LockToken, mono: Mono) {
         let mut inner = self.inner();
         self.stats.commands_delivered.inc();
+        if inner.displaced(link) {
+            return;
+        }
         if let Some(slot) = inner.live.iter_mut().find(|slot| slot.seq == seq) {
             slot.lock = Some(Lock {
                 token,

@@ -19,10 +19,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// A future owned by a device's state.
-pub type Owned<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// A link on its way. Dropping it is safe at any point: a link that is half attached is detached.
-pub type Attaching = Owned<Result<Live, NotAttached>>;
+pub type Attaching = Pin<Box<dyn Future<Output = Result<Live, NotAttached>> + Send>>;
 
 /// Why there is no link.
 pub enum NotAttached {

@@ -136,7 +136,10 @@ impl Path {
     }
 }
 
-/// Why a device has no place, or no links on it.
+/// Why a device is refused that the pool had room for.
+pub const NO_HANDLES: &str = "the hub allows no more links on the device's connection";
+
+/// A device has no place, or no links there.
 pub fn full(text: &str) -> DeviceGone {
     DeviceGone {
         reason: "hub_full",

@@ -6,7 +6,7 @@
 
 use super::HubEvent;
 use super::attach::{Attaching, Live, NotAttached, Wanted, attach};
-use super::device::{Path, Patience, full};
+use super::device::{NO_HANDLES, Path, Patience, full};
 use super::driver::LinkEvent;
 use super::encode;
 use super::message::Settlement;
@@ -14,7 +14,6 @@ use super::outcome::DeviceGone;
 use super::pace::Urgency;
 use super::refusals::Class;
 use super::tuning;
-use super::uplink::NO_HANDLES;
 use crate::amqp::{self, DeliveryId, Outcome};
 use crate::config::OnDisconnect;
 use crate::runtime::clock::{self, Mono};

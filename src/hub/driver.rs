@@ -304,10 +304,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Task<S> {
 
     /// The end of a turn: of the connection, or until something wakes us.
     fn rest(&mut self, cx: &mut Context<'_>, written: &Poll<io::Result<()>>) -> Poll<Ended> {
-        let look = |state: &mut State| (state.engine.is_over(), state.deadline());
-        let (over, deadline) = self.shared.turn(look);
+        let look = |state: &mut State| {
+            // A write that is blocked did not come to it; who cuts the connection or asks for an
+            // answer with a deadline must be heard all the same.
+            state.task.get_or_insert_with(|| cx.waker().clone());
+            let killed = state.killed.is_some();
+            (state.engine.is_over(), killed, state.deadline())
+        };
+        let (over, killed, deadline) = self.shared.turn(look);
         if over {
             return self.leave(cx, written);
+        }
+        if killed {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
         }
         self.watch_time(cx, deadline);
         Poll::Pending

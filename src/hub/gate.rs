@@ -1,7 +1,7 @@
 //! The way to a connection's room in bytes (`hub.connection_bytes_max`).
 
-use super::attach::Owned;
 use super::device::Path;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::OwnedSemaphorePermit as Permit;
@@ -9,7 +9,7 @@ use tokio::sync::OwnedSemaphorePermit as Permit;
 /// One sender's place in the queue for room.
 #[derive(Default)]
 pub struct Gate {
-    wait: Option<Owned<Option<Permit>>>,
+    wait: Option<Pin<Box<dyn Future<Output = Option<Permit>> + Send>>>,
     room: Option<Permit>,
 }
 

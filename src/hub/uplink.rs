@@ -6,7 +6,7 @@
 
 use super::HubEvent;
 use super::attach::{Attaching, Live, NotAttached, Wanted, attach};
-use super::device::{Path, Patience, full};
+use super::device::{NO_HANDLES, Path, Patience, full};
 use super::driver::LinkEvent;
 use super::encode::{self, Encoded};
 use super::gate::Gate;
@@ -471,6 +471,3 @@ impl Uplink {
         events.push_back(HubEvent::Sent(entry.ticket, Err(Refusal { reason, text })));
     }
 }
-
-/// Why a device is refused that the pool had room for.
-pub const NO_HANDLES: &str = "the hub allows no more links on the device's connection";

@@ -70,10 +70,14 @@ impl Stage {
         }
         let bench = Bench::start(name, options).await;
         // Devices that come while one connection alone is there leave it again when the other is.
-        let tokens = ["result=\"accepted\""];
-        while bench.metric("token_renewals_total", &tokens).await < 2.0 {
-            sleep(Duration::from_millis(20)).await;
-        }
+        let both = async {
+            let tokens = ["result=\"accepted\""];
+            while bench.metric("token_renewals_total", &tokens).await < 2.0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let both = timeout(Duration::from_secs(30), both).await;
+        both.expect("both connections hold a token");
         let crew = Crew::connect(bench.mqtt(), devices).await;
         let mut stage = Self {
             bench,

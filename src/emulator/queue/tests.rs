@@ -1,4 +1,6 @@
 use super::*;
+use crate::emulator::address::Endpoint;
+use crate::emulator::links::Stop;
 
 const T0: Mono = Mono::from_start(Duration::from_secs(1000));
 const U0: Unix = Unix::from_secs(1000);
@@ -31,15 +33,52 @@ fn command(id: &str, ttl: u64) -> Command {
     }
 }
 
+/// The link that asks where there is one only.
+const LINK: u64 = 1;
+
 fn deliver(queue: &Queue, token: u8, at: Mono) -> Option<(u64, LockToken)> {
-    match queue.next(at, U0) {
+    match queue.next(LINK, at, U0) {
         Next::Deliver(offer) => {
             let token = LockToken([token; 16]);
-            queue.lock(offer.seq, token, at);
+            queue.lock(LINK, offer.seq, token, at);
             Some((offer.seq, token))
         }
-        Next::Wait(_) => None,
+        Next::Wait(_) | Next::Displaced => None,
     }
+}
+
+fn link(id: u64) -> Arc<Link> {
+    Arc::new(Link {
+        id,
+        connection: 0,
+        session: 0,
+        identity: Identity::device("d"),
+        endpoint: Endpoint::Commands,
+        stop: Stop::default(),
+    })
+}
+
+#[test]
+fn a_displaced_link_is_offered_nothing_and_takes_nothing_from_its_successor() {
+    let queue = queue(rules());
+    queue.claim(&link(1));
+    queue.push(command("a", 99), T0, U0).unwrap();
+    let Next::Deliver(offer) = queue.next(1, T0, U0) else {
+        panic!("nothing for the first link");
+    };
+    // Between the offer and the transfer.
+    assert_eq!(queue.claim(&link(2)).map(|older| older.id), Some(1));
+    let Next::Deliver(again) = queue.next(2, T0, U0) else {
+        panic!("nothing for the second link");
+    };
+    assert_eq!(again.seq, offer.seq);
+    let [late, held] = [LockToken([1; 16]), LockToken([2; 16])];
+    queue.lock(2, again.seq, held, T0);
+    queue.lock(1, offer.seq, late, T0);
+    queue.settle(late, Settlement::LinkLost, T0);
+    assert!(matches!(queue.next(1, T0, U0), Next::Displaced));
+    queue.settle(held, Settlement::Accepted, T0);
+    assert_eq!(states(&queue, T0), [(1, CommandState::Completed, 0)]);
 }
 
 fn states(queue: &Queue, at: Mono) -> Vec<(u64, CommandState, u8)> {
@@ -70,7 +109,9 @@ fn a_lock_that_runs_out_gives_the_command_back_uncounted() {
     queue.push(command("a", 999), T0, U0).unwrap();
     let (_, token) = deliver(&queue, 1, T0).unwrap();
     let before = T0 + Duration::from_secs(59);
-    assert!(matches!(queue.next(before, U0), Next::Wait(Some(d)) if d == Duration::from_secs(1)));
+    assert!(
+        matches!(queue.next(LINK, before, U0), Next::Wait(Some(d)) if d == Duration::from_secs(1))
+    );
     let after = T0 + Duration::from_secs(60);
     assert!(deliver(&queue, 2, after).is_some());
     assert_eq!(states(&queue, after), [(1, CommandState::Locked, 0)]);

@@ -429,3 +429,35 @@ async fn a_peer_that_leaves_a_detach_unanswered_is_cut_and_one_that_answers_is_n
     assert!(why.contains("detach"), "{why}");
     timeout(PATIENCE, handle.detached()).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_blocked_connection_hears_who_cuts_it_and_what_is_overdue() {
+    for cut in [true, false] {
+        let rig = Rig::with(None, Duration::from_millis(200)).await;
+        let mut link = rig.uplink("d1");
+        attached(&mut link).await;
+        rig.fake.stall();
+        // More than socket buffers hold: writes are blocked, and nothing else wakes the task.
+        let message = Message {
+            head: &[0x00, 0x53, 0x75, 0xb0, 0, 1, 0, 0],
+            body: Bytes::from(vec![0x2e; 1 << 16]),
+            ..Message::default()
+        };
+        let mut refused = 0;
+        while refused < 100 {
+            refused = if link.send(&message).is_ok() {
+                0
+            } else {
+                refused + 1
+            };
+            tokio::task::yield_now().await;
+        }
+        if cut {
+            rig.handle.kill("tested");
+        } else {
+            drop(link);
+        }
+        let (ended, _) = rig.ended().await;
+        assert_eq!(ended.killed.map(|why| why == "tested"), Some(cut));
+    }
+}

@@ -53,6 +53,8 @@ pub struct Seen {
     /// All sessions begun, `$cbs` ones included.
     pub sessions: u32,
     pub attaches: u32,
+    /// Attaches of device links that were not answered.
+    pub unanswered: u32,
     /// When which device link was attached.
     pub attached: Vec<(crate::runtime::clock::Mono, String)>,
     /// Links that ended while their connection lived.
@@ -71,6 +73,8 @@ pub struct State {
     end_sessions: Notify,
     /// Attaches of device links are not answered; ends with the next connection.
     mute_attaches: AtomicBool,
+    /// Begins of sessions are not answered; ends with the next connection.
+    mute_begins: AtomicBool,
     /// Tokens are taken and not answered.
     pub mute_tokens: AtomicBool,
     /// Credit of new telemetry links; `None`: the library's automatic credit.
@@ -115,6 +119,7 @@ impl FakeHub {
             stalled: Arc::default(),
             end_sessions: Notify::new(),
             mute_attaches: AtomicBool::new(false),
+            mute_begins: AtomicBool::new(false),
             mute_tokens: AtomicBool::new(false),
             credit: Mutex::new(None),
             channel_max: AtomicU16::new(1000),
@@ -162,6 +167,11 @@ impl FakeHub {
     /// Answers no attach of a device link until the next connection.
     pub fn mute_attaches(&self) {
         self.state.mute_attaches.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers no begin of a session until the next connection.
+    pub fn mute_begins(&self) {
+        self.state.mute_begins.store(true, Ordering::SeqCst);
     }
 
     /// Answers no token while `mute`.
@@ -276,6 +286,7 @@ async fn connection(state: Arc<State>, stream: TcpStream) {
     // A connection made during a stall is a new one, and works.
     state.stalled.store(false, Ordering::SeqCst);
     state.mute_attaches.store(false, Ordering::SeqCst);
+    state.mute_begins.store(false, Ordering::SeqCst);
     let stream = Line {
         stream,
         stalled: Arc::clone(&state.stalled),
@@ -306,7 +317,14 @@ where
     state.seen.send_modify(|seen| seen.connections += 1);
     let handle_max = state.handle_max.load(Ordering::SeqCst);
     let sessions = SessionAcceptor::builder().handle_max(handle_max).build();
-    while let Ok(session) = sessions.accept(&mut connection).await {
+    while let Some(begin) = connection.next_incoming_session().await {
+        if state.mute_begins.load(Ordering::SeqCst) {
+            continue;
+        }
+        let session = sessions.accept_incoming_session(begin, &mut connection);
+        let Ok(session) = session.await else {
+            return;
+        };
         state.seen.send_modify(|seen| seen.sessions += 1);
         tokio::spawn(links(Arc::clone(&state), session));
     }
@@ -329,6 +347,7 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
         };
         let address = address(&attach);
         if address != "$cbs" && state.mute_attaches.load(Ordering::SeqCst) {
+            state.seen.send_modify(|seen| seen.unanswered += 1);
             continue;
         }
         let accepted = LinkAcceptor::new()

@@ -142,6 +142,45 @@ async fn an_attach_that_is_never_answered_costs_the_connection_not_the_device() 
 }
 
 #[tokio::test]
+async fn a_session_that_is_never_begun_costs_the_connection_not_the_device() {
+    let fake = FakeHub::start().await;
+    let mut settings = config(fake.port);
+    settings.operation_timeout = Duration::from_millis(300);
+    let hub = start(settings).await;
+    fake.mute_begins();
+    let mut links = device(&hub, "d1");
+    links.send(1, message("x"));
+    assert_eq!(accepted(&mut links).await, 1);
+    assert_eq!(fake.seen().connections, 2);
+    let lost = &hub.shared.metrics.hub_reconnects;
+    assert_eq!(lost.with_label_values(&["begin"]).get(), 1);
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn links_that_are_given_up_and_not_detached_cost_the_connection_in_time() {
+    let fake = FakeHub::start().await;
+    let mut settings = config(fake.port);
+    settings.operation_timeout = Duration::from_millis(300);
+    let hub = start(settings).await;
+    let mut stays = device(&hub, "stays");
+    stays.send(1, message("x"));
+    assert_eq!(accepted(&mut stays).await, 1);
+    fake.mute_attaches();
+    let mut leaves = device(&hub, "leaves");
+    leaves.send(1, message("x"));
+    tokio::select! {
+        early = leaves.next() => panic!("{early:?}"),
+        _ = fake.until(|seen| seen.unanswered == 1) => drop(leaves),
+    }
+    // Nobody waits for that link any more; who is on the connection is served by the next one.
+    fake.until(|seen| seen.connections == 2).await;
+    stays.send(2, message("y"));
+    assert_eq!(accepted(&mut stays).await, 2);
+    assert!(hub.shutdown(PATIENCE).await);
+}
+
+#[tokio::test]
 async fn a_renewal_that_is_never_answered_disturbs_nobody_and_is_tried_again() {
     let fake = FakeHub::start().await;
     let mut settings = config(fake.port);
