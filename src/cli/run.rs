@@ -52,7 +52,10 @@ pub fn run(args: &Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(serve(&args.config, loaded))
+    let code = runtime.block_on(serve(&args.config, loaded));
+    // A thread that hangs in a file system must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
 /// The gateway from its start to its end.

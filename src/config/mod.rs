@@ -8,6 +8,7 @@ mod endpoint;
 mod env;
 mod file;
 pub mod limits;
+pub mod named_file;
 mod problem;
 mod reader;
 pub mod reload;

@@ -13,7 +13,7 @@ use crate::config::reload::{Files, Watch};
 use crate::config::{self, Config, Setting};
 use crate::hub::{Hub, PolicyKeys};
 use crate::router::registry::{Eviction, Registry};
-use crate::runtime::clock::{self, Unix};
+use crate::runtime::clock::{self, Mono, Unix};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{Acceptor, Prepared};
 use arc_swap::ArcSwap;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Why a reload happens, as the log says it.
@@ -35,6 +36,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How long a certificate and a key that do not fit each other are given to become a pair: they
 /// are two files, and whoever writes them takes a while between the two.
 const PAIR: Duration = Duration::from_secs(10);
+
+/// After how long a reload that is still under way is spoken of, and how often then.
+const LONG: Duration = Duration::from_secs(10);
 
 /// How often the log says which certificates end.
 const DATES: Duration = Duration::from_secs(86_400);
@@ -129,8 +133,8 @@ async fn settle(
         let left = PAIR.saturating_sub(clock::mono().since(begun));
         let last = cause != CHANGE || left.is_zero();
         let (work, path) = (reloader.clone(), sources.clone());
-        let done = tokio::task::spawn_blocking(move || work.reload(&path, cause, last)).await;
-        let done = match done {
+        let work = tokio::task::spawn_blocking(move || work.reload(&path, cause, last));
+        let done = match told(work, begun).await {
             Ok(done) => done,
             Err(error) => {
                 reloader.count("failed");
@@ -147,6 +151,21 @@ async fn settle(
             () = received(hangup.as_deref_mut()) => cause = HANGUP,
             () = watch.changed() => {}
             () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+/// Waits for a reload, and says so when it takes long: a file system that hangs holds it up, and
+/// every later reload behind it.
+async fn told<T>(work: JoinHandle<T>, begun: Mono) -> Result<T, JoinError> {
+    tokio::pin!(work);
+    loop {
+        match tokio::time::timeout(LONG, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => tracing::warn!(
+                seconds = clock::mono().since(begun).as_secs(),
+                "a reload still reads files; a later one waits for it"
+            ),
         }
     }
 }
