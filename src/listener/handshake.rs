@@ -12,7 +12,7 @@ use super::password::Checked;
 use super::refusal::Line;
 use super::refusal::connect::{claim, connect_line};
 use super::setup::Counted;
-use super::{Site, poison};
+use super::{Site, poison, room};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, Admission, Decision, Denial, DenialKind, Who};
 use crate::hub::message::DeviceAddress;
@@ -23,7 +23,7 @@ use crate::router::topic_map;
 use crate::runtime::clock;
 use crate::telemetry::log::CONNECT;
 use crate::telemetry::reason::Reason;
-use crate::tls::{Accepted, Claimed, HandshakeError, KeySlot, Peer, Stream};
+use crate::tls::{Accepted, Claimed, Flight, HandshakeError, KeySlot, Peer, Stream};
 use bytes::BytesMut;
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -111,7 +111,14 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
             let turn = handshake.come(patience).await;
             // Held up to the answer to CONNECT.
             let _turn = turn.map_err(|full| site.stranger(source, full.reason(), full.setting()))?;
-            greet(tcp, source, &site).await
+            let flight = Arc::new(Flight::default());
+            tokio::select! {
+                biased;
+                greeted = greet(tcp, source, &site, &flight) => greeted,
+                () = room::wanted(&site, source, &flight) => {
+                    Err(site.stranger(source, Reason::TlsTimeout, room::TEXT))
+                }
+            }
         } => outcome,
     };
     match outcome {
@@ -152,9 +159,15 @@ async fn greet(
     tcp: TcpStream,
     source: SocketAddr,
     site: &Site,
+    flight: &Arc<Flight>,
 ) -> Result<(Asked, Granted), Failure> {
-    let Accepted { stream, peer } = transport(tcp, source, site).await?;
-    let mut asked = match await_connect(stream, site).await {
+    let Accepted { stream, peer } = transport(tcp, source, site, flight.clone()).await?;
+    if matches!(peer, Peer::Psk { .. } | Peer::Certificate { .. }) {
+        flight.end(); // it has proved itself
+    }
+    let asked = await_connect(stream, site, flight).await;
+    flight.end();
+    let mut asked = match asked {
         Ok(asked) => asked,
         Err((reason, text)) => {
             return Err(site.refused(source, site.who(source, &peer), reason, &text));
@@ -197,13 +210,18 @@ async fn greet(
 }
 
 /// TLS, within the acceptor's deadlines, counted.
-async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Accepted, Failure> {
+async fn transport(
+    tcp: TcpStream,
+    source: SocketAddr,
+    site: &Site,
+    flight: Arc<Flight>,
+) -> Result<Accepted, Failure> {
     let metrics = &site.shared.setup.metrics;
     let begun = clock::mono();
     let attempts = site.shared.attempts.of_source(source.ip());
     let accepted = site
         .acceptor
-        .accept_with(tcp, attempts)
+        .accept_with(tcp, attempts, flight)
         .await
         .map_err(|error| {
             let HandshakeError {
@@ -249,6 +267,7 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
 async fn await_connect(
     mut stream: Box<dyn Stream>,
     site: &Site,
+    flight: &Flight,
 ) -> Result<Asked, (Reason, Cow<'static, str>)> {
     let limits = site.shared.setup.session_limits();
     let mut session = Session::new(limits, clock::mono()).serving(site.versions);
@@ -280,7 +299,10 @@ async fn await_connect(
         input.reserve(CONNECT_READ_BYTES);
         // A little late rather than a little early: `expired` decides, not the timer.
         let wait = session.deadline().since(now) + Duration::from_millis(1);
-        match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
+        flight.wait(now);
+        let read = tokio::time::timeout(wait, stream.read_buf(&mut input)).await;
+        flight.heard(clock::mono());
+        match read {
             Ok(Ok(0)) => return Err((Reason::PeerClosed, "closed before CONNECT".into())),
             Ok(Ok(_)) | Err(_) => {}
             Ok(Err(_)) => return Err((Reason::PeerClosed, "failed before CONNECT".into())),

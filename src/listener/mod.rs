@@ -14,6 +14,7 @@ mod password;
 mod poison;
 mod quota;
 mod refusal;
+mod room;
 mod series;
 mod setup;
 #[cfg(test)]
