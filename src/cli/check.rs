@@ -7,6 +7,7 @@ mod ask;
 mod look;
 mod reason;
 
+use super::output;
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size, show_duration};
@@ -65,9 +66,9 @@ pub fn run(args: &Args) -> ExitCode {
             answer(&args.question, config, rules, &report.settings)
         }
         _ => {
-            print(&mut std::io::stdout(), &summary(&args.config, &report));
+            let printed = output::print(&summary(&args.config, &report));
             print(&mut std::io::stderr(), &warnings(&report));
-            ExitCode::SUCCESS
+            printed.or_lost(ExitCode::SUCCESS)
         }
     }
 }
@@ -75,11 +76,11 @@ pub fn run(args: &Args) -> ExitCode {
 fn answer(question: &Question, config: &Config, rules: &RuleSet, settings: &[Setting]) -> ExitCode {
     match ask::answer(question, config, rules, settings) {
         Ok(answer) => {
-            print(&mut std::io::stdout(), &answer.text);
-            match answer.yes {
+            let printed = output::print(&answer.text);
+            printed.or_lost(match answer.yes {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::FAILURE,
-            }
+            })
         }
         Err(wrong) => {
             print(&mut std::io::stderr(), &format!("check: {wrong}\n"));
@@ -145,7 +146,7 @@ fn warnings(report: &Report) -> String {
     text
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub(super) fn plural(count: usize, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{s}")
 }

@@ -4,6 +4,7 @@ mod ask;
 mod show;
 
 use super::USAGE;
+use super::output::{self, Printed};
 use crate::admin::api::view::{Device, Events, Hub, Page};
 use crate::telemetry::causes::Cause;
 use ask::{Ask, Failure};
@@ -103,7 +104,7 @@ pub fn run(args: &Args) -> ExitCode {
     let ask = match Ask::new(&args.admin, args.token_file.as_deref()) {
         Ok(ask) => ask,
         Err(problem) => {
-            eprintln!("ctl: {problem}");
+            output::complain(format_args!("ctl: {problem}"));
             return ExitCode::from(USAGE);
         }
     };
@@ -115,12 +116,9 @@ pub fn run(args: &Args) -> ExitCode {
         Err(error) => Err(Failure::new(format!("cannot start: {error}"))),
     };
     match done {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
+        Ok(text) => output::print(&text).or_lost(ExitCode::SUCCESS),
         Err(failure) => {
-            eprintln!("ctl: {failure}");
+            output::complain(format_args!("ctl: {failure}"));
             ExitCode::FAILURE
         }
     }
@@ -183,12 +181,20 @@ async fn watch(
         let mut expected = after;
         for event in seen.events.iter().take(left) {
             if event.seq > expected && after > 0 {
-                eprintln!("({} events were too fast to be kept)", event.seq - expected);
+                output::complain(format_args!(
+                    "({} events were too fast to be kept)",
+                    event.seq - expected
+                ));
             }
             expected = event.seq + 1;
-            match args.json {
-                true => println!("{}", serde_json::to_string(event).unwrap_or_default()),
-                false => println!("{}", show::event(event)),
+            let line = match args.json {
+                true => serde_json::to_string(event).unwrap_or_default(),
+                false => show::event(event),
+            };
+            match output::print_line(line) {
+                Printed::All => {}
+                Printed::Closed => return Ok(String::new()),
+                Printed::Lost => return Err(Failure::new("the watch has ended")),
             }
         }
         left -= seen.events.len().min(left);
@@ -201,7 +207,10 @@ async fn watch(
 }
 
 fn odd(error: &serde_json::Error) -> Failure {
-    Failure::new(format!("the answer is not what is expected: {error}"))
+    Failure::new(format!(
+        "the answer is not what is expected: {error}; {}",
+        ask::IS_IT
+    ))
 }
 
 /// The API's answer for people, or as it is.

@@ -1,7 +1,9 @@
 //! `emulator`: the hub emulator alone, until SIGINT or SIGTERM.
 
+use super::output;
 use crate::config::secret::Secret;
 use crate::emulator::{Emulator, EmulatorConfig, TlsMaterial};
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -56,14 +58,13 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {
-                eprintln!("{problem}");
+                output::complain(problem);
             }
             return ExitCode::from(super::USAGE);
         }
     };
     if args.check {
-        println!("{name}: ok");
-        return ExitCode::SUCCESS;
+        return output::print_line(format_args!("{name}: ok")).or_lost(ExitCode::SUCCESS);
     }
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
@@ -76,7 +77,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("emulator: {error}");
+    output::complain(format_args!("emulator: {error}"));
     ExitCode::FAILURE
 }
 
@@ -88,10 +89,11 @@ fn environment() -> Result<EmulatorConfig, Vec<String>> {
     let get = |name: &str| std::env::var(name).ok();
     let fresh = || base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
     let (config, strings) = EmulatorConfig::from_environment(get, fresh)?;
-    println!("connection string {}", strings.gateway);
+    let mut lines = format!("connection string {}\n", strings.gateway);
     for device in &strings.devices {
-        println!("device connection string {device}");
+        let _ = writeln!(lines, "device connection string {device}");
     }
+    let _served_all_the_same = output::print(&lines);
     Ok(config)
 }
 
@@ -130,7 +132,8 @@ async fn serve(config: EmulatorConfig) -> Result<(), Box<dyn std::error::Error>>
         ("control http", emulator.control_addr()),
     ] {
         if let Some(address) = address {
-            println!("listening {name} {address}");
+            let line = format_args!("listening {name} {address}");
+            let _served_all_the_same = output::print_line(line);
         }
     }
     tokio::select! {

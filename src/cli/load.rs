@@ -2,8 +2,8 @@
 //! nothing acknowledged is missing, 1 otherwise, 64 for wrong usage.
 
 use super::USAGE;
+use super::output::{self, Printed};
 use crate::load::{Credentials, Options, Pace, Report, TlsVersion, run as drive, sources};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -278,14 +278,14 @@ const NO_TARGET: &str = "say which server is to be loaded: --port PORT on this m
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let Some(port) = args.port else {
-        eprintln!("load: {NO_TARGET}");
+        output::complain(format_args!("load: {NO_TARGET}"));
         return ExitCode::from(USAGE);
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     match args.threads {
         Some(threads @ 1..=1024) => drop(builder.worker_threads(threads)),
         Some(_) => {
-            eprintln!("load: --threads must be 1 to 1024");
+            output::complain(format_args!("load: --threads must be 1 to 1024"));
             return ExitCode::from(USAGE);
         }
         None => {}
@@ -293,7 +293,7 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("load: cannot start the runtime: {error}");
+            output::complain(format_args!("load: cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -301,16 +301,16 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(report) => report,
         Err(problems) => {
             for problem in problems {
-                eprintln!("load: {problem}");
+                output::complain(format_args!("load: {problem}"));
             }
             return ExitCode::from(USAGE);
         }
     };
     match show(&report, args.result.json.as_deref()) {
-        Ok(()) if report.is_clean() => ExitCode::SUCCESS,
-        Ok(()) => ExitCode::FAILURE,
+        Ok(printed) if report.is_clean() => printed.or_lost(ExitCode::SUCCESS),
+        Ok(printed) => printed.or_lost(ExitCode::FAILURE),
         Err(problem) => {
-            eprintln!("load: {problem}");
+            output::complain(format_args!("load: {problem}"));
             ExitCode::FAILURE
         }
     }
@@ -329,24 +329,25 @@ async fn interrupted() {
 }
 
 /// The table goes to standard output, unless the JSON is there.
-fn show(report: &Report, json: Option<&std::path::Path>) -> Result<(), String> {
+fn show(report: &Report, json: Option<&std::path::Path>) -> Result<Printed, String> {
     let to_stdout = json.is_some_and(|path| path.as_os_str() == "-");
-    // a closed pipe is the reader's wish
-    if to_stdout {
-        let _ = write!(std::io::stderr(), "{report}");
-    } else {
-        let _ = write!(std::io::stdout(), "{report}");
+    let text = report.to_string();
+    let mut printed = Printed::All;
+    match to_stdout {
+        true => output::complain(text.trim_end()),
+        false => printed = output::print(&text),
     }
     let Some(path) = json else {
-        return Ok(());
+        return Ok(printed);
     };
     let mut text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
     text.push('\n');
     if to_stdout {
-        let _ = std::io::stdout().write_all(text.as_bytes());
-        return Ok(());
+        return Ok(output::print(&text));
     }
-    std::fs::write(path, text).map_err(|error| format!("--json {}: {error}", path.display()))
+    let written = std::fs::write(path, text);
+    written.map_err(|error| format!("--json {}: {error}", path.display()))?;
+    Ok(printed)
 }
 
 #[cfg(test)]

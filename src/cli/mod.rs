@@ -1,6 +1,9 @@
 //! The command line: argument grammar and dispatch, one file per subcommand.
 //!
-//! Exit codes: 0 done, 1 failure while running, 64 wrong usage or configuration.
+//! Exit codes: 0 done, 1 failure while running or output that was lost, 64 wrong usage or
+//! configuration.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -11,6 +14,7 @@ mod demo;
 mod device;
 mod emulator;
 mod load;
+mod output;
 mod password;
 mod psk;
 mod refused;
@@ -73,7 +77,7 @@ enum Command {
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
-fn explain(message: &clap::Error) {
+fn explain(message: &clap::Error) -> output::Printed {
     // What Rust's parsers say of a number is no sentence for whoever typed it.
     const WORDS: [(&str, &str); 4] = [
         ("invalid digit found in string", "it must be a whole number"),
@@ -91,10 +95,10 @@ fn explain(message: &clap::Error) {
     if message.use_stderr()
         && let Some((theirs, ours)) = WORDS.iter().find(|(theirs, _)| text.contains(theirs))
     {
-        eprint!("{}", text.replace(theirs, ours));
-    } else {
-        let _ = message.print();
+        output::complain(text.replace(theirs, ours).trim_end());
+        return output::Printed::All;
     }
+    output::became(message.print())
 }
 
 /// Parses the arguments and runs the subcommand.
@@ -103,12 +107,11 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(message) => {
-            explain(&message);
-            return if message.use_stderr() {
-                ExitCode::from(USAGE)
-            } else {
-                ExitCode::SUCCESS
+            let code = match message.use_stderr() {
+                true => ExitCode::from(USAGE),
+                false => ExitCode::SUCCESS,
             };
+            return explain(&message).or_lost(code);
         }
     };
     let code = match arguments.command {

@@ -1,8 +1,9 @@
 //! `password`: hash a password for a rules file. It comes from standard input, never from the
 //! command line, where every process on the machine can see it.
 
+use super::output;
 use crate::auth::password::{DEFAULT_COST, hash_password_with};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
@@ -36,13 +37,9 @@ pub fn run(args: &Args) -> ExitCode {
         hash_password_with(line(&password), &salt, cost).map_err(str::to_owned)
     });
     match hashed {
-        Ok(hash) => {
-            // a closed pipe is the reader's wish
-            let _ = writeln!(std::io::stdout(), "{hash}");
-            ExitCode::SUCCESS
-        }
+        Ok(hash) => output::print_line(hash).or_lost(ExitCode::SUCCESS),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "password: {error}");
+            output::complain(format_args!("password: {error}"));
             ExitCode::from(EXIT_USAGE)
         }
     }

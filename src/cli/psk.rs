@@ -1,6 +1,7 @@
 //! `psk`: make, convert and check files of pre-shared keys. The file format and what makes a key
 //! acceptable are those of `auth::rules::psk_file`.
 
+use super::output;
 use crate::auth::identity::DeviceId;
 use crate::auth::rules::encoding::{
     KeyBytes, PSK_BYTES_FLOOR, PSK_BYTES_MAX, PSK_BYTES_MIN, SHORT_KEY, ambiguity, check_psk,
@@ -10,7 +11,6 @@ use crate::auth::rules::psk_file::{lines, parse_line};
 use crate::telemetry::log::capped;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
@@ -96,14 +96,10 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Lint(args) => with_file(&args.file, lint),
     };
     match result {
-        Ok(text) => {
-            // a closed pipe is the reader's wish
-            let _ = std::io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
+        Ok(text) => output::print(&text).or_lost(ExitCode::SUCCESS),
         Err(problems) => {
             for problem in problems {
-                let _ = writeln!(std::io::stderr(), "{problem}");
+                output::complain(problem);
             }
             ExitCode::from(EXIT_USAGE)
         }

@@ -4,6 +4,7 @@
 //! device that sent the message; a file is taken away when the hub has accepted it.
 
 use super::USAGE;
+use super::output::{self, Printed};
 use crate::auth;
 use crate::auth::rules::Properties;
 use crate::config::{Config, OnDisconnect};
@@ -13,7 +14,6 @@ use crate::hub::{DeviceLinks, Hub, HubEvent};
 use crate::router::refused::{self, Record};
 use crate::router::topic_map::{self, Mapped};
 use crate::telemetry::metrics::Metrics;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(problems) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            problems.iter().for_each(output::complain);
             ExitCode::from(USAGE)
         }
     }
@@ -122,7 +122,7 @@ fn list(folder: &Path) -> Done {
     let mut well = true;
     for id in ids(folder)? {
         match refused::read(folder, &id) {
-            Ok(record) => say(&row(&id, &record)),
+            Ok(record) => well &= say(&row(&id, &record)),
             Err(problem) => well = complain(&id, &problem),
         }
     }
@@ -146,7 +146,7 @@ fn drop_all(folder: &Path, ids: &[String]) -> bool {
     let mut well = true;
     for id in ids {
         match refused::remove(folder, id) {
-            Ok(()) => say(&format!("{id}  dropped")),
+            Ok(()) => well &= say(&format!("{id}  dropped")),
             Err(error) => well = complain(id, &format!("cannot be dropped ({error})")),
         }
     }
@@ -171,7 +171,7 @@ fn resend(mut config: Config, folder: &Path, ids: &[String]) -> Done {
                 let removed = refused::remove(folder, id);
                 removed.map_err(|error| format!("accepted, but cannot be dropped ({error})"))
             }) {
-                Ok(()) => say(&format!("{id}  accepted")),
+                Ok(()) => well &= say(&format!("{id}  accepted")),
                 Err(problem) => well = complain(id, &problem),
             }
         }
@@ -213,12 +213,12 @@ async fn word(links: &mut DeviceLinks) -> Result<(), String> {
     }
 }
 
-fn say(line: &str) {
-    // A closed pipe is the reader's wish.
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// Whether the line arrived, or nobody reads on.
+fn say(line: &str) -> bool {
+    output::print_line(line) != Printed::Lost
 }
 
 fn complain(id: &str, problem: &str) -> bool {
-    eprintln!("{id}: {problem}");
+    output::complain(format_args!("{id}: {problem}"));
     false
 }

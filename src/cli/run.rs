@@ -1,6 +1,7 @@
 //! `run`: the gateway in the foreground until SIGTERM or SIGINT.
 
-use super::USAGE;
+use super::check::plural;
+use super::{USAGE, output};
 use crate::auth::rules::RuleCounts;
 use crate::config::Config;
 use crate::gateway::{Gateway, Loaded, load};
@@ -32,14 +33,15 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in &problems {
-                eprintln!("{problem}");
+                output::complain(problem);
             }
-            eprintln!("{} problems; nothing was started", problems.len());
+            let count = plural(problems.len(), "problem");
+            output::complain(format_args!("{count}; nothing was started"));
             return ExitCode::from(USAGE);
         }
     };
     if let Err(error) = log::init(&loaded.config.log) {
-        eprintln!("{error}");
+        output::complain(error);
         return ExitCode::from(USAGE);
     }
     for warning in &loaded.warnings {
@@ -48,7 +50,7 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            output::complain(format_args!("cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -185,7 +187,7 @@ fn complain(text: &str) {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!("{text}");
     } else {
-        eprintln!("{text}");
+        output::complain(text);
     }
 }
 

@@ -1,12 +1,13 @@
 //! `token`: mint a SAS token, or read one. Keys come from files or variables, never from the
 //! command line, where every process on the machine can see them.
 
+use super::output;
 use crate::auth::identity::{DeviceId, ModuleId};
 use crate::auth::rules::encoding::decode_base64;
 use crate::auth::sas::{Token, mint};
 use crate::runtime::clock::{self, Unix};
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -72,13 +73,9 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Read(args) => read_token(args).and_then(|text| describe(&text, clock::unix())),
     };
     match result {
-        Ok(text) => {
-            // a closed pipe is the reader's wish
-            let _ = writeln!(std::io::stdout(), "{}", text.as_str());
-            ExitCode::SUCCESS
-        }
+        Ok(text) => output::print_line(text.as_str()).or_lost(ExitCode::SUCCESS),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "token: {error}");
+            output::complain(format_args!("token: {error}"));
             ExitCode::from(EXIT_USAGE)
         }
     }

@@ -123,6 +123,19 @@ pub(super) fn note_tls(config: &Config, files: &mut Files) {
     }
 }
 
+fn rules_text(path: &Path, name: &str) -> Result<String, Problem> {
+    let mut bytes = named_file::read(path, RULES_BYTES_MAX).map_err(|unreadable| {
+        let text = unreadable.with_fix("create it or correct rules.files");
+        Problem::new(name, "", text)
+    })?;
+    String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        let text = "is not UTF-8; save it as UTF-8 text";
+        Problem::new(format!("{name}:{line}"), "", text)
+    })
+}
+
 /// As [`load_rules`]; every file is noted before it is read.
 pub(super) fn load_rules_noting(
     config: &Config,
@@ -134,20 +147,9 @@ pub(super) fn load_rules_noting(
     for path in &config.rules_files {
         noted.note(path);
         let name = path.display().to_string();
-        let read = named_file::read(path, RULES_BYTES_MAX);
-        match read.map(|mut bytes| String::from_utf8(std::mem::take(&mut *bytes))) {
-            Ok(Ok(text)) => files.push((name, text)),
-            Ok(Err(error)) => {
-                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-                let text = "is not UTF-8; save it as UTF-8 text";
-                problems.push(Problem::new(format!("{name}:{line}"), "", text));
-            }
-            Err(unreadable) => problems.push(Problem::new(
-                name,
-                "",
-                unreadable.with_fix("create it or correct rules.files"),
-            )),
+        match rules_text(path, &name) {
+            Ok(text) => files.push((name, text)),
+            Err(problem) => problems.push(problem),
         }
     }
     let base = config.rules_files.first().and_then(|path| path.parent());

@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod examples;
 mod folder;
+mod output;
 mod readme;
 mod tools;
 

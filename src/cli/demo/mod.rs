@@ -10,6 +10,7 @@ use self::files::{HUB_HOST, Layout, SIMULATED, Samples};
 use self::keys::{Key, Keyboard};
 use self::screen::{Screen, offers};
 use super::device::{Device, Identity, trust};
+use super::output;
 use super::run::stop_signal;
 use crate::auth::sas;
 use crate::config::secret::Secret;
@@ -18,7 +19,6 @@ use crate::gateway::{Gateway, load};
 use crate::runtime::clock;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            output::complain(format_args!("cannot start the runtime: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -73,7 +73,7 @@ pub fn run(args: &Args) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("demo: {error}");
+            output::complain(format_args!("demo: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -123,8 +123,7 @@ async fn demo(args: &Args) -> Result<(), Failure> {
 
 /// Prints; whoever closes the pipe does not end the demo by it.
 fn print(text: &str) {
-    let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _goes_on = output::print(text);
 }
 
 /// Does what the keys say, until one ends the demo.
