@@ -13,6 +13,7 @@ use crate::hub::message::DeviceAddress;
 use crate::hub::{DeviceLinks, Hub, HubEvent};
 use crate::router::refused::{self, Record};
 use crate::router::topic_map::{self, Mapped};
+use crate::telemetry::log::plain;
 use crate::telemetry::metrics::Metrics;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -138,7 +139,7 @@ fn row(id: &str, record: &Record) -> String {
         ..
     } = record;
     let bytes = publish.payload.len();
-    let topic = publish.topic.escape_debug();
+    let topic = plain(&publish.topic);
     format!("{id}  {received}  {client_id}  {reason}  {bytes} B  {topic}")
 }
 

@@ -6,6 +6,7 @@ use crate::auth::identity::{DeviceId, ModuleId};
 use crate::auth::rules::encoding::decode_base64;
 use crate::auth::sas::{Token, mint};
 use crate::runtime::clock::{self, Unix};
+use crate::telemetry::log::plain;
 use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -175,10 +176,7 @@ fn describe(text: &str, now: Unix) -> Result<Zeroizing<String>, String> {
 
 /// Text of a token may hold anything; a terminal gets printable characters.
 fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(char::escape_debug)
-        .take(512)
-        .collect()
+    plain(text).chars().take(512).collect()
 }
 
 /// The two largest units of a duration.

@@ -8,6 +8,7 @@ pub mod format;
 mod queue;
 
 use crate::config::LogConfig;
+pub use format::VALUE_BYTES_MAX;
 use format::{Format, Lines};
 pub use queue::QUEUE_BYTES_MAX;
 use queue::Queue;
@@ -175,6 +176,19 @@ pub fn parse_filter(text: &str) -> Result<Targets, String> {
 #[must_use]
 pub fn capped(text: &str) -> String {
     Capped(text).to_string()
+}
+
+/// As [`capped`], however long it is; for a terminal.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_hidden(c) {
+            true => out.extend(c.escape_unicode()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// [`capped`] without the allocation, for `%Capped(text)` in log macros.
