@@ -6,6 +6,7 @@
 //! device afterwards is a new small task (`conn`).
 
 use super::admission::{Permit, Turn};
+use super::asked::Asked;
 use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
@@ -17,26 +18,22 @@ use crate::auth::rules::RuleSet;
 use crate::auth::{self, Admission, Decision, Denial, DenialKind, Who};
 use crate::hub::message::DeviceAddress;
 use crate::mqtt::packet::Connect;
-use crate::mqtt::session::{ConnectRefusal, Event, Session};
+use crate::mqtt::session::ConnectRefusal;
 use crate::router::registry::{Claim, SessionKey};
 use crate::router::topic_map;
 use crate::runtime::clock;
 use crate::telemetry::log::CONNECT;
 use crate::telemetry::reason::Reason;
 use crate::tls::{Accepted, Claimed, Flight, HandshakeError, KeySlot, Peer, Stream};
-use bytes::BytesMut;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// Time for a refusal's CONNACK to be taken.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Read at once while CONNECT is awaited; most CONNECTs are smaller.
-const CONNECT_READ_BYTES: usize = 512;
 
 /// A socket the gate let in.
 pub(super) struct Arrival {
@@ -74,15 +71,6 @@ impl Refusal {
             topic: None,
         }
     }
-}
-
-/// A transport with a CONNECT on it.
-struct Asked {
-    stream: Box<dyn Stream>,
-    session: Session,
-    connect: Box<Connect>,
-    input: BytesMut,
-    out: BytesMut,
 }
 
 /// An authenticated device that holds its claim.
@@ -165,12 +153,13 @@ async fn greet(
     if matches!(peer, Peer::Psk { .. } | Peer::Certificate { .. }) {
         flight.end(); // it has proved itself
     }
-    let asked = await_connect(stream, site, flight).await;
+    let asked = Asked::wait(stream, site, flight).await;
     flight.end();
     let mut asked = match asked {
         Ok(asked) => asked,
-        Err((reason, text)) => {
-            return Err(site.refused(source, site.who(source, &peer), reason, &text));
+        Err(early) => {
+            let who = early.name(site.who(source, &peer));
+            return Err(site.refused(source, who, early.reason, &early.text));
         }
     };
     match admit(&asked.connect, &peer, source, site).await {
@@ -261,53 +250,6 @@ async fn transport(
     let durations = &metrics.handshake_duration;
     durations.with_label_values(&[credential]).observe(took);
     Ok(accepted)
-}
-
-/// Reads until CONNECT is whole; the session knows how long and how large it may be.
-async fn await_connect(
-    mut stream: Box<dyn Stream>,
-    site: &Site,
-    flight: &Flight,
-) -> Result<Asked, (Reason, Cow<'static, str>)> {
-    let limits = site.shared.setup.session_limits();
-    let mut session = Session::new(limits, clock::mono()).serving(site.versions);
-    let mut input = BytesMut::new();
-    let mut out = BytesMut::new();
-    loop {
-        let now = clock::mono();
-        match session.next(&mut input, &mut out, now) {
-            Ok(Some(Event::Connect(connect))) => {
-                return Ok(Asked {
-                    stream,
-                    session,
-                    connect,
-                    input,
-                    out,
-                });
-            }
-            Ok(Some(_)) => continue,
-            Ok(None) => {}
-            Err(violation) => {
-                say_last(stream, &out).await;
-                return Err((violation.word(), violation.to_string().into()));
-            }
-        }
-        if let Some(violation) = session.expired(now) {
-            conn::shut(stream, false).await;
-            return Err((violation.word(), violation.to_string().into()));
-        }
-        input.reserve(CONNECT_READ_BYTES);
-        // A little late rather than a little early: `expired` decides, not the timer.
-        let wait = session.deadline().since(now) + Duration::from_millis(1);
-        flight.wait(now);
-        let read = tokio::time::timeout(wait, stream.read_buf(&mut input)).await;
-        flight.heard(clock::mono());
-        match read {
-            Ok(Ok(0)) => return Err((Reason::PeerClosed, "closed before CONNECT".into())),
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => return Err((Reason::PeerClosed, "failed before CONNECT".into())),
-        }
-    }
 }
 
 /// Rules, will and claim, in this order: a stranger never disturbs a session.
@@ -425,7 +367,7 @@ fn count_connect(site: &Site, result: &str) {
 }
 
 /// Writes the last word and closes, each within its bound.
-async fn say_last(mut stream: Box<dyn Stream>, out: &[u8]) {
+pub(super) async fn say_last(mut stream: Box<dyn Stream>, out: &[u8]) {
     if !out.is_empty() {
         let say = async {
             stream.write_all(out).await?;

@@ -5,6 +5,7 @@
 //! → `conn`, with `ending` counting its one end.
 
 mod admission;
+mod asked;
 mod attempts;
 mod blocks;
 mod conn;

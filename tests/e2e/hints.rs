@@ -1,6 +1,7 @@
 //! Every refusal's log line names who, where and why, and its hint, pasted into a shell, comes to
 //! the same answer for the same reason.
 
+use crate::hinted::{BESIDE, EITHER, PROVOKED, RULES};
 use crate::support::device::{Device, Transport, Who, open};
 use crate::support::process::{Process, free_port};
 use crate::support::{
@@ -17,41 +18,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Devices, rules and terms beside the usual ones.
-const RULES: &str = r#"
-[[device]]
-id = "off-1"
-enabled = false
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "cert-reserved"
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "two-a"
-assign_client_id = true
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "listener-1"
-allow = ["commands"]
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "talker-1"
-allow = ["telemetry"]
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "printed-1"
-x509 = { thumbprint = "1111111111111111111111111111111111111111111111111111111111111111" }
-
-[[rule]]
-name = "not these"
-when = { credential = "psk", identity = "load-*" }
-deny = true
-"#;
 const KEY: &[u8] = b"0123456789ABCDEF";
 
 struct Place {
@@ -352,6 +318,12 @@ async fn refuse_the_rest(stage: &Place) {
         .bytes(&known, b"\x10\x0c\0\x04MQTT\x09\x02\0\0\0\0")
         .await;
     stage.bytes(&known, b"\xc0\0").await;
+    // A will of QoS 2, refused while CONNECT is read: by PSK, and with a user name.
+    let will = b"\x10\x1e\0\x04MQTT\x04\x16\0\x3c\0\x0alistener-1\0\x03a/b\0\x01x";
+    stage.bytes(&known, will).await;
+    let will =
+        b"\x10\x2a\0\x04MQTT\x04\xd6\0\x3c\0\x06pass-1\0\x03a/b\0\x01x\0\x06pass-1\0\x06secret";
+    stage.bytes(&stage.tls(None), will).await;
     for topic in [
         "devices/sas-1/messages/events/",
         "anything",
@@ -387,37 +359,6 @@ async fn refuse_the_rest(stage: &Place) {
     assert!(device.receive().await.is_err());
 }
 
-/// Topics that are published to and, as filters, subscribed to.
-const EITHER: &[&str] = &[
-    "a",
-    "a/b",
-    "it's/a topic",
-    "devices",
-    "devices/",
-    "devices/cert-reserved",
-    "devices/cert-reserved/messages",
-    "devices/cert-reserved/messages/events",
-    "devices/cert-reserved/messages/events/",
-    "devices/cert-reserved/messages/events/a=1",
-    "devices/cert-reserved/messages/events/a=%ZZ",
-    "devices/cert-reserved/messages/devicebound",
-    "devices/cert-reserved/messages/devicebound/",
-    "devices/cert-reserved/messages/devicebound/x",
-    "devices/cert-reserved/messages/devicebound/a=1",
-    "devices/cert-reserved/modules/m/messages/events/",
-    "devices/other/messages/events/",
-    "devices/other/messages/devicebound/x",
-    "devices/other/modules/m/inputs/x",
-    "$iothub/twin/GET/?$rid=1",
-    "$iothub/twin/PATCH/properties/reported/?$rid=1",
-    "$iothub/twin/res/",
-    "$iothub/methods/POST/",
-    "$iothub/methods/res/200/?$rid=1",
-    "$iothub/other",
-    "$SYS/broker",
-    "/",
-];
-
 /// The verdict of a command line: the word after `refused:`.
 fn verdict(stage: &Place, line: &str) -> Result<String, String> {
     let bin = stage.dir.join("bin");
@@ -442,48 +383,6 @@ fn verdict(stage: &Place, line: &str) -> Result<String, String> {
     }
 }
 
-/// What no rule decides and is provoked all the same.
-const PROVOKED: &[&str] = &[
-    "bad_password",
-    "first_packet_not_connect",
-    "not_tls",
-    "plain_mqtt",
-    "protocol_level",
-    "psk_wrong_key",
-    "qos2_publish",
-    "sas_expired",
-    "sas_malformed",
-    "sas_scope",
-    "sas_signature",
-    "throttled_identity",
-];
-
-/// What the rules can refuse and is not provoked above, as a hint would have it.
-const BESIDE: &[(&str, &str)] = &[
-    ("username_missing", "--as password: --client-id pass-1"),
-    (
-        "x509_thumbprint",
-        "--as thumbprint:0000000000000000000000000000000000000000000000000000000000000000 --cn x \
-         --client-id printed-1",
-    ),
-    (
-        "property_id",
-        "--as psk:talker-1 --topic devices/talker-1/messages/events/$.mid=%00",
-    ),
-    (
-        "property_not_ascii",
-        "--as psk:talker-1 --topic devices/talker-1/messages/events/$.ct=%C3%A4",
-    ),
-    (
-        "twin_unsupported",
-        "--as psk:talker-1 --topic '$iothub/twin/GET/?$rid=1'",
-    ),
-    (
-        "method_unsupported",
-        "--as psk:talker-1 --topic '$iothub/methods/res/200/?$rid=1'",
-    ),
-];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
     let (mut stage, emulator) = Place::start().await;
@@ -497,7 +396,7 @@ async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
     assert_eq!(process.terminate().await, Some(0));
     emulator.stop().await;
 
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
     let mut wrong = Vec::new();
     for line in stage.refusals() {
         let text = |field: &str| line.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -515,12 +414,21 @@ async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
                 wrong.push(format!("no {field}: {line:?}"));
             }
         }
+        if reason == "will_qos2" {
+            names.insert((text("identity").to_owned(), text("client_id").to_owned()));
+        }
         match verdict(&stage, hint) {
             Ok(word) if word == reason => {}
             other => wrong.push(format!("{reason}: {other:?}\n{hint}")),
         }
         seen.insert(reason.to_owned());
     }
+    let named = |identity: &str, id: &str| (identity.to_owned(), id.to_owned());
+    let expected = [
+        named("password:pass-1", "pass-1"),
+        named("psk:listener-1", "listener-1"),
+    ];
+    assert_eq!(names, BTreeSet::from(expected));
     let config =
         iothub_gateway::telemetry::shell::quoted(&stage.config.to_string_lossy()).into_owned();
     for (reason, question) in BESIDE {
