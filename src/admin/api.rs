@@ -132,6 +132,7 @@ impl Api {
             }
             ["devices", id, "connection"] => {
                 known("DELETE")?;
+                nothing(body).await?;
                 match self.operator.close(&decoded(id)?) {
                     true => Ok(empty()),
                     false => Err(Problem::not_connected(id)),
@@ -143,11 +144,13 @@ impl Api {
             }
             ["reload"] => {
                 known("POST")?;
+                nothing(body).await?;
                 self.operator.reload();
                 Ok(accepted())
             }
             ["drain"] => {
                 known("POST")?;
+                nothing(body).await?;
                 self.operator.drain();
                 Ok(accepted())
             }
@@ -170,6 +173,7 @@ impl Api {
 
     async fn block(&self, method: &Method, id: &str, body: Body) -> Answer {
         if *method == Method::DELETE {
+            nothing(body).await?;
             return match self.operator.unblock(id) {
                 true => Ok(empty()),
                 false => Err(Problem::not_blocked(id)),
@@ -308,6 +312,12 @@ fn described(method: &Method) -> Answer {
         true => Ok(json(StatusCode::OK, OPENAPI.to_owned())),
         false => Err(Problem::method("GET")),
     }
+}
+
+/// Refuses a body where none is taken, at its first byte.
+async fn nothing(body: Body) -> Result<(), Problem> {
+    let nothing = to_bytes(body, 0).await;
+    nothing.map(drop).map_err(|_| Problem::no_body())
 }
 
 async fn whole(body: Body) -> Result<Bytes, Problem> {
