@@ -117,6 +117,9 @@ pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Re
             let name = || crate::telemetry::log::capped(&path.display().to_string());
             let short = short.map(|text| Problem::new(name(), "rules", text));
             report.warnings.extend(short);
+            let ends = rules.open_ends();
+            let ends = ends.map(|(place, text)| Problem::new(place, "", text));
+            report.warnings.extend(ends);
             report.rules = Some(rules);
         }
         Err(problems) => report.problems.extend(problems),

@@ -10,7 +10,7 @@ use super::{dates, exposed};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
 use crate::config::reload::{Files, Watch};
-use crate::config::{self, Config, Setting};
+use crate::config::{self, Config, Problem, Setting};
 use crate::hub::{Hub, PolicyKeys};
 use crate::router::registry::{Eviction, Registry};
 use crate::runtime::clock::{self, Mono, Unix};
@@ -281,6 +281,10 @@ impl Reloader {
         }
         let rules = load_rules_noting(&self.config, &environment, files);
         let rules = rules.map_err(|found| problems.extend(found.iter().map(ToString::to_string)));
+        if let Ok(rules) = &rules {
+            let cut = rules.cut_since(&self.rules.load()).into_iter();
+            problems.extend(cut.map(|(place, text)| Problem::new(place, "", text).to_string()));
+        }
         match (rules, examined.draft) {
             (Ok(rules), Some(config)) if problems.is_empty() => Ok(Fresh {
                 rules,
@@ -364,6 +368,9 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
     short.set(i64::try_from(counts.psk_short_keys).unwrap_or(i64::MAX));
     if let Some(warning) = counts.short_keys() {
         tracing::warn!("{warning}");
+    }
+    for (place, text) in rules.open_ends() {
+        tracing::warn!("{place}: {text}");
     }
     let count = counts.rules;
     metrics
