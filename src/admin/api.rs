@@ -117,10 +117,8 @@ impl Api {
             }
             ["devices", id] => {
                 known("GET")?;
-                ok(&self
-                    .operator
-                    .device(&decoded(id)?)
-                    .ok_or_else(|| Problem::device(id))?)
+                let device = self.operator.device(&decoded(id)?);
+                ok(&device.ok_or_else(|| Problem::device(id))?)
             }
             ["devices", id, "causes"] => {
                 known("GET")?;
@@ -142,16 +140,13 @@ impl Api {
                 known("PUT, DELETE")?;
                 self.block(method, &decoded(id)?, body).await
             }
-            ["reload"] => {
+            [order @ ("reload" | "drain")] => {
                 known("POST")?;
                 nothing(body).await?;
-                self.operator.reload();
-                Ok(accepted())
-            }
-            ["drain"] => {
-                known("POST")?;
-                nothing(body).await?;
-                self.operator.drain();
+                match order {
+                    "reload" => self.operator.reload(),
+                    _ => self.operator.drain(),
+                }
                 Ok(accepted())
             }
             _ => Err(Problem::path()),

@@ -370,7 +370,8 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
         tracing::warn!("{warning}");
     }
     for (place, text) in rules.open_ends() {
-        tracing::warn!("{place}: {text}");
+        let warning = Problem::new(place, "", text);
+        tracing::warn!("{warning}");
     }
     let count = counts.rules;
     metrics

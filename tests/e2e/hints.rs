@@ -383,19 +383,8 @@ fn verdict(stage: &Place, line: &str) -> Result<String, String> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
-    let (mut stage, emulator) = Place::start().await;
-    let bin = stage.dir.join("bin");
-    std::fs::create_dir(&bin).expect("made");
-    let program = bin.join("iothub-gateway");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_iothub-gateway"), program).expect("linked");
-    refuse_connects(&stage).await;
-    refuse_the_rest(&stage).await;
-    let process = stage.process.take().expect("it runs");
-    assert_eq!(process.terminate().await, Some(0));
-    emulator.stop().await;
-
+/// The reasons of all lines, and which lines' hints do not come to theirs.
+fn pasted(stage: &Place) -> (BTreeSet<String>, Vec<String>) {
     let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
     let mut wrong = Vec::new();
     for line in stage.refusals() {
@@ -417,7 +406,7 @@ async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
         if reason == "will_qos2" {
             names.insert((text("identity").to_owned(), text("client_id").to_owned()));
         }
-        match verdict(&stage, hint) {
+        match verdict(stage, hint) {
             Ok(word) if word == reason => {}
             other => wrong.push(format!("{reason}: {other:?}\n{hint}")),
         }
@@ -429,6 +418,23 @@ async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
         named("psk:listener-1", "listener-1"),
     ];
     assert_eq!(names, BTreeSet::from(expected));
+    (seen, wrong)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
+    let (mut stage, emulator) = Place::start().await;
+    let bin = stage.dir.join("bin");
+    std::fs::create_dir(&bin).expect("made");
+    let program = bin.join("iothub-gateway");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_iothub-gateway"), program).expect("linked");
+    refuse_connects(&stage).await;
+    refuse_the_rest(&stage).await;
+    let process = stage.process.take().expect("it runs");
+    assert_eq!(process.terminate().await, Some(0));
+    emulator.stop().await;
+
+    let (mut seen, mut wrong) = pasted(&stage);
     let config =
         iothub_gateway::telemetry::shell::quoted(&stage.config.to_string_lossy()).into_owned();
     for (reason, question) in BESIDE {
