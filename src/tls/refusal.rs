@@ -115,10 +115,13 @@ pub fn printable(bytes: &[u8]) -> String {
     }
     let mut text = String::new();
     for chunk in bytes.get(..end).unwrap_or_default().utf8_chunks() {
-        for c in plain(chunk.valid()).chars() {
-            match c {
-                '"' => text.push_str("\\\""),
-                c => text.push(c),
+        for c in chunk.valid().chars() {
+            match u8::try_from(c) {
+                Ok(b'\'') => text.push('\''),
+                Ok(byte) if byte.is_ascii() => {
+                    text.extend(byte.escape_ascii().map(char::from));
+                }
+                _ => text.push_str(&plain(c.encode_utf8(&mut [0; 4]))),
             }
         }
         text.extend(chunk.invalid().escape_ascii().map(char::from));
@@ -134,8 +137,9 @@ mod tests {
 
     #[test]
     fn what_a_peer_sent_cannot_break_a_log_line() {
-        assert_eq!(printable(b"a\n\x1b[31m"), r#""a\u{a}\u{1b}[31m""#);
+        assert_eq!(printable(b"a\n\x1b[31m"), r#""a\n\x1b[31m""#);
         assert_eq!(printable("Дверь it's".as_bytes()), "\"Дверь it's\"");
+        assert_eq!(printable("\u{202e}".as_bytes()), r#""\u{202e}""#);
         assert_eq!(printable(b"\xd0 \"\xff"), r#""\xd0 \"\xff""#);
         let cut = printable("Д".repeat(100).as_bytes());
         assert_eq!(cut, format!("\"{}\"…", "Д".repeat(32)));

@@ -116,6 +116,15 @@ async fn pipes_in_place_of_files_hold_up_neither_a_reload_nor_the_end() {
     let admin = SocketAddr::from(([127, 0, 0, 1], admin));
     let is_up = || std::net::TcpStream::connect(admin).is_ok();
     until("the gateway is up", is_up).await;
+    // The first reload: from here on SIGHUP is heard.
+    let rules = fs::read_to_string(dir.join("rules.toml")).expect("rules");
+    fs::write(dir.join("rules.toml"), rules + "# changed\n").expect("written");
+    let reloaded = || {
+        fs::read_to_string(&log)
+            .expect("log")
+            .contains("msg=\"reloaded\"")
+    };
+    until("files are watched", reloaded).await;
     let pipe = |name: &str| {
         let path = dir.join(name);
         let kept = dir.join("kept");
