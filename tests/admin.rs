@@ -8,6 +8,7 @@ use iothub_gateway::admin::{
 };
 use iothub_gateway::runtime::clock;
 use iothub_gateway::telemetry::metrics::Metrics;
+use std::io::ErrorKind::WouldBlock;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -352,4 +353,41 @@ fn stopping_frees_the_port_and_a_port_in_use_is_named() {
     );
     server.stop();
     assert!(bind(address).is_ok());
+}
+
+#[test]
+fn a_crowd_of_slow_connections_does_not_keep_the_probes_waiting() {
+    let server = server();
+    let address = server.local_addr();
+    let stop = Arc::new(AtomicBool::new(false));
+    let crowd: Vec<_> = (0..200)
+        .map(|_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let mut stream = connect(address);
+                    let _ = stream.write_all(b"GET /live HTTP/1.1\r\nHost: ");
+                    let _ = stream.set_read_timeout(Some(Duration::from_millis(500)));
+                    // Until it is dropped, or a letter more every now and then.
+                    while !stop.load(Ordering::Relaxed)
+                        && matches!(stream.read(&mut [0]), Err(e) if e.kind() == WouldBlock)
+                        && stream.write_all(b"x").is_ok()
+                    {}
+                }
+            })
+        })
+        .collect();
+    std::thread::sleep(Duration::from_millis(500));
+    for path in ["/live", "/ready"].repeat(5) {
+        let asked = clock::mono();
+        let answer = get(address, path);
+        assert!(answer.starts_with("HTTP/1.1 "), "{path}: {answer:?}");
+        let took = clock::mono().since(asked);
+        assert!(took < Duration::from_secs(4), "{path}: {took:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    for thread in crowd {
+        thread.join().unwrap();
+    }
+    server.stop();
 }

@@ -134,6 +134,7 @@ impl Api {
             }
             ["devices", id, "connection"] => {
                 known("DELETE")?;
+                nothing(body).await?;
                 self.close(id)
             }
             ["devices", id, "block"] => {
@@ -144,14 +145,13 @@ impl Api {
                 known("GET, PUT")?;
                 self.log(method, body).await
             }
-            ["reload"] => {
+            [order @ ("reload" | "drain")] => {
                 known("POST")?;
-                self.operator.reload();
-                Ok(accepted())
-            }
-            ["drain"] => {
-                known("POST")?;
-                self.operator.drain();
+                nothing(body).await?;
+                match order {
+                    "reload" => self.operator.reload(),
+                    _ => self.operator.drain(),
+                }
                 Ok(accepted())
             }
             _ => Err(Problem::path()),
@@ -197,6 +197,7 @@ impl Api {
 
     async fn block(&self, method: &Method, id: &str, body: Body) -> Answer {
         if *method == Method::DELETE {
+            nothing(body).await?;
             return match self.operator.unblock(id) {
                 true => Ok(empty()),
                 false => Err(Problem::not_blocked(id)),
@@ -336,6 +337,12 @@ fn described(method: &Method) -> Answer {
         true => Ok(json(StatusCode::OK, OPENAPI.to_owned())),
         false => Err(Problem::method("GET")),
     }
+}
+
+/// Refuses a body where none is taken, at its first byte.
+async fn nothing(body: Body) -> Result<(), Problem> {
+    let nothing = to_bytes(body, 0).await;
+    nothing.map(drop).map_err(|_| Problem::no_body())
 }
 
 async fn whole(body: Body) -> Result<Bytes, Problem> {

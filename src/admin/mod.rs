@@ -6,6 +6,7 @@
 //! whole connection within [`AdminLimits::request_timeout`]: there is no idle connection to hold.
 
 pub mod api;
+mod heads;
 mod page;
 
 use crate::runtime::clock;
@@ -16,6 +17,7 @@ use api::view::Refusal;
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use heads::{Head, Heads};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -81,7 +83,8 @@ pub type Status = Arc<dyn Fn() -> Readiness + Send + Sync>;
 pub struct AdminLimits {
     /// From accept to the last byte of the answer.
     pub request_timeout: Duration,
-    /// Connections served at once; more wait in the socket's backlog.
+    /// Connections served at once; one more is accepted and waits, the others wait in the socket's
+    /// backlog. A place is taken from who is slow to send the head of its request.
     pub connections: usize,
     /// Request line and headers, bytes.
     pub header_bytes: usize,
@@ -134,13 +137,13 @@ pub async fn serve_with(
     limits: AdminLimits,
 ) {
     let permits = Arc::new(Semaphore::new(limits.connections.max(1)));
+    let heads = Heads::default();
     let mut requests = JoinSet::new();
     let failures = Bound::new(1, FAILURE_LINES);
     loop {
         let accepted = async {
-            // The permit first: a connection beyond the bound is not even accepted.
-            let permit = Arc::clone(&permits).acquire_owned().await;
-            (permit, listener.accept().await)
+            let stream = listener.accept().await;
+            (heads.place(&permits).await, stream)
         };
         let (permit, stream) = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -149,7 +152,8 @@ pub async fn serve_with(
         while requests.try_join_next().is_some() {} // forget the finished ones
         match stream {
             Ok((stream, _)) => {
-                let request = connection(stream, served.clone(), limits);
+                let head = heads.begin();
+                let request = connection(stream, served.clone(), limits, head);
                 requests.spawn(async move {
                     request.await;
                     drop(permit);
@@ -172,8 +176,9 @@ pub async fn serve_with(
 }
 
 /// One request and its answer, or nothing when the peer is too slow.
-async fn connection(stream: TcpStream, served: Served, limits: AdminLimits) {
-    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+async fn connection(stream: TcpStream, served: Served, limits: AdminLimits, head: Head) {
+    let service = hyper::service::service_fn(|request: Request<Incoming>| {
+        head.done();
         let served = served.clone();
         async move {
             let path = request.uri().path();
@@ -194,7 +199,15 @@ async fn connection(stream: TcpStream, served: Served, limits: AdminLimits) {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.request_timeout)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(limits.request_timeout, served).await {
+    let served = tokio::time::timeout(limits.request_timeout, served);
+    let served = tokio::select! {
+        served = served => served,
+        () = head.lost() => {
+            tracing::debug!("admin request was slow, and its place was wanted");
+            return;
+        }
+    };
+    match served {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "admin request failed"),
         Err(_) => tracing::debug!("admin request took too long"),

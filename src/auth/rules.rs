@@ -16,6 +16,7 @@
 mod device;
 pub mod encoding;
 mod expect;
+mod open_end;
 mod pattern;
 mod probe;
 pub mod psk_file;
@@ -157,6 +158,7 @@ pub struct RuleSet {
     by_username: HashMap<Box<str>, u32>,
     psk: PskStore,
     fleets: Vec<Fleet>,
+    open_ends: Vec<open_end::OpenEnd>,
     pub(crate) rules: Vec<Rule>,
     expectations: Vec<expect::Expectation>,
     /// Cost of the check an unknown user causes: the most frequent among the real ones.

@@ -95,23 +95,29 @@ impl Who {
     /// Who made this claim.
     #[must_use]
     pub fn of_claim(claim: &Claim<'_>) -> Self {
-        let mut who = Self::at(claim.listener, claim.source).with_transport(claim.transport);
+        let who = Self::at(claim.listener, claim.source).with_transport(claim.transport);
         let password = claim.password.unwrap_or_default();
+        who.with_login(claim.client_id, claim.username, password)
+    }
+
+    /// Who gave these names in CONNECT.
+    #[must_use]
+    pub fn with_login(mut self, client_id: &str, username: Option<&str>, password: &[u8]) -> Self {
         if sas::looks_like_token(password) {
             let token = str::from_utf8(password).unwrap_or_default();
             let of_token = || sas::device_of(token).unwrap_or_default();
-            let device = match claim.client_id {
+            let device = match client_id {
                 "" => of_token(),
                 id => id.to_owned(),
             };
-            who.credentials.push(format!("sas:{device}"));
+            self.credentials.push(format!("sas:{device}"));
         } else if !password.is_empty() {
-            let name = claim.username.unwrap_or_default();
-            who.credentials.push(format!("password:{name}"));
+            let name = username.unwrap_or_default();
+            self.credentials.push(format!("password:{name}"));
         }
-        who.client_id = Some(claim.client_id.to_owned());
-        who.username = claim.username.map(str::to_owned);
-        who
+        self.client_id = Some(client_id.to_owned());
+        self.username = username.map(str::to_owned);
+        self
     }
 
     /// Whose session this is.

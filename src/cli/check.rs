@@ -8,6 +8,7 @@ mod look;
 mod reason;
 
 use super::exit::Exit;
+use super::output;
 use crate::auth::rules::RuleSet;
 use crate::config::limits::WorstCase;
 use crate::config::values::{human_count, human_size, show_duration};
@@ -65,9 +66,9 @@ pub fn run(args: &Args) -> ExitCode {
             answer(&args.question, config, rules, &report.settings)
         }
         _ => {
-            print(&mut std::io::stdout(), &summary(&args.config, &report));
+            let printed = output::print(&summary(&args.config, &report));
             print(&mut std::io::stderr(), &warnings(&report));
-            Exit::Done.into()
+            printed.or_lost(Exit::Done)
         }
     }
 }
@@ -75,11 +76,11 @@ pub fn run(args: &Args) -> ExitCode {
 fn answer(question: &Question, config: &Config, rules: &RuleSet, settings: &[Setting]) -> ExitCode {
     match ask::answer(question, config, rules, settings) {
         Ok(answer) => {
-            print(&mut std::io::stdout(), &answer.text);
-            match answer.yes {
-                true => Exit::Done.into(),
-                false => Exit::No.into(),
-            }
+            let printed = output::print(&answer.text);
+            printed.or_lost(match answer.yes {
+                true => Exit::Done,
+                false => Exit::No,
+            })
         }
         Err(wrong) => {
             print(&mut std::io::stderr(), &format!("check: {wrong}\n"));
@@ -116,6 +117,9 @@ pub fn check_all(path: &Path, env: impl Iterator<Item = (String, String)>) -> Re
             let name = || crate::telemetry::log::capped(&path.display().to_string());
             let short = short.map(|text| Problem::new(name(), "rules", text));
             report.warnings.extend(short);
+            let ends = rules.open_ends();
+            let ends = ends.map(|(place, text)| Problem::new(place, "", text));
+            report.warnings.extend(ends);
             report.rules = Some(rules);
         }
         Err(problems) => report.problems.extend(problems),
@@ -145,7 +149,7 @@ fn warnings(report: &Report) -> String {
     text
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub(super) fn plural(count: usize, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{s}")
 }

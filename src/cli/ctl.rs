@@ -4,7 +4,8 @@ mod ask;
 mod show;
 mod table;
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
+use super::output::{self, Printed};
 use super::progress::Progress;
 use crate::admin::api::view::{Device, Events, Hub, Level, Log, Page};
 use crate::telemetry::causes::Cause;
@@ -112,7 +113,7 @@ pub fn run(args: &Args) -> ExitCode {
     let ask = match Ask::new(&args.admin, args.token_file.as_deref()) {
         Ok(ask) => ask,
         Err(problem) => {
-            eprintln!("ctl: {problem}");
+            output::complain(format_args!("ctl: {problem}"));
             let file = args.token_file.as_deref();
             return file.map_or(Exit::Usage, Exit::of_input).into();
         }
@@ -128,9 +129,9 @@ pub fn run(args: &Args) -> ExitCode {
         )),
     };
     match done {
-        Ok(text) => exit::print(&text).into(),
+        Ok(text) => output::print(&text).or_lost(Exit::Done),
         Err(failure) => {
-            eprintln!("ctl: {failure}");
+            output::complain(format_args!("ctl: {failure}"));
             failure.exit.into()
         }
     }
@@ -222,12 +223,20 @@ async fn watch(
         let mut expected = after;
         for event in seen.events.iter().take(left) {
             if event.seq > expected && after > 0 {
-                eprintln!("({} events were too fast to be kept)", event.seq - expected);
+                output::complain(format_args!(
+                    "({} events were too fast to be kept)",
+                    event.seq - expected
+                ));
             }
             expected = event.seq + 1;
-            match args.json {
-                true => println!("{}", serde_json::to_string(event).unwrap_or_default()),
-                false => println!("{}", show::event(event)),
+            let line = match args.json {
+                true => serde_json::to_string(event).unwrap_or_default(),
+                false => show::event(event),
+            };
+            match output::print_line(line) {
+                Printed::All => {}
+                Printed::Closed => return Ok(String::new()),
+                Printed::Lost => return Err(Failure::new("the watch has ended", Exit::Io)),
             }
         }
         left -= seen.events.len().min(left);
@@ -241,8 +250,11 @@ async fn watch(
 
 fn odd(error: &serde_json::Error) -> Failure {
     Failure::new(
-        format!("the answer is not what is expected: {error}"),
-        Exit::No,
+        format!(
+            "the answer is not what is expected: {error}; {}",
+            ask::IS_IT
+        ),
+        Exit::Unavailable,
     )
 }
 

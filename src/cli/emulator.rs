@@ -1,8 +1,10 @@
 //! `emulator`: the hub emulator alone, until SIGINT or SIGTERM.
 
 use super::exit::Exit;
+use super::output;
 use crate::config::secret::Secret;
 use crate::emulator::{Emulator, EmulatorConfig, EmulatorError, TlsMaterial};
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -57,7 +59,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(problems) => {
             for problem in problems {
-                eprintln!("{problem}");
+                output::complain(problem);
             }
             return match args.environment {
                 true => Exit::Usage.into(),
@@ -66,8 +68,7 @@ pub fn run(args: &Args) -> ExitCode {
         }
     };
     if args.check {
-        println!("{name}: ok");
-        return Exit::Done.into();
+        return output::print_line(format_args!("{name}: ok")).or_lost(Exit::Done);
     }
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
@@ -87,7 +88,7 @@ pub fn run(args: &Args) -> ExitCode {
 }
 
 fn failed(error: &dyn std::fmt::Display, exit: Exit) -> ExitCode {
-    eprintln!("emulator: {error}");
+    output::complain(format_args!("emulator: {error}"));
     exit.into()
 }
 
@@ -99,10 +100,11 @@ fn environment() -> Result<EmulatorConfig, Vec<String>> {
     let get = |name: &str| std::env::var(name).ok();
     let fresh = || base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
     let (config, strings) = EmulatorConfig::from_environment(get, fresh)?;
-    println!("connection string {}", strings.gateway);
+    let mut lines = format!("connection string {}\n", strings.gateway);
     for device in &strings.devices {
-        println!("device connection string {device}");
+        let _ = writeln!(lines, "device connection string {device}");
     }
+    let _served_all_the_same = output::print(&lines);
     Ok(config)
 }
 
@@ -141,7 +143,8 @@ async fn serve(config: EmulatorConfig) -> Result<(), Box<dyn std::error::Error>>
         ("control http", emulator.control_addr()),
     ] {
         if let Some(address) = address {
-            println!("listening {name} {address}");
+            let line = format_args!("listening {name} {address}");
+            let _served_all_the_same = output::print_line(line);
         }
     }
     tokio::select! {

@@ -1,7 +1,7 @@
 //! Exit codes: one table for the program, its man page and README.md; above 63 as sysexits.h has
 //! them.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::ExitCode;
@@ -91,18 +91,6 @@ impl Exit {
             ErrorKind::PermissionDenied => Self::NoPermission,
             _ => Self::Unavailable,
         }
-    }
-}
-
-/// Writes a command's result to standard output. A closed pipe is the reader's wish.
-pub fn print(text: &str) -> Exit {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            let _ = writeln!(io::stderr(), "standard output: {error}");
-            Exit::Io
-        }
-        _ => Exit::Done,
     }
 }
 

@@ -1,9 +1,9 @@
 //! `load`: the device load generator. Exit status 0 when every device connected and stayed and
 //! nothing acknowledged is missing, 1 otherwise, 64 for wrong usage.
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
+use super::output::{self, Printed};
 use crate::load::{Credentials, Options, Pace, Report, TlsVersion, run as drive, sources};
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -278,14 +278,14 @@ const NO_TARGET: &str = "say which server is to be loaded: --port PORT on this m
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     let Some(port) = args.port else {
-        eprintln!("load: {NO_TARGET}");
+        output::complain(format_args!("load: {NO_TARGET}"));
         return Exit::Usage.into();
     };
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     match args.threads {
         Some(threads @ 1..=1024) => drop(builder.worker_threads(threads)),
         Some(_) => {
-            eprintln!("load: --threads must be 1 to 1024");
+            output::complain(format_args!("load: --threads must be 1 to 1024"));
             return Exit::Usage.into();
         }
         None => {}
@@ -293,7 +293,7 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("load: cannot start the runtime: {error}");
+            output::complain(format_args!("load: cannot start the runtime: {error}"));
             return Exit::Internal.into();
         }
     };
@@ -301,16 +301,16 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(report) => report,
         Err(problems) => {
             for problem in problems {
-                eprintln!("load: {problem}");
+                output::complain(format_args!("load: {problem}"));
             }
             return Exit::Usage.into();
         }
     };
     match show(&report, args.result.json.as_deref()) {
-        Ok(Exit::Done) if !report.is_clean() => Exit::No.into(),
-        Ok(exit) => exit.into(),
+        Ok(printed) if report.is_clean() => printed.or_lost(Exit::Done),
+        Ok(printed) => printed.or_lost(Exit::No),
         Err(problem) => {
-            eprintln!("load: {problem}");
+            output::complain(format_args!("load: {problem}"));
             Exit::CannotCreate.into()
         }
     }
@@ -329,26 +329,25 @@ async fn interrupted() {
 }
 
 /// The table goes to standard output, unless the JSON is there.
-fn show(report: &Report, json: Option<&std::path::Path>) -> Result<Exit, String> {
+fn show(report: &Report, json: Option<&std::path::Path>) -> Result<Printed, String> {
     let to_stdout = json.is_some_and(|path| path.as_os_str() == "-");
-    let shown = match to_stdout {
-        true => {
-            let _ = write!(std::io::stderr(), "{report}");
-            Exit::Done
-        }
-        false => exit::print(&report.to_string()),
-    };
+    let text = report.to_string();
+    let mut printed = Printed::All;
+    match to_stdout {
+        true => output::complain(text.trim_end()),
+        false => printed = output::print(&text),
+    }
     let Some(path) = json else {
-        return Ok(shown);
+        return Ok(printed);
     };
     let mut text = serde_json::to_string_pretty(report).map_err(|error| error.to_string())?;
     text.push('\n');
     if to_stdout {
-        return Ok(exit::print(&text));
+        return Ok(output::print(&text));
     }
     let written = std::fs::write(path, text);
     written.map_err(|error| format!("--json {}: {error}", path.display()))?;
-    Ok(shown)
+    Ok(printed)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `completions` and `man`: what a package installs beside the program, made of its own grammar.
 
-use super::exit::{self, Exit, TABLE};
+use super::exit::{Exit, TABLE};
+use super::output;
 use clap::CommandFactory as _;
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -34,7 +35,7 @@ pub fn completions(args: &Completions) -> ExitCode {
     // clap_complete 4.6.11 takes the hyphen of the name for a step between commands in one half of
     // bash's function and not in the other.
     let text = String::from_utf8_lossy(&text);
-    exit::print(&text.replace("iothub__subcmd__gateway", "iothub__gateway")).into()
+    output::print(&text.replace("iothub__subcmd__gateway", "iothub__gateway")).or_lost(Exit::Done)
 }
 
 /// Writes a page for each command; 73 when the folder cannot be written to.
@@ -42,7 +43,7 @@ pub fn pages(args: &Pages) -> ExitCode {
     match write(&args.folder) {
         Ok(()) => Exit::Done.into(),
         Err(error) => {
-            eprintln!("man: {}: {error}", args.folder.display());
+            output::complain(format_args!("man: {}: {error}", args.folder.display()));
             Exit::CannotCreate.into()
         }
     }

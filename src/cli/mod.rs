@@ -2,6 +2,8 @@
 //!
 //! Exit codes are in [`exit`].
 
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use clap::{Parser, Subcommand};
 use exit::Exit;
 use std::process::ExitCode;
@@ -14,6 +16,7 @@ mod emulator;
 pub mod exit;
 mod load;
 mod manual;
+mod output;
 mod password;
 mod progress;
 mod psk;
@@ -78,7 +81,7 @@ enum Command {
 }
 
 /// Prints help, the version, or what is wrong with the arguments.
-fn explain(message: &clap::Error) {
+fn explain(message: &clap::Error) -> output::Printed {
     // What Rust's parsers say of a number is no sentence for whoever typed it.
     const WORDS: [(&str, &str); 4] = [
         ("invalid digit found in string", "it must be a whole number"),
@@ -96,10 +99,10 @@ fn explain(message: &clap::Error) {
     if message.use_stderr()
         && let Some((theirs, ours)) = WORDS.iter().find(|(theirs, _)| text.contains(theirs))
     {
-        eprint!("{}", text.replace(theirs, ours));
-    } else {
-        let _ = message.print();
+        output::complain(text.replace(theirs, ours).trim_end());
+        return output::Printed::All;
     }
+    output::became(message.print())
 }
 
 /// Parses the arguments and runs the subcommand.
@@ -108,11 +111,11 @@ pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(message) => {
-            explain(&message);
-            return match message.use_stderr() {
-                true => Exit::Usage.into(),
-                false => Exit::Done.into(),
+            let code = match message.use_stderr() {
+                true => Exit::Usage,
+                false => Exit::Done,
             };
+            return explain(&message).or_lost(code);
         }
     };
     let code = exit::guarded(|| match arguments.command {

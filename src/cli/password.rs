@@ -1,9 +1,10 @@
 //! `password`: hash a password for a rules file. It comes from standard input, never from the
 //! command line, where every process on the machine can see it.
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
+use super::output;
 use crate::auth::password::{DEFAULT_COST, hash_password_with};
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
@@ -38,13 +39,13 @@ pub fn run(args: &Args) -> ExitCode {
         hash_password_with(line(&password), &salt, cost).map_err(str::to_owned)
     });
     match hashed {
-        Ok(hash) => exit::print(&format!("{hash}\n")).into(),
+        Ok(hash) => output::print_line(hash).or_lost(Exit::Done),
         Err(error) => failed(&error, Exit::Usage),
     }
 }
 
 fn failed(problem: &str, exit: Exit) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "password: {problem}");
+    output::complain(format_args!("password: {problem}"));
     exit.into()
 }
 

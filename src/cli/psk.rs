@@ -1,7 +1,8 @@
 //! `psk`: make, convert and check files of pre-shared keys. The file format and what makes a key
 //! acceptable are those of `auth::rules::psk_file`.
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
+use super::output;
 use super::progress::Progress;
 use crate::auth::identity::DeviceId;
 use crate::auth::rules::encoding::{
@@ -12,7 +13,6 @@ use crate::auth::rules::psk_file::{lines, parse_line};
 use crate::telemetry::log::capped;
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
@@ -95,10 +95,10 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Lint(args) => with_file(&args.file, lint),
     };
     match result {
-        Ok(text) => exit::print(&text).into(),
+        Ok(text) => output::print(&text).or_lost(Exit::Done),
         Err(problems) => {
             for problem in problems {
-                let _ = writeln!(std::io::stderr(), "{problem}");
+                output::complain(problem);
             }
             match &args.command {
                 Command::Generate(_) => Exit::Usage.into(),

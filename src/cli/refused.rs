@@ -4,6 +4,7 @@
 //! device that sent the message; a file is taken away when the hub has accepted it.
 
 use super::exit::Exit;
+use super::output::{self, Printed};
 use crate::auth;
 use crate::auth::rules::Properties;
 use crate::config::{Config, OnDisconnect};
@@ -12,8 +13,8 @@ use crate::hub::message::DeviceAddress;
 use crate::hub::{DeviceLinks, Hub, HubEvent};
 use crate::router::refused::{self, Record};
 use crate::router::topic_map::{self, Mapped};
+use crate::telemetry::log::plain;
 use crate::telemetry::metrics::Metrics;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -76,7 +77,7 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(true) => Exit::Done.into(),
         Ok(false) => Exit::No.into(),
         Err((problems, exit)) => {
-            problems.iter().for_each(|problem| eprintln!("{problem}"));
+            problems.iter().for_each(output::complain);
             exit.into()
         }
     }
@@ -128,7 +129,7 @@ fn list(folder: &Path) -> Done {
     let mut well = true;
     for id in ids(folder)? {
         match refused::read(folder, &id) {
-            Ok(record) => say(&row(&id, &record)),
+            Ok(record) => well &= say(&row(&id, &record)),
             Err(problem) => well = complain(&id, &problem),
         }
     }
@@ -144,7 +145,7 @@ fn row(id: &str, record: &Record) -> String {
         ..
     } = record;
     let bytes = publish.payload.len();
-    let topic = publish.topic.escape_debug();
+    let topic = plain(&publish.topic);
     format!("{id}  {received}  {client_id}  {reason}  {bytes} B  {topic}")
 }
 
@@ -152,7 +153,7 @@ fn drop_all(folder: &Path, ids: &[String]) -> bool {
     let mut well = true;
     for id in ids {
         match refused::remove(folder, id) {
-            Ok(()) => say(&format!("{id}  dropped")),
+            Ok(()) => well &= say(&format!("{id}  dropped")),
             Err(error) => well = complain(id, &format!("cannot be dropped ({error})")),
         }
     }
@@ -180,7 +181,7 @@ fn resend(mut config: Config, folder: &Path, ids: &[String]) -> Done {
                 let removed = refused::remove(folder, id);
                 removed.map_err(|error| format!("accepted, but cannot be dropped ({error})"))
             }) {
-                Ok(()) => say(&format!("{id}  accepted")),
+                Ok(()) => well &= say(&format!("{id}  accepted")),
                 Err(problem) => well = complain(id, &problem),
             }
         }
@@ -222,12 +223,12 @@ async fn word(links: &mut DeviceLinks) -> Result<(), String> {
     }
 }
 
-fn say(line: &str) {
-    // A closed pipe is the reader's wish.
-    let _ = writeln!(std::io::stdout(), "{line}");
+/// Whether the line arrived, or nobody reads on.
+fn say(line: &str) -> bool {
+    output::print_line(line) != Printed::Lost
 }
 
 fn complain(id: &str, problem: &str) -> bool {
-    eprintln!("{id}: {problem}");
+    output::complain(format_args!("{id}: {problem}"));
     false
 }

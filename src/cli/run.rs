@@ -1,6 +1,8 @@
 //! `run`: the gateway in the foreground until SIGTERM or SIGINT.
 
+use super::check::plural;
 use super::exit::Exit;
+use super::output;
 use crate::auth::rules::RuleCounts;
 use crate::config::Config;
 use crate::gateway::{Gateway, Loaded, StartError, load};
@@ -32,14 +34,15 @@ pub fn run(args: &Args) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => {
             for problem in &problems {
-                eprintln!("{problem}");
+                output::complain(problem);
             }
-            eprintln!("{} problems; nothing was started", problems.len());
+            let count = plural(problems.len(), "problem");
+            output::complain(format_args!("{count}; nothing was started"));
             return Exit::of_input(&args.config).into();
         }
     };
     if let Err(error) = log::init(&loaded.config.log) {
-        eprintln!("{error}");
+        output::complain(error);
         return Exit::Usage.into();
     }
     for warning in &loaded.warnings {
@@ -48,11 +51,14 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            output::complain(format_args!("cannot start the runtime: {error}"));
             return Exit::Internal.into();
         }
     };
-    runtime.block_on(serve(&args.config, loaded))
+    let code = runtime.block_on(serve(&args.config, loaded));
+    // A thread that hangs in a file system must not keep the process.
+    runtime.shutdown_background();
+    code
 }
 
 /// The gateway from its start to its end.
@@ -207,7 +213,7 @@ fn complain(text: &str) {
     if tracing::enabled!(tracing::Level::ERROR) {
         tracing::error!(name: "start_failed", "{text}");
     } else {
-        eprintln!("{text}");
+        output::complain(text);
     }
 }
 

@@ -1,13 +1,15 @@
 //! `token`: mint a SAS token, or read one. Keys come from files or variables, never from the
 //! command line, where every process on the machine can see them.
 
-use super::exit::{self, Exit};
+use super::exit::Exit;
+use super::output;
 use crate::auth::identity::{DeviceId, ModuleId};
 use crate::auth::rules::encoding::decode_base64;
 use crate::auth::sas::{Token, mint};
 use crate::runtime::clock::{self, Unix};
+use crate::telemetry::log::plain;
 use std::fmt::Write as _;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -70,12 +72,9 @@ pub fn run(args: &Args) -> ExitCode {
         Command::Read(args) => read_token(args).and_then(|text| describe(&text, clock::unix())),
     };
     match result {
-        Ok(mut text) => {
-            text.push('\n');
-            exit::print(&text).into()
-        }
+        Ok(text) => output::print_line(text.as_str()).or_lost(Exit::Done),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "token: {error}");
+            output::complain(format_args!("token: {error}"));
             let file = match &args.command {
                 Command::Mint(args) => args.key_file.as_deref(),
                 Command::Read(args) => args.file.as_deref(),
@@ -179,10 +178,7 @@ fn describe(text: &str, now: Unix) -> Result<Zeroizing<String>, String> {
 
 /// Text of a token may hold anything; a terminal gets printable characters.
 fn printable(text: &str) -> String {
-    text.chars()
-        .flat_map(char::escape_debug)
-        .take(512)
-        .collect()
+    plain(text).chars().take(512).collect()
 }
 
 /// The two largest units of a duration.

@@ -3,12 +3,13 @@
 //! A tree of our own instead of derived types, because a derived parser stops at the first
 //! mistake and repeats the offending text, which may be a key.
 
+use super::named_file::{self, Unreadable};
 use super::problem::Problem;
 use super::schema::{Section, Shape, unknown_key};
 use crate::telemetry::log::Capped;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Read;
+use std::fs::File;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
@@ -88,23 +89,19 @@ impl Node {
     }
 }
 
-/// Reads the file as text.
+/// Reads the file as text. A stream, such as `/dev/stdin`, is read to its end.
 ///
 /// # Errors
 /// The problem, when it cannot be read, is too large or no UTF-8.
 pub(super) fn read(path: &Path, name: &str) -> Result<Zeroizing<String>, Problem> {
     let fail = |message: String| Problem::new(name, "", message);
-    let file = std::fs::File::open(path)
-        .map_err(|e| fail(format!("cannot be opened ({e}); name a file with -c FILE")))?;
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| fail(format!("cannot be read ({e}); it must be a TOML file")))?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(fail(
-            "larger than 1 MiB; is this the right file?".to_owned(),
-        ));
-    }
+    let opened = match named_file::is_stream(path) {
+        true => File::open(path).map_err(Unreadable::Failed),
+        false => named_file::open(path),
+    };
+    let file = opened.map_err(|e| fail(e.with_fix("name a file with -c FILE")))?;
+    let bytes = named_file::take(file, FILE_BYTES_MAX);
+    let bytes = bytes.map_err(|e| fail(e.with_fix("it must be a TOML file")))?;
     let text = std::str::from_utf8(&bytes).map_err(|e| {
         let at = e.valid_up_to();
         fail(format!("not UTF-8 at byte {at}; save it as UTF-8 text"))

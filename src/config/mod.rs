@@ -8,6 +8,7 @@ mod endpoint;
 mod env;
 mod file;
 pub mod limits;
+pub mod named_file;
 mod otlp;
 mod problem;
 mod reader;

@@ -7,6 +7,7 @@ use super::file::{Entry, Node, Origin, Table, join, place};
 use super::problem::Problem;
 use super::values;
 use crate::telemetry::log::capped;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -366,15 +367,23 @@ pub(super) fn text_of(entry: &Entry) -> Result<&str, String> {
     }
 }
 
+/// A whole number; one too large for any range is the largest, so that the range is said of it.
 fn count_of(entry: &Entry) -> Result<u64, String> {
     let help = "must be a whole number, not negative";
+    let parse = |digits: &str| match digits.parse() {
+        Ok(count) => Ok(count),
+        Err(_) if is_huge(digits) => Ok(u64::MAX),
+        Err(_) => Err(complain(entry, help)),
+    };
     match (&entry.node, &entry.origin) {
-        (Node::Integer(digits), _) => digits.parse().map_err(|_| complain(entry, help)),
-        (Node::Text(text), Origin::Env(_)) => {
-            text.value.trim().parse().map_err(|_| complain(entry, help))
-        }
+        (Node::Integer(digits), _) => parse(digits),
+        (Node::Text(text), Origin::Env(_)) => parse(text.value.trim()),
         _ => Err(complain(entry, help)),
     }
+}
+
+fn is_huge(digits: &str) -> bool {
+    !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 fn size_of(entry: &Entry) -> Result<u64, String> {
@@ -402,14 +411,51 @@ fn float_of(entry: &Entry) -> Option<f64> {
     }
 }
 
+/// The text without what may be a secret of a URL: who asks, and the query.
+fn masked(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return Cow::Borrowed(text);
+    };
+    // The last one, because a password may hold any character itself.
+    let (who, rest) = rest
+        .rsplit_once('@')
+        .map_or(("", rest), |(_, rest)| ("…@", rest));
+    let (place, query) = match rest.find(['?', '#']) {
+        Some(at) => (&rest[..at], "?…"),
+        None => (rest, ""),
+    };
+    Cow::Owned(format!("{scheme}://{who}{place}{query}"))
+}
+
 /// The value, if it may be shown, and what is wrong with it.
 pub(super) fn complain(entry: &Entry, message: &str) -> String {
     let shown = match &entry.node {
         Node::Text(text) if text.interpolated => "the value of ${…}".to_owned(),
-        Node::Text(text) => format!("\"{}\"", capped(&text.value)),
+        Node::Text(text) => format!("\"{}\"", capped(&masked(&text.value))),
         Node::Integer(digits) | Node::Float(digits) => capped(digits),
         Node::Bool(value) => value.to_string(),
         other => other.kind().to_owned(),
     };
     format!("{shown}: {message}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_huge, masked};
+
+    #[test]
+    fn who_asks_and_what_is_no_part_of_a_quoted_url() {
+        for (text, shown) in [
+            ("https://me:secret@h.example/t", "https://…@h.example/t"),
+            (
+                "https://me:se?c/r#e@t@h.example/t?code=secret",
+                "https://…@h.example/t?…",
+            ),
+            ("ftp://h.example:1/t#secret", "ftp://h.example:1/t?…"),
+            ("h.example", "h.example"),
+        ] {
+            assert_eq!(masked(text), shown);
+        }
+        assert!(is_huge("99999999999999999999") && !is_huge("-1") && !is_huge(""));
+    }
 }

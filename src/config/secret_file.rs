@@ -6,10 +6,11 @@
 //! gives the service's user a place in the file's access control list. Symbolic links are
 //! followed, because mounted secrets are links; what counts is the file they lead to.
 
+use super::named_file::{self, Unreadable};
 use crate::telemetry::log::capped;
 use rustix::fs::fgetxattr;
 use std::fs::File;
-use std::io::Read;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use zeroize::Zeroizing;
@@ -31,15 +32,7 @@ const ACL_BYTES_MAX: usize = 4 * 1024;
 pub fn read(path: &Path, insecure_permissions: bool) -> Result<Zeroizing<String>, String> {
     let shown = shown(path);
     let file = open(path, insecure_permissions)?;
-    let mut bytes = Zeroizing::new(Vec::new());
-    file.take(SECRET_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|e| format!("{shown} cannot be read ({e})"))?;
-    if bytes.len() as u64 > SECRET_BYTES_MAX {
-        return Err(format!(
-            "{shown} is larger than 64 KiB; is it the right file?"
-        ));
-    }
+    let bytes = named_file::take(file, SECRET_BYTES_MAX).map_err(|e| format!("{shown} {e}"))?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| format!("{shown} is no UTF-8 text; write the secret as text (base64)"))?;
     let text = text.strip_suffix('\n').unwrap_or(text);
@@ -57,19 +50,8 @@ pub fn read(path: &Path, insecure_permissions: bool) -> Result<Zeroizing<String>
 /// 1 GiB.
 pub fn read_all(path: &Path) -> Result<Vec<u8>, String> {
     let file = open(path, true)?;
-    let length = file.metadata().map_or(0, |metadata| metadata.len());
-    // Room at once, so that no copy of a key is left behind by growing.
-    let mut bytes = Zeroizing::new(Vec::new());
-    let room = length.min(MANY_BYTES_MAX) + 1;
-    bytes.reserve_exact(usize::try_from(room).unwrap_or_default());
-    let read = file.take(MANY_BYTES_MAX + 1).read_to_end(&mut bytes);
-    read.map_err(|e| format!("{} cannot be read ({e})", shown(path)))?;
-    if bytes.len() as u64 > MANY_BYTES_MAX {
-        return Err(format!(
-            "{} is larger than 1 GiB; is it the right file?",
-            shown(path)
-        ));
-    }
+    let bytes = named_file::take(file, MANY_BYTES_MAX);
+    let mut bytes = bytes.map_err(|e| format!("{} {e}", shown(path)))?;
     Ok(std::mem::take(&mut *bytes))
 }
 
@@ -80,15 +62,15 @@ pub fn read_all(path: &Path) -> Result<Vec<u8>, String> {
 /// by others (unless `insecure_permissions`).
 pub fn open(path: &Path, insecure_permissions: bool) -> Result<File, String> {
     let shown = shown(path);
-    // Asked before opening: opening a pipe would wait for a writer.
-    let kind = path
-        .metadata()
-        .map_err(|e| format!("{shown} cannot be read ({e}); correct the path or create it"))?;
-    if !kind.is_file() {
-        return Err(format!("{shown} is no regular file; name one"));
-    }
-    let file = File::open(path)
-        .map_err(|e| format!("{shown} cannot be read ({e}); let the gateway's user read it"))?;
+    let file = named_file::open(path).map_err(|unreadable| {
+        let fix = match &unreadable {
+            Unreadable::Failed(error) if error.kind() == ErrorKind::PermissionDenied => {
+                "let the gateway's user read it"
+            }
+            _ => "correct the path or create it",
+        };
+        format!("{shown} {}", unreadable.with_fix(fix))
+    })?;
     if !insecure_permissions {
         let readers = Readers::of(&file).map_err(|e| format!("{shown} cannot be read ({e})"))?;
         readers

@@ -4,6 +4,7 @@
 //! They are served all the same. A fleet's keys come from elsewhere, with the mode they had there,
 //! and an example out of a clone of the repository has the mode git gives it.
 
+use crate::config::named_file::{self, RULES_BYTES_MAX};
 use crate::config::{Config, Problem, secret_file};
 use crate::telemetry::log::capped;
 use std::collections::HashSet;
@@ -36,7 +37,8 @@ pub fn exposed(config: &Config) -> Vec<Problem> {
 
 /// Whether a rules file itself holds keys, and the PSK files it names.
 fn secrets_of(path: &Path) -> (bool, Vec<PathBuf>) {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let text = named_file::read(path, RULES_BYTES_MAX).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let table: toml::Table = text.parse().unwrap_or_default();
     let entries = |key: &str| {

@@ -2,12 +2,12 @@
 
 use super::exposed;
 use crate::auth::rules::{Resolvers, RuleSet, RulesText};
+use crate::config::named_file::{self, PEM_BYTES_MAX, RULES_BYTES_MAX, Unreadable};
 use crate::config::reload::Files;
 use crate::config::secret_file;
 use crate::config::{self, Config, Problem, Setting};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A configuration and rules that may be served.
@@ -47,6 +47,14 @@ pub fn environment() -> BTreeMap<String, String> {
 /// # Errors
 /// Every problem of every file, none of which holds a secret.
 pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    if named_file::is_stream(path) && !path.is_file() {
+        let name = path.display().to_string();
+        return Err(vec![Problem::new(
+            name,
+            "",
+            Unreadable::Irregular.to_string(),
+        )]);
+    }
     let environment = environment();
     let mut files = Files::default();
     note_configuration(path, &environment, &mut files);
@@ -97,7 +105,8 @@ pub(super) fn note_configuration(
     files.note(path);
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let base = absolute.parent().unwrap_or(Path::new(""));
-    let text = fs::read_to_string(path).unwrap_or_default();
+    let text = named_file::read(path, RULES_BYTES_MAX).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
     for secret in config::files_named(&text, base, environment) {
         files.note(&secret);
     }
@@ -114,6 +123,19 @@ pub(super) fn note_tls(config: &Config, files: &mut Files) {
     }
 }
 
+fn rules_text(path: &Path, name: &str) -> Result<String, Problem> {
+    let mut bytes = named_file::read(path, RULES_BYTES_MAX).map_err(|unreadable| {
+        let text = unreadable.with_fix("create it or correct rules.files");
+        Problem::new(name, "", text)
+    })?;
+    String::from_utf8(std::mem::take(&mut *bytes)).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+        let text = "is not UTF-8; save it as UTF-8 text";
+        Problem::new(format!("{name}:{line}"), "", text)
+    })
+}
+
 /// As [`load_rules`]; every file is noted before it is read.
 pub(super) fn load_rules_noting(
     config: &Config,
@@ -125,19 +147,9 @@ pub(super) fn load_rules_noting(
     for path in &config.rules_files {
         noted.note(path);
         let name = path.display().to_string();
-        match fs::read(path).map(String::from_utf8) {
-            Ok(Ok(text)) => files.push((name, text)),
-            Ok(Err(error)) => {
-                let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-                let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
-                let text = "is not UTF-8; save it as UTF-8 text";
-                problems.push(Problem::new(format!("{name}:{line}"), "", text));
-            }
-            Err(error) => problems.push(Problem::new(
-                name,
-                "",
-                format!("cannot be read ({error}); create it or correct rules.files"),
-            )),
+        match rules_text(path, &name) {
+            Ok(text) => files.push((name, text)),
+            Err(problem) => problems.push(problem),
         }
     }
     let base = config.rules_files.first().and_then(|path| path.parent());
@@ -146,7 +158,9 @@ pub(super) fn load_rules_noting(
     let resolvers = Resolvers {
         read: &|path| {
             noted.borrow_mut().note(path);
-            fs::read(path).map_err(|error| format!("cannot be read ({error})"))
+            named_file::read(path, PEM_BYTES_MAX)
+                .map(|mut bytes| std::mem::take(&mut *bytes))
+                .map_err(|unreadable| unreadable.to_string())
         },
         read_secret: &|path| {
             noted.borrow_mut().note(path);

@@ -12,11 +12,11 @@ use super::{dates, exposed};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
 use crate::config::reload::{Files, Watch};
-use crate::config::{self, Config, Setting, limits};
+use crate::config::{self, Config, Problem, Setting, limits};
 use crate::hub::{Hub, PolicyKeys};
 use crate::listener::Shared;
 use crate::router::registry::Eviction;
-use crate::runtime::clock::{self, Unix};
+use crate::runtime::clock::{self, Mono, Unix};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
 use arc_swap::ArcSwap;
@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::task::{JoinError, JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Why a reload happens, as the log says it.
@@ -38,6 +39,9 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// How long a certificate and a key that do not fit each other are given to become a pair: they
 /// are two files, and whoever writes them takes a while between the two.
 const PAIR: Duration = Duration::from_secs(10);
+
+/// After how long a reload that is still under way is spoken of, and how often then.
+const LONG: Duration = Duration::from_secs(10);
 
 /// How often the log says which certificates end.
 const DATES: Duration = Duration::from_secs(86_400);
@@ -130,8 +134,8 @@ async fn settle(
         let left = PAIR.saturating_sub(clock::mono().since(begun));
         let last = cause != CHANGE || left.is_zero();
         let (work, path) = (reloader.clone(), sources.clone());
-        let done = tokio::task::spawn_blocking(move || work.reload(&path, cause, last)).await;
-        let done = match done {
+        let work = tokio::task::spawn_blocking(move || work.reload(&path, cause, last));
+        let done = match told(work, begun).await {
             Ok(done) => done,
             Err(error) => {
                 reloader.count("failed");
@@ -152,6 +156,22 @@ async fn settle(
             () = received(hangup.as_deref_mut()) => cause = HANGUP,
             () = watch.changed() => {}
             () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+/// Waits for a reload, and says so when it takes long: a file system that hangs holds it up, and
+/// every later reload behind it.
+async fn told<T>(work: JoinHandle<T>, begun: Mono) -> Result<T, JoinError> {
+    tokio::pin!(work);
+    loop {
+        match tokio::time::timeout(LONG, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => tracing::warn!(
+                name: "reload_slow",
+                seconds = clock::mono().since(begun).as_secs(),
+                "a reload still reads files; a later one waits for it"
+            ),
         }
     }
 }
@@ -300,6 +320,10 @@ impl Reloader {
         note_tls(&config, files);
         let rules = load_rules_noting(&config, &environment, files);
         let rules = rules.map_err(|found| problems.extend(found.iter().map(ToString::to_string)));
+        if let Ok(rules) = &rules {
+            let cut = rules.cut_since(&self.rules.load()).into_iter();
+            problems.extend(cut.map(|(place, text)| Problem::new(place, "", text).to_string()));
+        }
         let changes = self.doors.prepare(&config.listeners);
         match (rules, changes) {
             (Ok(rules), Ok(changes)) if problems.is_empty() => Ok(Fresh {
@@ -368,6 +392,10 @@ pub(super) fn show_rules(rules: &RuleSet, metrics: &Metrics) {
     let short = &metrics.psk_short_keys;
     short.set(i64::try_from(counts.psk_short_keys).unwrap_or(i64::MAX));
     if let Some(warning) = counts.short_keys() {
+        tracing::warn!(name: "config_warning", "{warning}");
+    }
+    for (place, text) in rules.open_ends() {
+        let warning = Problem::new(place, "", text);
         tracing::warn!(name: "config_warning", "{warning}");
     }
     let count = counts.rules;

@@ -3,7 +3,8 @@
 //! A socket over a bound is refused at once, with one exception: when many devices come back
 //! together, those that find every handshake taken stand in line, for a bounded time, unread and
 //! therefore small. The line is bounded, and long only for a source from which devices have proved
-//! themselves: waiting is what a flood wants. Whose turn is next goes round by source. Permits give
+//! themselves: waiting is what a flood wants. While such a line stands, a handshake whose client is
+//! silent makes room for the next. Whose turn is next goes round by source. Permits give
 //! themselves back when dropped and travel with what they admit. The table of sources holds only
 //! sources that hold a permit, so the bound on connections bounds it.
 
@@ -80,13 +81,23 @@ impl Counts {
     }
 }
 
+/// Who waits for a handshake of one source.
+#[derive(Default)]
+struct Line {
+    places: VecDeque<oneshot::Sender<Permit>>,
+    /// Devices had proved themselves from there when the last one joined.
+    proved: bool,
+    /// Handshakes that were told to make room and have not gone yet.
+    leaving: usize,
+}
+
 #[derive(Default)]
 struct State {
     bounds: Bounds,
     all: Counts,
     sources: HashMap<IpAddr, Counts>,
     /// Who waits for a handshake, by source.
-    lines: HashMap<IpAddr, VecDeque<oneshot::Sender<Permit>>>,
+    lines: HashMap<IpAddr, Line>,
     /// The sources with a line, in the order of their next turn.
     round: VecDeque<IpAddr>,
     /// In all lines, those who gave up included until they are met.
@@ -103,20 +114,25 @@ impl State {
         let Some(line) = self.lines.get_mut(&source) else {
             return 0;
         };
-        while line.pop_front_if(|place| place.is_closed()).is_some() {
+        while line
+            .places
+            .pop_front_if(|place| place.is_closed())
+            .is_some()
+        {
             self.waiting -= 1;
         }
-        line.len()
+        line.places.len()
     }
 
-    fn stand(&mut self, source: IpAddr) -> oneshot::Receiver<Permit> {
+    fn stand(&mut self, source: IpAddr, proved: bool) -> oneshot::Receiver<Permit> {
         let (place, turn) = oneshot::channel();
         let round = &mut self.round;
         let line = self.lines.entry(source).or_insert_with(|| {
             round.push_back(source);
-            VecDeque::new()
+            Line::default()
         });
-        line.push_back(place);
+        line.proved = proved;
+        line.places.push_back(place);
         self.waiting += 1;
         turn
     }
@@ -131,7 +147,9 @@ impl State {
             }
             self.round.push_back(source);
             if self.of(source).handshakes < per_source {
-                let place = self.lines.get_mut(&source)?.pop_front()?;
+                let line = self.lines.get_mut(&source)?;
+                line.leaving = line.leaving.saturating_sub(1);
+                let place = line.places.pop_front()?;
                 self.waiting -= 1;
                 return Some((source, place));
             }
@@ -233,10 +251,25 @@ impl Gate {
                     return Err(full);
                 }
                 let connection = self.take(&mut state, source, Kind::Connection);
-                Ok((connection, Turn::Later(state.stand(source), full)))
+                Ok((connection, Turn::Later(state.stand(source, proved), full)))
             }
             Some(refused) => Err(refused),
         }
+    }
+
+    /// Whether a handshake whose client lets it wait has to make room: others stand in line for
+    /// its place, and devices have proved themselves from there. It must go when told so; as many
+    /// are told as there are others.
+    pub(super) fn makes_room(&self, source: IpAddr) -> bool {
+        let source = bucket(source);
+        let mut state = self.state();
+        let others = state.line(source);
+        let Some(line) = state.lines.get_mut(&source) else {
+            return false;
+        };
+        let told = line.proved && others > line.leaving;
+        line.leaving += usize::from(told);
+        told
     }
 
     /// A place in the queue for a password check; `None` when the queue, or the source's share of

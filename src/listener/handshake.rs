@@ -6,37 +6,34 @@
 //! device afterwards is a new small task (`conn`).
 
 use super::admission::{Permit, Turn};
+use super::asked::Asked;
 use super::conn::{self, Bounds, Conn, Opened};
 use super::ending::Ending;
 use super::password::Checked;
 use super::refusal::Line;
 use super::refusal::connect::{claim, connect_line, proved};
 use super::setup::Counted;
-use super::{Site, poison};
+use super::{Site, poison, room};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, Admission, Decision, Denial, DenialKind, Who};
 use crate::hub::message::DeviceAddress;
 use crate::mqtt::packet::Connect;
-use crate::mqtt::session::{ConnectRefusal, Event, Session};
+use crate::mqtt::session::ConnectRefusal;
 use crate::router::registry::{Claim, SessionKey};
 use crate::router::topic_map;
 use crate::runtime::clock;
 use crate::telemetry::log::CONNECT;
 use crate::telemetry::reason::Reason;
-use crate::tls::{Accepted, Claimed, HandshakeError, KeySlot, Peer, Stream};
-use bytes::BytesMut;
+use crate::tls::{Accepted, Claimed, Flight, HandshakeError, KeySlot, Peer, Stream};
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// Time for a refusal's CONNACK to be taken.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
-
-/// Read at once while CONNECT is awaited; most CONNECTs are smaller.
-const CONNECT_READ_BYTES: usize = 512;
 
 /// A socket the gate let in.
 pub(super) struct Arrival {
@@ -76,15 +73,6 @@ impl Refusal {
     }
 }
 
-/// A transport with a CONNECT on it.
-struct Asked {
-    stream: Box<dyn Stream>,
-    session: Session,
-    connect: Box<Connect>,
-    input: BytesMut,
-    out: BytesMut,
-}
-
 /// An authenticated device that holds its claim.
 struct Granted {
     admission: Admission,
@@ -111,7 +99,14 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
             let turn = handshake.come(patience).await;
             // Held up to the answer to CONNECT.
             let _turn = turn.map_err(|full| site.stranger(source, full.reason(), full.setting()))?;
-            greet(tcp, source, &site).await
+            let flight = Arc::new(Flight::default());
+            tokio::select! {
+                biased;
+                greeted = greet(tcp, source, &site, &flight) => greeted,
+                () = room::wanted(&site, source, &flight) => {
+                    Err(site.stranger(source, Reason::TlsTimeout, room::TEXT))
+                }
+            }
         } => outcome,
     };
     match outcome {
@@ -153,13 +148,20 @@ async fn greet(
     tcp: TcpStream,
     source: SocketAddr,
     site: &Site,
+    flight: &Arc<Flight>,
 ) -> Result<(Asked, Granted), Failure> {
-    let Accepted { stream, peer } = transport(tcp, source, site).await?;
-    let mut asked = match await_connect(stream, site).await {
+    let Accepted { stream, peer } = transport(tcp, source, site, flight.clone()).await?;
+    if matches!(peer, Peer::Psk { .. } | Peer::Certificate { .. }) {
+        flight.end(); // it has proved itself
+    }
+    let asked = Asked::wait(stream, site, flight).await;
+    flight.end();
+    let mut asked = match asked {
         Ok(asked) => asked,
-        Err((reason, text)) => {
+        Err(early) => {
             let who = Who::at(&site.name, source.ip()).with_transport(proved(&peer));
-            return Err(site.refused(source, who, reason, &text));
+            let who = early.name(who);
+            return Err(site.refused(source, who, early.reason, &early.text));
         }
     };
     match admit(&asked.connect, &peer, source, site).await {
@@ -196,13 +198,18 @@ async fn greet(
 }
 
 /// TLS, within the acceptor's deadlines, counted.
-async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Accepted, Failure> {
+async fn transport(
+    tcp: TcpStream,
+    source: SocketAddr,
+    site: &Site,
+    flight: Arc<Flight>,
+) -> Result<Accepted, Failure> {
     let metrics = &site.shared.setup().metrics;
     let begun = clock::mono();
     let attempts = site.shared.attempts.of_source(source.ip());
     let accepted = site
         .acceptor
-        .accept_with(tcp, attempts)
+        .accept_with(tcp, attempts, flight)
         .await
         .map_err(|error| {
             let HandshakeError {
@@ -242,49 +249,6 @@ async fn transport(tcp: TcpStream, source: SocketAddr, site: &Site) -> Result<Ac
     let durations = &metrics.handshake_duration;
     durations.with_label_values(&[credential]).observe(took);
     Ok(accepted)
-}
-
-/// Reads until CONNECT is whole; the session knows how long and how large it may be.
-async fn await_connect(
-    mut stream: Box<dyn Stream>,
-    site: &Site,
-) -> Result<Asked, (Reason, Cow<'static, str>)> {
-    let limits = site.shared.setup().session_limits();
-    let mut session = Session::new(limits, clock::mono()).serving(site.versions);
-    let mut input = BytesMut::new();
-    let mut out = BytesMut::new();
-    loop {
-        let now = clock::mono();
-        match session.next(&mut input, &mut out, now) {
-            Ok(Some(Event::Connect(connect))) => {
-                return Ok(Asked {
-                    stream,
-                    session,
-                    connect,
-                    input,
-                    out,
-                });
-            }
-            Ok(Some(_)) => continue,
-            Ok(None) => {}
-            Err(violation) => {
-                say_last(stream, &out).await;
-                return Err((violation.word(), violation.to_string().into()));
-            }
-        }
-        if let Some(violation) = session.expired(now) {
-            conn::shut(stream, false).await;
-            return Err((violation.word(), violation.to_string().into()));
-        }
-        input.reserve(CONNECT_READ_BYTES);
-        // A little late rather than a little early: `expired` decides, not the timer.
-        let wait = session.deadline().since(now) + Duration::from_millis(1);
-        match tokio::time::timeout(wait, stream.read_buf(&mut input)).await {
-            Ok(Ok(0)) => return Err((Reason::PeerClosed, "closed before CONNECT".into())),
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(_)) => return Err((Reason::PeerClosed, "failed before CONNECT".into())),
-        }
-    }
 }
 
 /// Rules, will and claim, in this order: a stranger never disturbs a session.
@@ -402,7 +366,7 @@ fn count_connect(site: &Site, result: &str) {
 }
 
 /// Writes the last word and closes, each within its bound.
-async fn say_last(mut stream: Box<dyn Stream>, out: &[u8]) {
+pub(super) async fn say_last(mut stream: Box<dyn Stream>, out: &[u8]) {
     if !out.is_empty() {
         let say = async {
             stream.write_all(out).await?;

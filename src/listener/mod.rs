@@ -5,6 +5,7 @@
 //! → `conn`, with `ending` counting its one end.
 
 mod admission;
+mod asked;
 mod attempts;
 pub mod away;
 mod blocks;
@@ -15,6 +16,7 @@ mod password;
 mod poison;
 mod quota;
 mod refusal;
+mod room;
 mod series;
 mod setup;
 #[cfg(test)]

@@ -9,13 +9,16 @@ use crate::auth::Who;
 use crate::hub::Hub;
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
-use crate::telemetry::log::{REFUSAL, told};
+use crate::telemetry::log::{REFUSAL, VALUE_BYTES_MAX, told};
 use crate::telemetry::reason::{Basis, Reason};
 use crate::telemetry::shell::option;
 use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// The longest hint that is given, bytes; escaped, it fits a value of the log.
+const HINT_BYTES_MAX: usize = VALUE_BYTES_MAX / 2 - 2;
 
 /// Lines about refusals: bounded, and counted where they are left out.
 pub(super) struct Voice {
@@ -57,6 +60,8 @@ pub(super) struct Line<'a> {
     pub(super) got: Option<String>,
     /// The topic or filter.
     pub(super) topic: Option<&'a str>,
+    /// Whether it was subscribed to; else it was published to.
+    pub(super) is_filter: bool,
     pub(super) qos: Option<u8>,
     /// What became of the message.
     pub(super) message: Option<Message>,
@@ -96,6 +101,7 @@ impl<'a> Line<'a> {
             expected: None,
             got: None,
             topic: None,
+            is_filter: false,
             qos: None,
             message: None,
             is_of_session: false,
@@ -238,7 +244,12 @@ impl Voice {
         ));
         hint.push_str(&line.who.question());
         if let Some(topic) = line.topic {
-            option(&mut hint, "topic", topic);
+            let flag = if line.is_filter {
+                "subscribe"
+            } else {
+                "publish"
+            };
+            option(&mut hint, flag, topic);
         }
         if let Some(qos) = line.qos {
             option(&mut hint, "qos", &qos.to_string());
@@ -246,6 +257,7 @@ impl Voice {
         if line.reason.basis() != Basis::Rules {
             option(&mut hint, "reason", line.reason.word());
         }
-        Some(hint)
+        // One that the log would cut is none: half of a quoted word waits for its end.
+        Some(hint).filter(|hint| hint.len() <= HINT_BYTES_MAX)
     }
 }

@@ -10,7 +10,7 @@ mod properties;
 mod publish;
 mod subscribe;
 
-pub use connect::protocol_level;
+pub use connect::{glimpse, protocol_level};
 pub use publish::packet_id;
 
 use super::packet::{Packet, Protocol};

@@ -128,6 +128,16 @@ pub struct Connect {
     pub properties: Option<Box<ConnectProperties>>,
 }
 
+/// The names in a CONNECT that is malformed elsewhere. No `Debug`: it holds a secret.
+pub struct Glimpse {
+    /// Client identifier.
+    pub client_id: ByteString,
+    /// User name.
+    pub username: Option<ByteString>,
+    /// Password: bytes, and a secret; never print it.
+    pub password: Option<Bytes>,
+}
+
 impl fmt::Debug for Connect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connect")

@@ -21,7 +21,7 @@ pub use types::{ConnectRefusal, Deliver, Event, Goodbye, Receipt, SessionLimits,
 use super::decode::{self, Header, Kind, Stage};
 use super::encode;
 use super::inflight::{Downlink, Uplink, Verdict};
-use super::packet::{Packet, PacketId, Protocol, Publish, QoS, Versions, Will};
+use super::packet::{Glimpse, Packet, PacketId, Protocol, Publish, QoS, Versions, Will};
 use super::violation::Violation;
 use crate::runtime::clock::Mono;
 use bytes::BytesMut;
@@ -64,6 +64,8 @@ pub struct Session {
     session_expiry: bool,
     /// MQTT 5: whether CONNACK had room for the Receive Maximum, so that it can be held to.
     receive_maximum_said: bool,
+    /// What could be read of a malformed CONNECT.
+    glimpse: Option<Box<Glimpse>>,
 }
 
 impl Session {
@@ -87,7 +89,13 @@ impl Session {
             problem_information: true,
             session_expiry: false,
             receive_maximum_said: false,
+            glimpse: None,
         }
+    }
+
+    /// What could be read of the CONNECT that was malformed; once.
+    pub fn glimpse(&mut self) -> Option<Box<Glimpse>> {
+        self.glimpse.take()
     }
 
     /// Serves these versions only, not every one.
@@ -164,6 +172,7 @@ impl Session {
         {
             let body = &packet[header.length..];
             connect::refuse_malformed(violation, body, self.room(), out);
+            self.glimpse = decode::glimpse(&packet, header.length).map(Box::new);
         }
         event.map(Some)
     }

@@ -17,7 +17,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a file takes at least, bytes: a block of the file system.
@@ -59,6 +59,8 @@ pub struct Folder {
     bytes_max: u64,
     used: Mutex<u64>,
     next: AtomicU64,
+    /// The last message could not be written: that is told once.
+    fails: AtomicBool,
 }
 
 impl Folder {
@@ -84,6 +86,7 @@ impl Folder {
             bytes_max: bytes_max as u64,
             used,
             next: AtomicU64::new(0),
+            fails: AtomicBool::new(false),
         })
     }
 
@@ -100,15 +103,27 @@ impl Folder {
     pub fn keep(&self, record: &Record) -> Result<(RefusedByRule, String), KeepError> {
         let header = record.header();
         let cost = cost((header.len() + record.publish.payload.len()) as u64);
-        self.reserve(cost)?;
-        match self.write(record, &header) {
-            Ok(id) => Ok((RefusedByRule(()), id)),
-            Err(error) => {
+        let kept = self.reserve(cost).and_then(|()| {
+            self.write(record, &header).map_err(|error| {
                 let mut used = self.used();
                 *used = used.saturating_sub(cost);
-                Err(error.into())
+                error.into()
+            })
+        });
+        let failed = kept.as_ref().err();
+        let fails = self.fails.swap(failed.is_some(), Ordering::Relaxed);
+        match failed {
+            Some(error) if !fails => tracing::warn!(
+                name: "refused_not_kept",
+                %error,
+                "refused messages cannot be kept"
+            ),
+            None if fails => {
+                tracing::info!(name: "refused_kept_again", "refused messages are kept again")
             }
+            _ => {}
         }
+        kept.map(|id| (RefusedByRule(()), id))
     }
 
     fn used(&self) -> MutexGuard<'_, u64> {

@@ -13,6 +13,7 @@ mod queue;
 use crate::config::LogConfig;
 use crate::runtime::clock;
 pub use bound::Bound;
+pub use format::VALUE_BYTES_MAX;
 use format::{Format, Lines};
 pub use queue::QUEUE_BYTES_MAX;
 use queue::Queue;
@@ -242,6 +243,19 @@ pub fn capped(text: &str) -> String {
 #[must_use]
 pub fn told(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
+}
+
+/// As [`capped`], however long it is; for a terminal.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_hidden(c) {
+            true => out.extend(c.escape_unicode()),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// [`capped`] without the allocation, for `%Capped(text)` in log macros.

@@ -4,6 +4,7 @@
 //! or changes nothing. Each problem names the setting, the file and the fix; none shows content.
 
 use crate::config::TlsConfig;
+use crate::config::named_file::{self, PEM_BYTES_MAX};
 use crate::runtime::clock::Unix;
 use crate::tls::x509::verifier::Authority;
 use crate::tls::{Expiry, der};
@@ -106,10 +107,10 @@ impl Loader<'_> {
     }
 
     fn read(&mut self, key: &str, path: &Path) -> Option<Zeroizing<Vec<u8>>> {
-        match std::fs::read(path) {
-            Ok(bytes) => Some(Zeroizing::new(bytes)),
-            Err(error) => {
-                let text = format!("cannot be read ({error}); check the path and its permissions");
+        match named_file::read(path, PEM_BYTES_MAX) {
+            Ok(bytes) => Some(bytes),
+            Err(unreadable) => {
+                let text = unreadable.with_fix("check the path and its permissions");
                 self.problem(key, Some(path), &text);
                 None
             }

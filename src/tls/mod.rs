@@ -12,6 +12,7 @@ mod binder;
 mod cke;
 mod der;
 mod first;
+mod flight;
 mod hello;
 #[cfg(test)]
 mod hello_bytes;
@@ -27,12 +28,13 @@ mod voucher;
 mod x509;
 
 pub use attempts::PskAttempts;
+pub use flight::Flight;
 pub use peer::{Accepted, KeySlot, Peer, PskHash, PskKeys, Session};
 pub use refusal::Claimed;
 
 use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
-use crate::runtime::clock::Unix;
+use crate::runtime::clock::{self, Unix};
 use crate::telemetry::reason::Reason;
 use arc_swap::ArcSwap;
 use attempts::Unthrottled;
@@ -280,10 +282,12 @@ impl Acceptor {
         tcp: TcpStream,
         _source: SocketAddr,
     ) -> Result<Accepted, HandshakeError> {
-        self.accept_with(tcp, Arc::new(Unthrottled)).await
+        let flight = Arc::new(Flight::default());
+        self.accept_with(tcp, Arc::new(Unthrottled), flight).await
     }
 
-    /// As [`Self::accept`], asking `attempts` before a PSK identity is tried.
+    /// As [`Self::accept`], asking `attempts` before a PSK identity is tried; `flight` shows how
+    /// long the client was waited for.
     ///
     /// # Errors
     /// As [`Self::accept`].
@@ -291,6 +295,7 @@ impl Acceptor {
         &self,
         mut tcp: TcpStream,
         attempts: Arc<dyn PskAttempts>,
+        flight: Arc<Flight>,
     ) -> Result<Accepted, HandshakeError> {
         let Some(tls) = &self.tls else {
             return Ok(Accepted {
@@ -301,6 +306,7 @@ impl Acceptor {
         let total = tokio::time::sleep(self.limits.total);
         tokio::pin!(total);
         let mut raw = Vec::with_capacity(2048);
+        flight.wait(clock::mono());
         let read = within(total.as_mut(), async {
             let read = first::read_hello(&mut tcp, &mut raw);
             tokio::time::timeout(self.limits.hello, read).await.ok()
@@ -317,8 +323,9 @@ impl Acceptor {
                 return Err(Refusal::new(Reason::HelloTimeout, "none", text).into_error("none"));
             }
         };
+        flight.heard(clock::mono());
         let version = if hello.tls13 { "1.3" } else { "1.2" };
-        let stream = Replay::new(raw, tcp);
+        let stream = Replay::new(raw, tcp).timed(flight);
         let certificates = tls.loaded.load().certificates.clone();
         let route = route::route(&hello, tls.config.mixed, certificates.is_some());
         let credential = if matches!(route, Route::Psk12 | Route::Psk13) {

@@ -4,6 +4,7 @@
 //! the write side is shut first and what the client still sends is read and thrown away, within
 //! bounds: a refused peer costs at most [`LINGER`] and holds its handshake permit meanwhile.
 
+use crate::telemetry::log::plain;
 use crate::telemetry::reason::Reason;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -107,9 +108,26 @@ pub async fn farewell<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, alert: O
 #[must_use]
 pub fn printable(bytes: &[u8]) -> String {
     const SHOWN: usize = 64;
-    let shown = bytes.get(..SHOWN).unwrap_or(bytes);
-    let more = if shown.len() < bytes.len() { "…" } else { "" };
-    format!("\"{}\"{more}", shown.escape_ascii())
+    let mut end = bytes.len().min(SHOWN);
+    // Not within a character.
+    while end > 0 && bytes.get(end).is_some_and(|byte| byte & 0xc0 == 0x80) {
+        end -= 1;
+    }
+    let mut text = String::new();
+    for chunk in bytes.get(..end).unwrap_or_default().utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match u8::try_from(c) {
+                Ok(b'\'') => text.push('\''),
+                Ok(byte) if byte.is_ascii() => {
+                    text.extend(byte.escape_ascii().map(char::from));
+                }
+                _ => text.push_str(&plain(c.encode_utf8(&mut [0; 4]))),
+            }
+        }
+        text.extend(chunk.invalid().escape_ascii().map(char::from));
+    }
+    let more = if end < bytes.len() { "…" } else { "" };
+    format!("\"{text}\"{more}")
 }
 
 #[cfg(test)]
@@ -120,6 +138,13 @@ mod tests {
     #[test]
     fn what_a_peer_sent_cannot_break_a_log_line() {
         assert_eq!(printable(b"a\n\x1b[31m"), r#""a\n\x1b[31m""#);
+        assert_eq!(printable("Дверь it's".as_bytes()), "\"Дверь it's\"");
+        assert_eq!(printable("\u{202e}".as_bytes()), r#""\u{202e}""#);
+        assert_eq!(printable(b"\xd0 \"\xff"), r#""\xd0 \"\xff""#);
+        let cut = printable("Д".repeat(100).as_bytes());
+        assert_eq!(cut, format!("\"{}\"…", "Д".repeat(32)));
+        let odd = printable(format!("x{}", "Д".repeat(100)).as_bytes());
+        assert_eq!(odd, format!("\"x{}\"…", "Д".repeat(31)));
         assert!(printable(&[b'x'; 1000]).chars().count() <= 67);
     }
 

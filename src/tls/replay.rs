@@ -3,8 +3,11 @@
 //! While a TLS 1.2 PSK handshake runs, a tap sees what the TLS library is given; it is removed
 //! when the handshake ends, as is the buffer, so that an idle connection keeps neither.
 
+use super::flight::Flight;
+use crate::runtime::clock;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -16,6 +19,7 @@ pub struct Replay<S> {
     head: Vec<u8>,
     read: usize,
     tap: Option<Tap>,
+    flight: Option<Arc<Flight>>,
     inner: S,
 }
 
@@ -26,8 +30,15 @@ impl<S> Replay<S> {
             head,
             read: 0,
             tap: None,
+            flight: None,
             inner,
         }
+    }
+
+    /// Times how long the socket is waited for, until `flight` is over.
+    pub fn timed(mut self, flight: Arc<Flight>) -> Self {
+        self.flight = Some(flight);
+        self
     }
 
     /// Sets the tap.
@@ -51,7 +62,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Replay<S> {
         let before = buf.filled().len();
         let left = this.head.get(this.read..).unwrap_or_default();
         if left.is_empty() {
-            match Pin::new(&mut this.inner).poll_read(cx, buf) {
+            let polled = Pin::new(&mut this.inner).poll_read(cx, buf);
+            if let Some(flight) = &this.flight {
+                match polled {
+                    _ if flight.is_over() => this.flight = None,
+                    Poll::Pending => flight.wait(clock::mono()),
+                    Poll::Ready(_) => flight.heard(clock::mono()),
+                }
+            }
+            match polled {
                 Poll::Ready(Ok(())) => {}
                 other => return other,
             }

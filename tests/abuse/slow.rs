@@ -2,7 +2,8 @@
 
 use crate::raw::{Connect, Raw, SOON, connected, ended, metric_is, options, packet, publish};
 use crate::support::device::{Device, Transport, Who};
-use crate::support::{Bench, PSK};
+use crate::support::{Bench, Options, PSK, fleet_key};
+use crate::timing::hello;
 use std::time::Duration;
 
 fn psk() -> Transport {
@@ -256,4 +257,59 @@ async fn no_keep_alive_of_a_device_is_longer_than_the_gateways() {
         2.0,
     )
     .await;
+}
+
+/// A-3 among neighbours: one of an address keeps 600 handshakes open and says nothing; devices of
+/// the same address, from which one had proved itself, get in all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_handshakes_do_not_shut_out_the_devices_behind_the_same_address() {
+    let options = crate::raw::options("");
+    let bench = Bench::start(
+        "neighbours",
+        Options {
+            fleet: 20,
+            ..options
+        },
+    )
+    .await;
+    let proved = Device::try_connect(bench.mqtt(), &psk(), &Who::id("psk-1")).await;
+    drop(proved.expect("a handshake").expect("admitted"));
+    let address = bench.mqtt();
+    let hello = hello("psk-1", PSK, true).await;
+    let flood: Vec<_> = (0..600)
+        .map(|_| {
+            let hello = hello.clone();
+            tokio::spawn(async move {
+                loop {
+                    let mut raw = Raw::plain(address).await;
+                    let _ = raw.send(&hello).await;
+                    let _ = tokio::io::copy(&mut raw.0, &mut tokio::io::sink()).await;
+                }
+            })
+        })
+        .collect();
+    // As many as one address may have.
+    metric_is(&bench, "limit_in_use", &["limit=\"handshakes\""], 500.0).await;
+    let devices: Vec<_> = (0..20)
+        .map(|index| {
+            tokio::spawn(async move {
+                let (identity, key) = (format!("load-{index}"), fleet_key(index));
+                let who = Who::id(&identity);
+                let transport = Transport::Psk {
+                    identity,
+                    key,
+                    tls13: true,
+                };
+                let device = Device::try_connect(address, &transport, &who);
+                let device = tokio::time::timeout(Duration::from_secs(8), device).await;
+                device.expect("in time").expect("a handshake").is_ok()
+            })
+        })
+        .collect();
+    for device in devices {
+        assert!(device.await.expect("connected"));
+    }
+    for task in flood {
+        task.abort();
+    }
 }

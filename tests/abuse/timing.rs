@@ -126,7 +126,7 @@ fn welch(a: &[f64], b: &[f64]) -> f64 {
 }
 
 /// The first record a client with this identity and key sends.
-async fn hello(identity: &str, key: &[u8], tls13: bool) -> Vec<u8> {
+pub async fn hello(identity: &str, key: &[u8], tls13: bool) -> Vec<u8> {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let transport = Transport::Psk {

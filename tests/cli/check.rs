@@ -30,6 +30,12 @@ const TOPICS: &[Row] = &[
     ("--as psk:thermo-1 --topic '#'", 1, "filter_too_wide"),
     ("--as psk:thermo-1 --topic '$iothub/twin/GET/?$rid=1'", 1, "twin_unsupported"),
     ("--as psk:thermo-1 --topic '$iothub/twin/res/#'", 0, "on which nothing comes"),
+    ("--as psk:thermo-1 --subscribe '$iothub/methods/POST/#'", 0,
+     "not served: method_unsupported: "),
+    ("--as psk:thermo-1 --publish devices/thermo-1/messages/devicebound/x", 1,
+     "may not publish to"),
+    ("--as psk:thermo-1 --subscribe devices/thermo-1/messages/events/", 1, "filter_unknown"),
+    ("--as psk:thermo-1 --topic \"it's\"", 1, "may not publish to it's\n"),
     ("--as password:valve --client-id valve-9 --topic 'devices/valve-9/messages/devicebound/#'", 0,
      "may subscribe"),
     ("--as password:valve --client-id valve-9 --topic devices/valve-9/messages/events/", 1,
@@ -345,4 +351,45 @@ fn key_files_others_can_read_are_warned_about_unless_that_is_meant() {
     );
     folder.mode("rules.toml", 0o644);
     assert_eq!(folder.check("").err, "");
+}
+
+#[test]
+fn a_number_out_of_every_range_is_told_its_range_and_one_problem_is_one() {
+    let folder = Folder::new();
+    for number in ["0", "99999999999999999999"] {
+        let limits = format!("[limits]\nconnections = {number}\n");
+        folder.write(
+            "gateway.toml",
+            &(crate::folder::GATEWAY.to_owned() + &limits),
+        );
+        let done = folder.check("");
+        assert_eq!(done.code, 64, "{done:?}");
+        assert!(done.err.contains("must be from 1 to 1000000"), "{done:?}");
+        let done = folder.sh("iothub-gateway run -c gateway.toml");
+        assert!(
+            done.err.contains("1 problem; nothing was started"),
+            "{done:?}"
+        );
+    }
+}
+
+#[test]
+fn a_quoted_url_shows_neither_password_nor_query() {
+    let folder = Folder::new();
+    let with = |key: &str| {
+        let old = "endpoint = \"amqp://127.0.0.1:5672\"";
+        let text = crate::folder::GATEWAY.replace(old, key);
+        folder.write("gateway.toml", &text);
+        folder.check("")
+    };
+    for key in [
+        "token_url = \"https://me:hushhush@h.example/t?code=hushhush\"",
+        "token_url = \"ftp://me:hush?hush@h.example/t?hush\"",
+        "endpoint = \"amqps://me:hushhush@h.example\"",
+    ] {
+        let done = with(key);
+        assert_eq!(done.code, 64, "{done:?}");
+        assert!(done.err.contains("://…@h.example"), "{done:?}");
+        assert!(!done.err.contains("hush"), "{done:?}");
+    }
 }

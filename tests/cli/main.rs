@@ -7,6 +7,7 @@ mod examples;
 mod exits;
 mod folder;
 mod manual;
+mod output;
 mod readme;
 mod tools;
 

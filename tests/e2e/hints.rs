@@ -1,6 +1,7 @@
 //! Every refusal's log line names who, where and why, and its hint, pasted into a shell, comes to
 //! the same answer for the same reason.
 
+use crate::hinted::{BESIDE, EITHER, PROVOKED, RULES};
 use crate::support::certificates::{self, Authority};
 use crate::support::device::{Device, Transport, Who, open};
 use crate::support::process::{Process, free_port};
@@ -18,41 +19,6 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Devices, rules and terms beside the usual ones.
-const RULES: &str = r#"
-[[device]]
-id = "off-1"
-enabled = false
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "cert-reserved"
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "two-a"
-assign_client_id = true
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "listener-1"
-allow = ["commands"]
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "talker-1"
-allow = ["telemetry"]
-psk = { key = "hex:30313233343536373839414243444546" }
-
-[[device]]
-id = "printed-1"
-x509 = { thumbprint = "1111111111111111111111111111111111111111111111111111111111111111" }
-
-[[rule]]
-name = "not these"
-when = { credential = "psk", identity = "load-*" }
-deny = true
-"#;
 const KEY: &[u8] = b"0123456789ABCDEF";
 
 struct Place {
@@ -169,6 +135,20 @@ impl Place {
         device.disconnect().await;
     }
 
+    /// A PUBLISH and a SUBSCRIBE of a device that may do both, whatever comes of them.
+    async fn either(&self, topic: &str) {
+        let id = "cert-reserved";
+        for publishes in [true, false] {
+            self.paced().await;
+            let mut device =
+                Device::connect(self.mqtt, &Transport::psk(id, KEY), &Who::id(id)).await;
+            let _ = match publishes {
+                true => device.publish(topic, b"1").await.map(drop),
+                false => device.subscribe(topic, QoS::AtLeastOnce).await.map(drop),
+            };
+        }
+    }
+
     /// Lines about refusals so far.
     fn refusals(&self) -> Vec<Map<String, Value>> {
         let mut lines = logfmt::lines(&self.dir.join("log"));
@@ -220,6 +200,9 @@ fn strangers(stage: &Place) -> Vec<(Transport, Who)> {
         (known.clone(), Who::id("sas-1")),
         (known.clone(), Who::id("not an id; rm -rf \"'$HOME'\"")),
         (known.clone(), Who::id("-rf")),
+        (known.clone(), Who::id(&"x".repeat(1400))),
+        // Too long for a hint, once it is quoted.
+        (known.clone(), Who::id(&"'".repeat(1400))),
         (known.clone(), Who::id("")),
         (Transport::psk("off-1", KEY), Who::id("off-1")),
         (Transport::psk("load-0", &fleet_key(0)), Who::id("load-0")),
@@ -289,6 +272,12 @@ async fn refuse_the_rest(stage: &Place) {
         .bytes(&known, b"\x10\x0c\0\x04MQTT\x09\x02\0\0\0\0")
         .await;
     stage.bytes(&known, b"\xc0\0").await;
+    // A will of QoS 2, refused while CONNECT is read: by PSK, and with a user name.
+    let will = b"\x10\x1e\0\x04MQTT\x04\x16\0\x3c\0\x0alistener-1\0\x03a/b\0\x01x";
+    stage.bytes(&known, will).await;
+    let will =
+        b"\x10\x2a\0\x04MQTT\x04\xd6\0\x3c\0\x06pass-1\0\x03a/b\0\x01x\0\x06pass-1\0\x06secret";
+    stage.bytes(&stage.tls(None), will).await;
     for topic in [
         "devices/sas-1/messages/events/",
         "anything",
@@ -313,6 +302,9 @@ async fn refuse_the_rest(stage: &Place) {
     }
     let commands = "devices/talker-1/messages/devicebound/#";
     stage.subscribe("talker-1", KEY, commands).await;
+    for topic in EITHER {
+        stage.either(topic).await;
+    }
     // QoS 2 ends the session before the topic is looked at.
     let id = Who::id("cert-reserved");
     let mut device = Device::connect(stage.mqtt, &Transport::psk("cert-reserved", KEY), &id).await;
@@ -331,54 +323,57 @@ fn verdict(stage: &Place, line: &str) -> Result<String, String> {
         .expect("bash runs");
     let out = String::from_utf8_lossy(&run.stdout).into_owned();
     let err = String::from_utf8_lossy(&run.stderr).into_owned();
-    let word = out.lines().find_map(|line| line.strip_prefix("refused: "));
+    let word = out.lines().find_map(|line| {
+        let unserved = line.strip_prefix("not served: ").map(|word| (word, 0));
+        line.strip_prefix("refused: ")
+            .map(|word| (word, 1))
+            .or(unserved)
+    });
     match (word, run.status.code()) {
-        (Some(word), Some(1)) => Ok(word.split(':').next().unwrap_or_default().to_owned()),
+        (Some((word, expected)), Some(code)) if code == expected => {
+            Ok(word.split(':').next().unwrap_or_default().to_owned())
+        }
         (_, code) => Err(format!("{line}\n{code:?}\n{out}{err}")),
     }
 }
 
-/// What no rule decides and is provoked all the same.
-const PROVOKED: &[&str] = &[
-    "bad_password",
-    "first_packet_not_connect",
-    "not_tls",
-    "plain_mqtt",
-    "protocol_level",
-    "psk_wrong_key",
-    "qos2_publish",
-    "sas_expired",
-    "sas_malformed",
-    "sas_scope",
-    "sas_signature",
-    "throttled_identity",
-];
-
-/// What the rules can refuse and is not provoked above, as a hint would have it.
-const BESIDE: &[(&str, &str)] = &[
-    ("username_missing", "--as password: --client-id pass-1"),
-    (
-        "x509_thumbprint",
-        "--as thumbprint:0000000000000000000000000000000000000000000000000000000000000000 --cn x \
-         --client-id printed-1",
-    ),
-    (
-        "property_id",
-        "--as psk:talker-1 --topic devices/talker-1/messages/events/$.mid=%00",
-    ),
-    (
-        "property_not_ascii",
-        "--as psk:talker-1 --topic devices/talker-1/messages/events/$.ct=%C3%A4",
-    ),
-    (
-        "twin_unsupported",
-        "--as psk:talker-1 --topic '$iothub/twin/GET/?$rid=1'",
-    ),
-    (
-        "method_unsupported",
-        "--as psk:talker-1 --topic '$iothub/methods/res/200/?$rid=1'",
-    ),
-];
+/// The reasons of all lines, and which lines' hints do not come to theirs.
+fn pasted(stage: &Place) -> (BTreeSet<String>, Vec<String>) {
+    let (mut seen, mut names) = (BTreeSet::new(), BTreeSet::new());
+    let mut wrong = Vec::new();
+    for line in stage.refusals() {
+        let text = |field: &str| line.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (reason, hint) = (text("reason"), text("hint"));
+        if Reason::of(reason).is_some_and(|reason| !reason.refuses()) {
+            continue;
+        }
+        let short = text("client_id").len() < 1400 || !text("client_id").contains('\'');
+        assert_eq!(hint.is_empty(), !short, "a whole hint or none: {line:?}");
+        if !short {
+            continue;
+        }
+        for field in ["listener", "source", "reason", "text", "fix", "hint"] {
+            if text(field).is_empty() {
+                wrong.push(format!("no {field}: {line:?}"));
+            }
+        }
+        if reason == "will_qos2" {
+            names.insert((text("identity").to_owned(), text("client_id").to_owned()));
+        }
+        match verdict(stage, hint) {
+            Ok(word) if word == reason => {}
+            other => wrong.push(format!("{reason}: {other:?}\n{hint}")),
+        }
+        seen.insert(reason.to_owned());
+    }
+    let named = |identity: &str, id: &str| (identity.to_owned(), id.to_owned());
+    let expected = [
+        named("password:pass-1", "pass-1"),
+        named("psk:listener-1", "listener-1"),
+    ];
+    assert_eq!(names, BTreeSet::from(expected));
+    (seen, wrong)
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
@@ -393,25 +388,7 @@ async fn a_pasted_hint_comes_to_the_verdict_and_the_reason_of_its_line() {
     assert_eq!(process.terminate().await, Some(0));
     emulator.stop().await;
 
-    let mut seen = BTreeSet::new();
-    let mut wrong = Vec::new();
-    for line in stage.refusals() {
-        let text = |field: &str| line.get(field).and_then(Value::as_str).unwrap_or_default();
-        let (reason, hint) = (text("reason"), text("hint"));
-        if Reason::of(reason).is_some_and(|reason| !reason.refuses()) {
-            continue;
-        }
-        for field in ["listener", "source", "reason", "text", "fix", "hint"] {
-            if text(field).is_empty() {
-                wrong.push(format!("no {field}: {line:?}"));
-            }
-        }
-        match verdict(&stage, hint) {
-            Ok(word) if word == reason => {}
-            other => wrong.push(format!("{reason}: {other:?}\n{hint}")),
-        }
-        seen.insert(reason.to_owned());
-    }
+    let (mut seen, mut wrong) = pasted(&stage);
     let config =
         iothub_gateway::telemetry::shell::quoted(&stage.config.to_string_lossy()).into_owned();
     for (reason, question) in BESIDE {

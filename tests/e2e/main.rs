@@ -9,6 +9,7 @@ mod doors;
 mod explain;
 mod files;
 mod handover;
+mod hinted;
 mod hints;
 mod hub_refuses;
 mod hub_stage;

@@ -142,6 +142,23 @@ async fn a_file_that_is_cut_off_or_broken_changes_nothing() {
     Device::connect(bench.mqtt(), &bench.tls(), &login).await;
     assert_eq!(ended(&bench, "rights_revoked").await, 0.0);
 
+    // What is left of the key is long enough to be one.
+    fs::write(&fleet, &lines[..lines.len() - 5]).expect("a line cut off");
+    reloaded(&bench, "failed", 4.0).await;
+    assert!(logged(&[
+        "ERROR",
+        "half-written",
+        "fleet.psk:3: the file ends in the middle"
+    ]));
+    let one = fleet_line(0);
+    fs::write(&fleet, &one[..one.len() - 5]).expect("a line cut off");
+    reloaded(&bench, "failed", 5.0).await;
+    assert!(logged(&[
+        "ERROR",
+        "half-written",
+        "fleet.psk:1: the file ends in the middle"
+    ]));
+
     fs::write(&fleet, &lines).expect("whole");
     reloaded(&bench, "ok", 1.0).await;
     device.ping().await.expect("untouched");

@@ -6,7 +6,8 @@ use crate::support::process::{Process, free_port, signal};
 use crate::support::{Options, amqps_port, gateway_toml, http, hub_in, scratch};
 use std::fs;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const DEVICES: usize = 10;
@@ -84,4 +85,71 @@ async fn a_storm_of_sighups_reloads_a_few_times_and_disturbs_nobody() {
     let verdict = judge(&ledger(&emulator), &seen);
     let lost = (verdict.missing, verdict.foreign, verdict.misordered);
     assert_eq!(lost, (0, 0, 0), "{verdict:?}");
+}
+
+/// A pipe where a file was is named at once; one that is opened all the same, by a part that does
+/// not ask, does not keep the process from ending.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipes_in_place_of_files_hold_up_neither_a_reload_nor_the_end() {
+    let options = Options::default();
+    let dir = scratch("pipes");
+    drop(hub_in(&dir, &options).await);
+    // A hub that takes connections and ends them, so that the next attempt always comes.
+    let hub = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let hub = hub.expect("bound");
+    let amqp = hub.local_addr().expect("an address").port();
+    let attempts = std::sync::Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = hub.accept().await {
+            drop(socket);
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let (mqtt, plain, admin) = (free_port(), free_port(), free_port());
+    let config = dir.join("gateway.toml");
+    let text = gateway_toml(&options, amqp, mqtt, plain, admin);
+    fs::write(&config, &text).expect("written");
+    let log = dir.join("log");
+    let file = fs::File::create(&log).expect("log file");
+    let gateway = Process::logging(&config, Stdio::from(file));
+    let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+    let is_up = || std::net::TcpStream::connect(admin).is_ok();
+    until("the gateway is up", is_up).await;
+    // The first reload: from here on SIGHUP is heard.
+    let rules = fs::read_to_string(dir.join("rules.toml")).expect("rules");
+    fs::write(dir.join("rules.toml"), rules + "# changed\n").expect("written");
+    let reloaded = || {
+        fs::read_to_string(&log)
+            .expect("log")
+            .contains("msg=\"reloaded\"")
+    };
+    until("files are watched", reloaded).await;
+    let pipe = |name: &str| {
+        let path = dir.join(name);
+        let kept = dir.join("kept");
+        fs::rename(&path, &kept).expect("moved away");
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo runs").success());
+        (path, kept)
+    };
+    for name in ["rules.toml", "fleet.psk", "device-ca.pem", "gateway.toml"] {
+        let (path, kept) = pipe(name);
+        signal(&gateway.0, "HUP");
+        until(name, || {
+            let log = fs::read_to_string(&log).expect("log");
+            let words = ["level=error", name, "is no regular file"];
+            log.lines()
+                .any(|line| words.iter().all(|word| line.contains(word)))
+        })
+        .await;
+        fs::rename(kept, path).expect("moved back");
+    }
+    pipe("ca.pem");
+    let before = attempts.load(Ordering::Relaxed);
+    until("the hub is tried again", || {
+        attempts.load(Ordering::Relaxed) > before
+    })
+    .await;
+    assert!(gateway.terminate().await.is_some(), "ended by itself");
 }

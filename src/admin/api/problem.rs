@@ -90,6 +90,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "Bad body", detail)
     }
 
+    pub(super) fn no_body() -> Self {
+        let detail = "this order takes no body; send none";
+        Self::new(StatusCode::BAD_REQUEST, "Bad body", detail)
+    }
+
     pub(super) fn query(why: &str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "Bad query", why)
     }

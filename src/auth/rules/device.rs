@@ -3,6 +3,7 @@
 use super::encoding::{
     KeyBytes, PSK_BYTES_FLOOR, PSK_BYTES_MAX, PSK_BYTES_MIN, PskHash, parse_psk, parse_sas_key,
 };
+use super::open_end;
 use super::psk_file::{self, PskLine};
 use super::psk_store::{IDENTITY_BYTES_MAX, InsertError, Owner, PskEntry};
 use super::reader::Section;
@@ -336,10 +337,15 @@ fn read_lines(
     set.psk
         .reserve(file.iter().filter(|b| **b == b'\n').count() + 1, file.len());
     let before = set.psk.len();
+    let mut seen = open_end::Lines::default();
     let mut repeated = Repeated::default();
     for (number, line) in lines {
         let place = || format!("{name}:{number}");
-        match psk_file::parse_line(line, psk.min_key_bytes) {
+        let line = psk_file::parse_line(line, psk.min_key_bytes);
+        if let Ok(Some(line)) = &line {
+            seen.see(number, line);
+        }
+        match line {
             Err(error) => problems.add(&place(), "", error),
             Ok(None) => {}
             Ok(Some(line)) => match insert_line(set, &line, (fleet, psk.hash)) {
@@ -352,6 +358,10 @@ fn read_lines(
                 Ok(()) => {}
             },
         }
+    }
+    match seen.end(name, file) {
+        Ok(end) => set.open_ends.extend(end),
+        Err((line, text)) => problems.add(&format!("{name}:{line}"), "", text),
     }
     if set.psk.len() == before {
         section.problem(

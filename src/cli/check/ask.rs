@@ -55,6 +55,22 @@ pub struct Question {
     /// Topic to publish to or, when it is a filter or a command topic, to subscribe to
     #[arg(long, requires = "credentials")]
     pub topic: Option<String>,
+    /// Topic to publish to
+    #[arg(
+        long,
+        requires = "credentials",
+        conflicts_with = "topic",
+        value_name = "TOPIC"
+    )]
+    pub publish: Option<String>,
+    /// Filter to subscribe to
+    #[arg(
+        long,
+        requires = "credentials",
+        conflicts_with_all = ["topic", "publish"],
+        value_name = "FILTER"
+    )]
+    pub subscribe: Option<String>,
     /// QoS of that message or subscription
     #[arg(long, requires = "credentials", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub qos: Option<u8>,
@@ -69,6 +85,24 @@ impl Question {
     pub fn is_asked(&self) -> bool {
         !self.credentials.is_empty()
     }
+
+    /// What the device wants to do, where that is asked. Of a topic alone its form tells.
+    fn wish(&self) -> Option<Wish<'_>> {
+        let is_filter =
+            |text: &str| text.contains(['#', '+']) || text.contains("/messages/devicebound");
+        match (&self.publish, &self.subscribe, &self.topic) {
+            (Some(topic), ..) => Some(Wish::Publish(topic)),
+            (_, Some(filter), _) => Some(Wish::Subscribe(filter)),
+            (.., Some(filter)) if is_filter(filter) => Some(Wish::Subscribe(filter)),
+            (.., Some(topic)) => Some(Wish::Publish(topic)),
+            (None, None, None) => None,
+        }
+    }
+}
+
+enum Wish<'a> {
+    Publish(&'a str),
+    Subscribe(&'a str),
 }
 
 /// The answer.
@@ -320,8 +354,11 @@ fn verdict(
     };
     let proofs: Vec<_> = kinds.iter().map(|kind| proof(*kind)).collect();
     let _ = writeln!(text, "with {}: {outcome}", proofs.join(" and "));
-    let yes = match &question.topic {
-        Some(topic) => may_use(&mut text, outcome, topic, question.qos, properties_max),
+    let yes = match question.wish() {
+        Some(Wish::Publish(topic)) => {
+            may_publish(&mut text, outcome, topic, question.qos, properties_max)
+        }
+        Some(Wish::Subscribe(filter)) => may_subscribe(&mut text, outcome, filter),
         None => true,
     };
     Answer { text, yes }
@@ -336,50 +373,49 @@ const fn proof(kind: CredentialKind) -> &'static str {
     }
 }
 
-fn may_use(
+fn may_publish(
     text: &mut String,
     outcome: &Outcome,
     topic: &str,
     qos: Option<u8>,
     properties_max: usize,
 ) -> bool {
-    let (id, rights) = (&outcome.client_id, outcome.permissions);
-    let listens = topic.contains(['#', '+']) || topic.contains("/messages/devicebound");
-    let (verb, allowed) = match listens {
-        true => (
-            "subscribe to",
-            could_subscribe(id, rights, topic).map(Subscription::unserved),
-        ),
-        false => {
-            let manner = outcome.limits.properties;
-            let could = could_publish(id, rights, topic, properties_max, manner);
-            ("publish to", could.map(|()| None))
-        }
-    };
+    let (id, rights, limits) = (&outcome.client_id, outcome.permissions, outcome.limits);
+    let allowed = could_publish(id, rights, topic, properties_max, limits.properties);
     let topic = shown(topic);
-    if qos == Some(2) && !listens {
+    if qos == Some(2) {
         let (reason, fix) = (Reason::Qos2Publish, Reason::Qos2Publish.fix());
         let _ = writeln!(text, "may not publish to {topic} with QoS 2; {fix}");
         let _ = writeln!(text, "refused: {reason}: {}", reason.means());
         return false;
     }
-    let error = match allowed {
+    let Err(error) = allowed else {
+        let _ = writeln!(text, "may publish to {topic}");
+        return true;
+    };
+    let _ = writeln!(text, "may not publish to {topic}");
+    let _ = writeln!(text, "refused: {}: {error}", error.reason());
+    let _ = writeln!(text, "  {}", consequence(limits.on_refused));
+    false
+}
+
+fn may_subscribe(text: &mut String, outcome: &Outcome, filter: &str) -> bool {
+    let allowed = could_subscribe(&outcome.client_id, outcome.permissions, filter);
+    let filter = shown(filter);
+    match allowed.map(Subscription::unserved) {
         Ok(None) => {
-            let _ = writeln!(text, "may {verb} {topic}");
-            return true;
+            let _ = writeln!(text, "may subscribe to {filter}");
         }
         Ok(Some(why)) => {
-            let _ = writeln!(text, "may {verb} {topic}, on which nothing comes: {why}");
-            return true;
+            let _ = writeln!(text, "may subscribe to {filter}, on which nothing comes");
+            let _ = writeln!(text, "not served: {}: {why}", why.reason());
         }
-        Err(error) => error,
-    };
-    let _ = writeln!(text, "may not {verb} {topic}");
-    let _ = writeln!(text, "refused: {}: {error}", error.reason());
-    if !listens {
-        let _ = writeln!(text, "  {}", consequence(outcome.limits.on_refused));
+        Err(error) => {
+            let _ = writeln!(text, "may not subscribe to {filter}");
+            let _ = writeln!(text, "refused: {}: {error}", error.reason());
+        }
     }
-    false
+    allowed.is_ok()
 }
 
 /// What becomes of a refused message, and of its device.
@@ -397,5 +433,5 @@ const fn consequence(on_refused: OnRefused) -> &'static str {
 
 /// A text of the command line, fit for a terminal.
 fn shown(text: &str) -> String {
-    capped(text).escape_debug().to_string()
+    capped(text)
 }

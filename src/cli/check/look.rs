@@ -2,13 +2,14 @@
 
 use crate::auth::rules::RuleSet;
 use crate::auth::x509::{Fingerprint, fingerprints};
+use crate::config::named_file::{self, PEM_BYTES_MAX};
 use crate::config::{Config, ListenerConfig, Problem};
 use crate::gateway::{dates, exposed};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::log::capped;
 use crate::tls::{Acceptor, HandshakeLimits};
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What was found.
@@ -66,8 +67,9 @@ fn material(
 
 /// Rules that can never fit, because no listener trusts their CA or has their name.
 fn against_listeners(found: &mut Found, config: &Config, rules: &RuleSet) {
+    let read = |path: &PathBuf| named_file::read(path, PEM_BYTES_MAX);
     let bundles = config.listeners.iter().filter_map(|l| l.tls.as_ref());
-    let bundles = bundles.filter_map(|tls| std::fs::read(tls.client_ca.as_ref()?).ok());
+    let bundles = bundles.filter_map(|tls| read(tls.client_ca.as_ref()?).ok());
     let trusted: HashSet<Fingerprint> = bundles
         .filter_map(|bundle| fingerprints(&bundle).ok())
         .flatten()

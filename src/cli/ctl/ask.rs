@@ -8,6 +8,7 @@ use hyper::client::conn::http1;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use std::env::VarError;
 use std::fmt;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +18,21 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Largest answer: 1000 connections.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
+
+const VARIABLE: &str = "IOTHUB_GATEWAY_TOKEN";
+/// Asked when somebody else seems to answer.
+pub(super) const IS_IT: &str = "is this its admin.bind?";
+
+/// The token in `text`, of which `name` is the origin.
+fn token_of(text: &str, name: &str) -> Result<Secret, String> {
+    match text.trim() {
+        "" => Err(format!("{name} is empty; put the token there, or unset it")),
+        text if text.contains(|c: char| !c.is_ascii_graphic()) => Err(format!(
+            "{name} holds more than a token; it must be one line without spaces"
+        )),
+        text => Ok(text.into()),
+    }
+}
 
 /// Where to ask, and as whom.
 pub(super) struct Ask {
@@ -56,10 +72,15 @@ impl Ask {
     /// What is wrong with its file.
     pub(super) fn new(admin: &str, token: Option<&Path>) -> Result<Self, String> {
         let token = match token {
-            Some(path) => Some(secret_file::read(path, false)?.trim().into()),
-            None => std::env::var("IOTHUB_GATEWAY_TOKEN")
-                .ok()
-                .map(|text| text.as_str().into()),
+            Some(path) => {
+                let text = secret_file::read(path, false)?;
+                Some(token_of(&text, &path.display().to_string())?)
+            }
+            None => match std::env::var(VARIABLE) {
+                Ok(text) => Some(token_of(&text, VARIABLE)?),
+                Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => return Err(format!("{VARIABLE} is no text")),
+            },
         };
         Ok(Self {
             admin: admin.to_owned(),
@@ -81,7 +102,7 @@ impl Ask {
     ) -> Result<String, Failure> {
         let asked = tokio::time::timeout(PATIENCE, self.exchange(method, path, body)).await;
         let late = || {
-            let text = format!("{}: no answer within 10 s", self.admin);
+            let text = format!("{}: no answer within 10 s; {IS_IT}", self.admin);
             Failure::new(text, Exit::Unavailable)
         };
         let (status, text) = asked.unwrap_or_else(|_| Err(late()))?;
@@ -89,7 +110,11 @@ impl Ask {
             return Ok(text);
         }
         let problem: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-        let detail = problem["detail"].as_str().unwrap_or(&text);
+        let Some(detail) = problem["detail"].as_str() else {
+            let admin = &self.admin;
+            let text = format!("{admin}: answers {status}, and not as a gateway does; {IS_IT}");
+            return Err(Failure::new(text, Exit::Unavailable));
+        };
         Err(match status {
             401 | 403 => {
                 let text = format!("{detail}; give the token by --token-file");
@@ -106,11 +131,12 @@ impl Ask {
         body: &str,
     ) -> Result<(u16, String), Failure> {
         let admin = &self.admin;
-        let broken =
-            |error: &dyn fmt::Display| Failure::new(format!("{admin}: {error}"), Exit::Unavailable);
+        let broken = |error: &dyn fmt::Display| {
+            Failure::new(format!("{admin}: {error}; {IS_IT}"), Exit::Unavailable)
+        };
         let stream = TcpStream::connect(admin).await.map_err(|error| {
-            let help = "is the gateway running, and is this its admin.bind?";
-            Failure::new(format!("{admin}: {error}; {help}"), Exit::Unavailable)
+            let text = format!("{admin}: {error}; is the gateway running, and {IS_IT}");
+            Failure::new(text, Exit::Unavailable)
         })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await

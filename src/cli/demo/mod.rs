@@ -11,6 +11,7 @@ use self::keys::{Key, Keyboard};
 use self::screen::{Screen, offers};
 use super::device::{Device, Identity, trust};
 use super::exit::Exit;
+use super::output;
 use super::run::stop_signal;
 use crate::auth::sas;
 use crate::config::secret::Secret;
@@ -22,7 +23,6 @@ use crate::telemetry::shell::quoted;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub fn run(args: &Args) -> ExitCode {
     let runtime = match super::runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("cannot start the runtime: {error}");
+            output::complain(format_args!("cannot start the runtime: {error}"));
             return Exit::Internal.into();
         }
     };
@@ -81,7 +81,7 @@ pub fn run(args: &Args) -> ExitCode {
     match done {
         Ok(()) => Exit::Done.into(),
         Err((error, exit)) => {
-            eprintln!("demo: {error}");
+            output::complain(format_args!("demo: {error}"));
             exit.into()
         }
     }
@@ -146,8 +146,7 @@ async fn serve(
 
 /// Prints; whoever closes the pipe does not end the demo by it.
 fn print(text: &str) {
-    let mut out = std::io::stdout();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let _goes_on = output::print(text);
 }
 
 /// Does what the keys say, until one ends the demo.

@@ -2,17 +2,15 @@
 //!
 //! The listeners load them again; this is so that `check` says in one run what is wrong.
 
+use crate::config::named_file::{self, PEM_BYTES_MAX};
 use crate::config::secret_file;
 use crate::telemetry::log::capped;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use std::io::Read;
 use std::path::Path;
 use zeroize::Zeroizing;
-
-const PEM_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// The certificates of a PEM file, at least one.
 pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
@@ -94,22 +92,10 @@ fn objects<T: PemObject>(path: &Path, what: &str) -> Result<Vec<T>, String> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let fail = |e: std::io::Error| {
-        format!(
-            "{} cannot be read ({e}); correct the path or create it",
-            shown(path)
-        )
-    };
-    let metadata = path.metadata().map_err(fail)?;
-    if !metadata.is_file() || metadata.len() > PEM_BYTES_MAX {
-        return Err(format!("{} is no PEM file; name one", shown(path)));
-    }
-    let mut bytes = Zeroizing::new(Vec::new());
-    let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(PEM_BYTES_MAX)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
-    Ok(bytes)
+    named_file::read(path, PEM_BYTES_MAX).map_err(|unreadable| {
+        let what = unreadable.with_fix("correct the path or create it");
+        format!("{} {what}", shown(path))
+    })
 }
 
 /// The parser's own text quotes lines of the file; this does not.

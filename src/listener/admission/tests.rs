@@ -193,3 +193,23 @@ async fn turns_go_round_by_source() {
         "not behind a hundred of another address"
     );
 }
+
+#[tokio::test]
+async fn silent_handshakes_make_room_for_as_many_as_wait_where_devices_proved_themselves() {
+    let gate = gate(99, 99, 9);
+    let source = ip("10.0.0.1");
+    let (_a, first) = admit(&gate, "10.0.0.1").unwrap();
+    let (_b, _second) = admit(&gate, "10.0.0.1").unwrap();
+    assert!(!gate.makes_room(source), "nobody waits");
+    let (_c, stranger) = gate.admit(source, false).unwrap();
+    assert!(!gate.makes_room(source), "for a stranger");
+    drop(stranger);
+    let (_d, turn) = gate.admit(source, true).unwrap();
+    assert!(!gate.makes_room(ip("10.0.0.2")), "another address");
+    assert!(gate.makes_room(source));
+    assert!(!gate.makes_room(source), "one waits, one goes");
+    drop(first);
+    let _permit = come(turn).await.unwrap();
+    let (_e, _next) = gate.admit(source, true).unwrap();
+    assert!(gate.makes_room(source), "the next one's turn");
+}

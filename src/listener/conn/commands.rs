@@ -27,7 +27,7 @@ impl<U: Upstream> Conn<U> {
                     self.subscriptions.set(which, qos);
                     granted.push(Some(qos));
                     if let Some(why) = which.unserved() {
-                        self.say_unserved(why, &filter.filter);
+                        self.say_unserved(why, &filter.filter, true);
                     }
                 }
                 Err(error) => {
@@ -58,6 +58,7 @@ impl<U: Upstream> Conn<U> {
         self.setup.voice.say(Line {
             expected: Some(topic_map::commands_filter(&self.device)),
             topic: Some(&filter.filter),
+            is_filter: true,
             qos: Some(filter.qos as u8),
             ..self.line("subscription refused", error.reason(), &text)
         });

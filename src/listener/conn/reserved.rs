@@ -33,11 +33,11 @@ impl<U: Upstream> Conn<U> {
             .answer(ticket, answer.as_ref(), &mut self.out.bytes);
         let why = request.error();
         self.count("uplink", qos, why.reason().word());
-        self.say_unserved(why, topic);
+        self.say_unserved(why, topic, false);
     }
 
     /// Says once that the device asks for something that is not served.
-    pub(super) fn say_unserved(&mut self, why: TopicError, topic: &str) {
+    pub(super) fn say_unserved(&mut self, why: TopicError, topic: &str, is_filter: bool) {
         let said = match why {
             TopicError::MethodUnsupported => &mut self.said.method,
             _ => &mut self.said.twin,
@@ -46,6 +46,7 @@ impl<U: Upstream> Conn<U> {
             let text = why.to_string();
             self.setup.voice.say(Line {
                 topic: Some(topic),
+                is_filter,
                 ..self.line("not served", why.reason(), &text)
             });
         }

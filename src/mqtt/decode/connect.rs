@@ -1,10 +1,11 @@
 //! CONNECT (MQTT 3.1 §3.1, MQTT 3.1.1 §3.1, MQTT 5 §3.1).
 
-use super::super::packet::{Connect, Protocol, QoS, Will};
+use super::super::packet::{Connect, Glimpse, Protocol, QoS, Will};
 use super::super::read::Reader;
 use super::super::topic;
 use super::super::violation::Violation;
 use super::{DecodeLimits, properties};
+use bytes::Bytes;
 
 const CLEAN: u8 = 0x02;
 const WILL: u8 = 0x04;
@@ -129,6 +130,45 @@ fn will(
     })
 }
 
+/// The names in a CONNECT that is malformed somewhere, up to that place; `None` when not even a
+/// client id can be read. `start` is where the fixed header ends, at most the packet's length.
+#[must_use]
+pub fn glimpse(packet: &Bytes, start: usize) -> Option<Glimpse> {
+    let reader = &mut Reader::new(packet, start);
+    let past_properties = |reader: &mut Reader<'_>, level: u8| {
+        if level == 5 {
+            let length = usize::try_from(reader.varint().ok()?).ok()?;
+            reader.section(length).ok()?;
+        }
+        Some(())
+    };
+    reader.binary().ok()?;
+    let (level, flags) = (reader.u8().ok()?, reader.u8().ok()?);
+    reader.u16().ok()?;
+    past_properties(reader, level)?;
+    let mut glimpse = Glimpse {
+        client_id: reader.name().ok()?,
+        username: None,
+        password: None,
+    };
+    let mut rest = |glimpse: &mut Glimpse| {
+        if flags & WILL != 0 {
+            past_properties(reader, level)?;
+            reader.binary().ok()?;
+            reader.binary().ok()?;
+        }
+        if flags & USERNAME != 0 {
+            glimpse.username = Some(reader.name().ok()?);
+        }
+        if flags & PASSWORD != 0 {
+            glimpse.password = Some(reader.binary().ok()?);
+        }
+        Some(())
+    };
+    let _whatever_is_left = rest(&mut glimpse);
+    Some(glimpse)
+}
+
 /// The protocol level of a CONNECT that may be malformed further on, to know in which version to
 /// say no. `packet` begins after the fixed header; `None` when the protocol is not MQTT at all.
 #[must_use]
@@ -138,4 +178,36 @@ pub fn protocol_level(packet: &[u8]) -> Option<u8> {
         .strip_prefix(b"\x00\x04MQTT")
         .or_else(|| packet.strip_prefix(b"\x00\x06MQIsdp"))?;
     rest.first().copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::glimpse;
+    use bytes::Bytes;
+
+    #[test]
+    fn the_names_of_a_malformed_connect_are_read_as_far_as_they_go() {
+        let names = |packet: &[u8]| {
+            let glimpse = glimpse(&Bytes::copy_from_slice(packet), 0)?;
+            let text = |name: Option<&str>| name.unwrap_or("-").to_owned();
+            let password = glimpse.password.as_deref().map(|bytes| bytes.len());
+            Some((
+                glimpse.client_id.to_string(),
+                text(glimpse.username.as_deref()),
+                password.unwrap_or(0),
+            ))
+        };
+        // A will of QoS 2, as MQTT 3.1.1 and 5 have it.
+        let old = b"\0\x04MQTT\x04\xd6\0\x3c\0\x01d\0\x01t\0\x01w\0\x01u\0\x02pw";
+        let new = b"\0\x04MQTT\x05\xd6\0\x3c\0\0\x01d\0\0\x01t\0\x01w\0\x01u\0\x02pw";
+        let all = Some(("d".to_owned(), "u".to_owned(), 2));
+        assert_eq!(names(old), all);
+        assert_eq!(names(new), all);
+        for end in 0..old.len() {
+            let found = names(&old[..end]);
+            assert_eq!(found.is_some(), end >= 13, "{end}");
+        }
+        assert_eq!(names(&old[..22]), Some(("d".to_owned(), "u".to_owned(), 0)));
+        assert_eq!(names(&old[..20]), Some(("d".to_owned(), "-".to_owned(), 0)));
+    }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::num::NonZeroU16;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::Duration;
 
 fn scratch(name: &str) -> PathBuf {
@@ -108,4 +109,27 @@ fn a_disk_that_refuses_is_an_error_and_costs_no_room() {
     fs::remove_dir_all(&path).unwrap();
     assert!(matches!(folder.keep(&record(b"x")), Err(KeepError::Io(_))));
     assert_eq!(folder.uses().0, 0);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_warned_of_once_and_so_is_its_end() {
+    let path = scratch("lost");
+    let folder = Folder::open(&path, 1 << 20).unwrap();
+    let log = scratch("lost-log");
+    let file = Mutex::new(fs::File::create(&log).unwrap());
+    let subscriber = tracing_subscriber::fmt().with_writer(file);
+    tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
+        fs::remove_dir_all(&path).unwrap();
+        for _ in 0..3 {
+            assert!(matches!(folder.keep(&record(b"x")), Err(KeepError::Io(_))));
+        }
+        fs::create_dir(&path).unwrap();
+        folder.keep(&record(b"x")).unwrap();
+    });
+    let text = fs::read_to_string(&log).unwrap();
+    fs::remove_file(log).unwrap();
+    let told: Vec<_> = text.lines().map(|line| line.contains("WARN")).collect();
+    assert_eq!(told, [true, false], "{text}");
+    assert!(text.contains("cannot be written"), "{text}");
+    fs::remove_dir_all(path).unwrap();
 }

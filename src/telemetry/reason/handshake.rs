@@ -54,7 +54,8 @@ macro_rules! handshake_reasons {
             "no PSK key exchange mode in common";
             "let the device offer psk_dhe_ke, or set `tls.psk_ke = true`";
         TlsTimeout "tls_timeout" Wire [Handshake]
-            "the handshake did not end within `limits.tls_timeout`";
+            "the handshake did not end within `limits.tls_timeout`, or its client was silent for \
+             1.5 s while others of its address stood in line";
             "look at the network path, or raise `limits.tls_timeout`";
         TlsViolation "tls_violation" Wire [Handshake Session]
             "the peer broke the TLS protocol, or a record does not decrypt";

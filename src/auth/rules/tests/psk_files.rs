@@ -83,3 +83,67 @@ fn a_key_s_hash_is_said_by_its_entry_or_file() {
         "psk.hash: must be \"sha256\" or \"sha384\"",
     );
 }
+
+/// A set of one PSK file of these bytes.
+fn of_file(file: &str) -> Result<RuleSet, String> {
+    let resolvers = Resolvers {
+        read: &read,
+        read_secret: &|_| Ok(file.as_bytes().to_vec()),
+        secret: &secret,
+    };
+    let text = RulesText {
+        name: "etc/rules.toml",
+        text: "[[psk_file]]\npath = \"f.psk\"\n",
+    };
+    let set = RuleSet::parse(&[text], &resolvers);
+    set.map_err(|found| {
+        found
+            .iter()
+            .map(|p| format!("{}: {}\n", p.file, p.message))
+            .collect()
+    })
+}
+
+#[test]
+fn a_last_line_that_was_cut_off_is_refused_and_one_without_a_newline_is_told() {
+    let key = "00".repeat(15) + "112233445566778899aabbccddeeff0011";
+    let whole = format!("a:{key}\nb:{key} next=hex:{}\n", key.replace('1', "2"));
+    let before = of_file(&whole).unwrap();
+    assert_eq!(before.open_ends().count(), 0);
+    let mut taken = 0;
+    for end in 1..whole.len() {
+        match of_file(&whole[..end]) {
+            Err(_) => {}
+            // Between two lines, or one that could be whole were it not for what was before.
+            Ok(set) if set.open_ends().count() == 0 => {
+                assert_eq!(end, 3 + key.len(), "{}", &whole[..end]);
+                taken += 1;
+            }
+            Ok(set) => {
+                let cut = set.cut_since(&before);
+                let is_whole = end == 2 + key.len() || end == whole.len() - 1;
+                assert_eq!(cut.is_empty(), is_whole, "{}", &whole[..end]);
+            }
+        }
+    }
+    assert_eq!(taken, 1);
+    let found = of_file(&format!("a:{key}\nb:{}", &key[..40])).unwrap_err();
+    assert!(
+        found.starts_with("etc/f.psk:2: the file ends in the middle"),
+        "{found}"
+    );
+    // An honest file of another tool.
+    let set = of_file(&format!("a:{key}\nb:{key}")).unwrap();
+    assert_eq!(
+        set.open_ends().map(|(place, _)| place).collect::<Vec<_>>(),
+        ["etc/f.psk:2"]
+    );
+    assert!(set.cut_since(&set).is_empty());
+    assert_eq!(
+        of_file(&format!("a:{key}\n# end"))
+            .unwrap()
+            .open_ends()
+            .count(),
+        0
+    );
+}
