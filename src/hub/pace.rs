@@ -80,7 +80,7 @@ impl Bucket {
                 else => return,
             };
             if ask.send(()).is_ok() {
-                tokens.take();
+                tokens.take(clock::mono());
             }
         }
     }
@@ -113,17 +113,23 @@ impl Tokens {
         }
     }
 
-    /// How long until there is a token; `None`: there is one.
-    fn short(&mut self, now: Mono) -> Option<Duration> {
+    fn fill(&mut self, now: Mono) {
         let inflow = now.since(self.filled).as_secs_f64() * self.inflow_per_s;
         self.saved = (self.saved + inflow).min(self.saved_max);
         self.filled = now;
+    }
+
+    /// How long until there is a token; `None`: there is one.
+    fn short(&mut self, now: Mono) -> Option<Duration> {
+        self.fill(now);
         let missing = (1.0 - self.saved) / self.inflow_per_s;
         // Rounded up: a wait of nothing would not be one.
         (missing > 0.0).then(|| Duration::from_secs_f64(missing) + Duration::from_micros(1))
     }
 
-    fn take(&mut self) {
+    /// Takes one that there is. What flowed in while nobody asked is not to flow in again.
+    fn take(&mut self, now: Mono) {
+        self.fill(now);
         self.saved -= 1.0;
     }
 }
@@ -163,7 +169,7 @@ mod tests {
                     now = now + Duration::from_secs(100);
                     tokens.short(now);
                 }
-                tokens.take();
+                tokens.take(now);
                 granted.push(now);
             }
             let mut first = 0;
@@ -180,6 +186,22 @@ mod tests {
             let took = now.since(Mono::default()).as_secs_f64() - 100.0;
             let least = f64::from(rate * 5 + 10) / f64::from(rate);
             assert!(took < least * 1.05 + 0.1, "{took} s at {rate}/s");
+        }
+    }
+
+    #[test]
+    fn a_rest_saves_up_no_more_than_may_be_saved() {
+        for rate in [5_u32, 90] {
+            let mut tokens = Tokens::new(f64::from(rate), Mono::default());
+            assert_eq!(tokens.short(Mono::default()), None);
+            // Nobody asks for a minute.
+            let now = Mono::default() + Duration::from_secs(60);
+            let mut at_once = 0;
+            while at_once == 0 || tokens.short(now).is_none() {
+                tokens.take(now);
+                at_once += 1;
+            }
+            assert_eq!(f64::from(at_once), tokens.saved_max, "{rate}/s");
         }
     }
 
