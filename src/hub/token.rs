@@ -39,6 +39,9 @@ pub struct Keeper {
 }
 
 struct Held {
+    /// It had ended by the wall clock when the hub took it: then that clock is wrong, and says
+    /// nothing about the token's end.
+    was_past: bool,
     expiry: Unix,
     minted: Mono,
     /// From here on only a newer one counts as renewed.
@@ -111,7 +114,8 @@ impl Keeper {
     fn compare_clocks(&mut self, now: Mono) {
         let wall = (self.shared.world.wall)();
         let jumped = self.shared.mint.clock_jumped(now, wall);
-        let ended = self.held.as_ref().is_some_and(|held| held.expiry <= wall);
+        let ended = |held: &Held| held.expiry <= wall && !held.was_past;
+        let ended = self.held.as_ref().is_some_and(ended);
         if (jumped || ended) && self.schedule.holds_token(now) {
             if jumped {
                 tracing::warn!(
@@ -182,6 +186,7 @@ impl Keeper {
                 self.shared.token_accepted(token.expiry, label);
                 let life = token.ends.since(token.minted);
                 self.held = Some(Held {
+                    was_past: token.expiry <= (self.shared.world.wall)(),
                     expiry: token.expiry,
                     minted: token.minted,
                     old_at: token.minted + life.mul_f64(period(&self.shared.config)),
