@@ -65,6 +65,8 @@ pub struct Device {
     pub chance: Chance,
     /// The hub has room for the links of all, but not for those that are closed yet.
     pub few_handles: bool,
+    /// The hub may say that it does not know it.
+    pub may_be_unknown: bool,
 }
 
 /// One connection of it.
@@ -186,7 +188,9 @@ impl Device {
             }
             HubEvent::Gone(gone) => {
                 ledger.note(|| format!("{who} is gone: {gone:?}"));
-                if !(gone.reason == "hub_full" && self.few_handles) {
+                let unknown = gone.reason == "device_not_found" && self.may_be_unknown;
+                let full = gone.reason == "hub_full" && self.few_handles;
+                if !unknown && !full {
                     ledger.wrong(format!("{who} lost its connection: {gone:?}"));
                 }
                 return false;

@@ -343,6 +343,15 @@ impl Peer {
             if ledger.mood.mute_attaches {
                 return;
             }
+            let (Use::Telemetry(device) | Use::Commands(device)) = of else {
+                return;
+            };
+            if ledger.device(device).forgotten > 0 {
+                drop(ledger);
+                let why = error("amqp:not-found", "no such device");
+                let _ = self.engine.refuse(link, why);
+                return;
+            }
             if ledger.mood.starve && up {
                 credit = 0;
                 self.hungry.push(self.next_token);

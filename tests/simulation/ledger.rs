@@ -15,6 +15,8 @@ pub struct Device {
     pub newest: Option<u64>,
     /// Accepted again.
     pub duplicates: u64,
+    /// How many faults at the moment say that it is not known.
+    pub forgotten: u32,
     /// Commands that wait, and those on their way.
     pub queue: VecDeque<u64>,
     /// Commands the gateway said were accepted.
@@ -27,6 +29,7 @@ pub struct Mood {
     pub refuse: bool,
     pub mute_attaches: bool,
     pub mute_tokens: bool,
+    pub refuse_tokens: bool,
     pub hold: bool,
     pub release: bool,
     pub throttle: bool,

@@ -12,6 +12,8 @@ pub enum Fault {
     Cut,
     /// Nothing passes for so many milliseconds, in either direction.
     Stall(u64),
+    /// Nothing passes any more on the transports there are.
+    Freeze,
     /// Bytes that are no frame reach the gateway on every connection.
     Garbage,
     /// The hub closes every connection with an error.
@@ -26,6 +28,10 @@ pub enum Fault {
     MuteAttaches(u64),
     /// Tokens are not answered for so long.
     MuteTokens(u64),
+    /// Tokens are refused for so long.
+    RefuseTokens(u64),
+    /// This device is not known for so long.
+    Forget(usize, u64),
     /// Messages get no outcome for so long.
     Hold(u64),
     /// One message in three is released, for so long.
@@ -61,6 +67,8 @@ pub struct Plan {
     pub handle_max: u32,
     pub frame_size: u32,
     pub credit: u32,
+    /// Links attached a second, at most.
+    pub attach_rate: u32,
     /// When, and what; in order of time.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -89,6 +97,7 @@ impl Plan {
             handle_max: chance.pick(&[17, 255, 255]),
             frame_size: chance.pick(&[512, 65_536, 65_536]),
             credit: chance.pick(&[1, 10, 100]),
+            attach_rate: chance.pick(&[5, 90]),
             faults,
         }
     }
@@ -102,7 +111,7 @@ impl Plan {
 fn fault(chance: &mut Chance, devices: usize, left: u64) -> Fault {
     let device = chance.range(0, devices as u64 - 1) as usize;
     let time = chance.range(100, 20_000).min(left);
-    match chance.range(0, 16) {
+    match chance.range(0, 19) {
         0 => Fault::Cut,
         1 => Fault::Stall(time),
         2 => Fault::Garbage,
@@ -119,6 +128,9 @@ fn fault(chance: &mut Chance, devices: usize, left: u64) -> Fault {
         13 => Fault::Jump(chance.range(0, 4_000) as i64 - 2_000),
         14 => Fault::Leave(device),
         15 => Fault::Poison(device),
+        16 => Fault::Freeze,
+        17 => Fault::RefuseTokens(time),
+        18 => Fault::Forget(device, time),
         _ => Fault::Commands(device, chance.range(1, 5)),
     }
 }
@@ -164,6 +176,7 @@ fn concerns(fault: &Fault) -> usize {
     match fault {
         Fault::Detach(device, _)
         | Fault::Leave(device)
+        | Fault::Forget(device, _)
         | Fault::Poison(device)
         | Fault::Commands(device, _) => *device,
         _ => 0,

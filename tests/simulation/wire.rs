@@ -64,6 +64,12 @@ impl Wires {
         });
     }
 
+    /// Those there are stand still for ever; later ones do not.
+    pub fn freeze(&self) {
+        self.stall(true);
+        self.all.lock().expect("whole").clear();
+    }
+
     pub fn garbage(&self) {
         self.each(|wire| wire.garbage.notify_one());
     }

@@ -144,6 +144,7 @@ impl World {
             handle: Arc::clone(&handle),
             chance: Chance::new(plan.seed ^ (index as u64 + 1) << 32),
             few_handles: plan.handle_max < 255,
+            may_be_unknown: plan.has(|fault| matches!(fault, Fault::Forget(of, _) if *of == index)),
         };
         tokio::spawn(device.run());
         self.devices.push(handle);
@@ -202,18 +203,28 @@ impl World {
         if rested && !closed {
             ledger.wrong("the shutdown did not end in time");
         }
+        // What stands still for ever never hears of it.
+        let frozen = plan.has(|fault| *fault == Fault::Freeze);
         let left = ledger.connections - ledger.ended;
-        if rested && left > 0 {
+        if rested && left > 0 && !frozen {
             ledger.wrong(format!("the shutdown left {left} connections behind"));
         }
-        let rate = u64::from(config(plan).attach_rate_per_s);
-        for pair in ledger.attaches.clone().windows(rate as usize + 1) {
-            // The network may bring closer together what left apart.
-            if pair[rate as usize] - pair[0] + plan.latency + 20 < 1_000 && !plan.has(delays) {
-                ledger.wrong(format!("more than {rate} attaches within a second (I13)"));
-                break;
-            }
+        if !plan.has(breaks) && ledger.connections > plan.connections as u64 {
+            let count = ledger.connections;
+            ledger.wrong(format!(
+                "{count} connections, though nothing broke one (I8)"
+            ));
         }
+        // Each connection and each pause between two attempts has room for a few.
+        let most = 2 * ledger.connections + 4 * (figures.seconds + 1);
+        if ledger.tokens > most {
+            let count = ledger.tokens;
+            ledger.wrong(format!(
+                "{count} tokens were put within {} s (I12)",
+                figures.seconds
+            ));
+        }
+        judge_pace(plan, &mut ledger);
         for (index, handle) in self.devices.iter().enumerate() {
             let record = handle.record.lock().expect("whole");
             let hub = ledger.device(index);
@@ -256,6 +267,7 @@ impl World {
                 let wires = Arc::clone(&self.wires);
                 self.later(time, move || wires.stall(false));
             }
+            Fault::Freeze => self.wires.freeze(),
             Fault::Garbage => self.wires.garbage(),
             Fault::Close => self.order(Order::Close),
             Fault::EndSessions => self.order(Order::EndSessions),
@@ -263,6 +275,8 @@ impl World {
             Fault::Refuse(time) => self.mood(time, |mood| &mut mood.refuse, None),
             Fault::MuteAttaches(time) => self.mood(time, |mood| &mut mood.mute_attaches, None),
             Fault::MuteTokens(time) => self.mood(time, |mood| &mut mood.mute_tokens, None),
+            Fault::RefuseTokens(time) => self.mood(time, |mood| &mut mood.refuse_tokens, None),
+            Fault::Forget(device, time) => self.forget(device, time),
             Fault::Hold(time) => self.mood(time, |mood| &mut mood.hold, Some(Order::Decide)),
             Fault::Release(time) => self.mood(time, |mood| &mut mood.release, None),
             Fault::Throttle(time) => self.mood(time, |mood| &mut mood.throttle, None),
@@ -282,6 +296,16 @@ impl World {
                 self.order(Order::Commands(device));
             }
         }
+    }
+
+    /// The hub does not know a device for a while; of its links it says so when they are attached.
+    fn forget(&self, device: usize, time: u64) {
+        self.ledger.lock().expect("whole").device(device).forgotten += 1;
+        self.devices[device].leave.notify_one();
+        let ledger = Arc::clone(&self.ledger);
+        self.later(time, move || {
+            ledger.lock().expect("whole").device(device).forgotten -= 1;
+        });
     }
 
     fn order(&self, order: Order) {
@@ -308,6 +332,18 @@ impl World {
     }
 }
 
+/// No second has more attaches than the plan's rate.
+fn judge_pace(plan: &Plan, ledger: &mut Ledger) {
+    let rate = u64::from(plan.attach_rate);
+    for pair in ledger.attaches.clone().windows(rate as usize + 1) {
+        // The network may bring closer together what left apart.
+        if pair[rate as usize] - pair[0] + plan.latency + 20 < 1_000 && !plan.has(delays) {
+            ledger.wrong(format!("more than {rate} attaches within a second (I13)"));
+            break;
+        }
+    }
+}
+
 /// Faults after which a message may have to be sent twice.
 fn loses(fault: &Fault) -> bool {
     !matches!(
@@ -316,9 +352,24 @@ fn loses(fault: &Fault) -> bool {
     )
 }
 
+/// Faults after which a connection may have to be made anew.
+fn breaks(fault: &Fault) -> bool {
+    !matches!(
+        fault,
+        Fault::Commands(..)
+            | Fault::Poison(_)
+            | Fault::Starve(_)
+            | Fault::Throttle(_)
+            | Fault::Leave(_)
+            | Fault::Forget(..)
+            | Fault::Release(_)
+            | Fault::Detach(..)
+    )
+}
+
 /// Faults that let what was sent one after the other arrive together.
 fn delays(fault: &Fault) -> bool {
-    matches!(fault, Fault::Stall(_))
+    matches!(fault, Fault::Stall(_) | Fault::Freeze)
 }
 
 fn config(plan: &Plan) -> HubConfig {
@@ -340,7 +391,7 @@ fn config(plan: &Plan) -> HubConfig {
         connections: plan.connections,
         max_devices_per_connection: 1000,
         sessions_per_connection: plan.sessions,
-        attach_rate_per_s: 90,
+        attach_rate_per_s: plan.attach_rate,
         connect_timeout: Duration::from_secs(5),
         operation_timeout: Duration::from_secs(5),
         outcome_timeout: Duration::from_secs(10),
@@ -363,7 +414,11 @@ fn dial(
     let late = |fault: &Fault| {
         matches!(
             fault,
-            Fault::MuteTokens(_) | Fault::Jump(_) | Fault::Stall(_)
+            Fault::MuteTokens(_)
+                | Fault::RefuseTokens(_)
+                | Fault::Jump(_)
+                | Fault::Stall(_)
+                | Fault::Freeze
         )
     };
     let bounds = Bounds {

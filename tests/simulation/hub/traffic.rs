@@ -96,6 +96,7 @@ impl Peer {
         if ledger.mood.mute_tokens {
             return;
         }
+        let refused = ledger.mood.refuse_tokens;
         drop(ledger);
         let raw = body.map(|section| String::from_utf8_lossy(section.value).into_owned());
         let raw = raw.unwrap_or_default();
@@ -103,7 +104,7 @@ impl Peer {
             let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
             digits.parse::<u64>().ok()
         });
-        let good = ends.filter(|ends| *ends > (self.wall)());
+        let good = ends.filter(|ends| !refused && *ends > (self.wall)());
         if let Some(ends) = good {
             self.token_until = Some(ends);
         }
