@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-const READ: &str = "read-token-0123456789";
+pub const READ: &str = "read-token-0123456789";
 pub const OPERATE: &str = "operate-token-0123456789";
 
 /// A bench whose operators have tokens.
@@ -69,7 +69,7 @@ async fn explained(bench: &Bench, id: &str, words: &[&str]) {
     }
 }
 
-async fn refused(bench: &Bench, transport: &Transport, who: &Who) {
+pub async fn refused(bench: &Bench, transport: &Transport, who: &Who) {
     let refused = Device::try_connect(bench.mqtt(), transport, who).await;
     assert!(!matches!(refused, Ok(Ok(_))), "admitted");
 }
@@ -316,7 +316,7 @@ async fn a_device_is_closed_and_kept_out_by_who_may_order_it() {
 }
 
 /// Status, head and body of a raw request.
-async fn raw(bench: &Bench, request: String) -> String {
+pub async fn raw(bench: &Bench, request: String) -> String {
     use std::io::{Read, Write};
     let admin = bench.gateway.admin();
     let exchange = move || {
@@ -332,7 +332,7 @@ async fn raw(bench: &Bench, request: String) -> String {
 /// Request line, headers, body, status, and what the answer says.
 type Bad = (&'static str, String, String, u16, &'static str);
 
-fn bearer(token: &str) -> String {
+pub fn bearer(token: &str) -> String {
     format!("Authorization: Bearer {token}\r\n")
 }
 
@@ -427,76 +427,4 @@ async fn without_tokens_this_machine_reads_and_nobody_orders() {
     let (code, text) = ctl(&bench, None, "drain").await;
     assert_eq!(code, Some(77), "{text}");
     assert!(text.contains("admin.operate_token is set"), "{text}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watched_device_shows_what_it_does_and_no_payload() {
-    let bench = bench("watch", Options::default()).await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_iothub-gateway"));
-    command.args(["ctl", "--admin", &bench.gateway.admin().to_string()]);
-    command.env("IOTHUB_GATEWAY_TOKEN", READ);
-    command.args(["watch", "psk-1", "--count", "8"]);
-    let watch = tokio::task::spawn_blocking(move || command.output().expect("it runs"));
-    // The watch begins with the first question that is answered.
-    let question = "GET /api/v1/devices/psk-1/events HTTP/1.1\r\nHost: x\r\n";
-    raw(&bench, format!("{question}{}\r\n", bearer(READ))).await;
-    let wrong = Transport::psk("psk-1", b"wrong-key-123456");
-    refused(&bench, &wrong, &Who::id("psk-1")).await;
-    // Its key names it, whatever it calls itself.
-    refused(&bench, &Transport::psk("psk-1", PSK), &Who::id("psk-1 ")).await;
-    // Somebody else.
-    refused(
-        &bench,
-        &Transport::psk("stranger", PSK),
-        &Who::id("stranger"),
-    )
-    .await;
-    let mut device = Device::connect(
-        bench.mqtt(),
-        &Transport::psk("psk-1", PSK),
-        &Who::id("psk-1"),
-    )
-    .await;
-    let filter = "devices/psk-1/messages/devicebound/#";
-    device
-        .subscribe(filter, mqttbytes::QoS::AtLeastOnce)
-        .await
-        .expect("SUBACK");
-    let events = "devices/psk-1/messages/events/";
-    device
-        .publish(events, b"SECRET-PAYLOAD")
-        .await
-        .expect("PUBACK");
-    assert!(
-        device
-            .publish("devices/sas-1/messages/events/", b"x")
-            .await
-            .is_err()
-    );
-    let done = tokio::time::timeout(Duration::from_secs(20), watch).await;
-    let done = done.expect("eight events").expect("joined");
-    let text = String::from_utf8_lossy(&done.stdout).into_owned();
-    let words: Vec<_> = text
-        .lines()
-        .filter_map(|line| line.split_whitespace().nth(1))
-        .collect();
-    let expected = [
-        "connect_refused",
-        "connect_refused",
-        "connected",
-        "subscribe",
-        "publish",
-        "accepted",
-        "publish",
-        "refused",
-    ];
-    assert_eq!(words, expected, "{text}");
-    assert!(
-        text.contains("devices/psk-1/messages/events/ QoS 1, 14 B"),
-        "{text}"
-    );
-    for why in ["psk_wrong_key: ", "client_id_invalid: "] {
-        assert!(text.contains(why), "{text}");
-    }
-    assert!(!text.contains("SECRET"), "{text}");
 }

@@ -27,3 +27,4 @@ mod secrets;
 mod storm;
 mod story;
 mod traces;
+mod watch;
