@@ -331,6 +331,12 @@ impl RuleSet {
         Some((index, self.device(index)?))
     }
 
+    /// Some user name of the rules, and its device.
+    pub(crate) fn any_user(&self) -> Option<(&str, &str)> {
+        let (name, index) = self.by_username.iter().next()?;
+        Some((name, self.device(*index)?.id.as_str()))
+    }
+
     pub(crate) fn device_by_username(&self, username: &str) -> Option<(u32, &DeviceEntry)> {
         let index = *self.by_username.get(username)?;
         Some((index, self.device(index)?))
