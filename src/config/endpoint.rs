@@ -1,6 +1,7 @@
 //! Host names and endpoint addresses as the file writes them.
 
 use super::Endpoint;
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -25,32 +26,19 @@ impl Endpoint {
     /// A sentence with the fix.
     pub fn parse(text: &str) -> Result<Self, String> {
         let help = "write amqps://HOST:5671";
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| format!("has no scheme; {help}"))?;
-        let tls = match scheme.to_ascii_lowercase().as_str() {
-            "amqps" => true,
-            "amqp" => false,
-            _ => {
-                return Err(format!(
-                    "the scheme must be amqps (or amqp on loopback); {help}"
-                ));
-            }
-        };
+        let must = "amqps (or amqp on loopback)";
+        let (tls, rest) = split_scheme(text, ["amqps", "amqp"], must, help)?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@']) {
             return Err(format!("has more than host and port; {help}"));
         }
-        let (host, port) = split_port(rest).ok_or_else(|| format!("the port is bad; {help}"))?;
+        let (host, port) = host_and_port(rest, help)?;
         let port = port.unwrap_or(if tls { AMQPS_PORT } else { AMQP_PORT });
         let endpoint = Self {
             tls,
             host: host.to_owned(),
             port,
         };
-        if host.parse::<IpAddr>().is_err() {
-            host_name(host).map_err(|message| format!("the host {message}"))?;
-        }
         if !tls && !endpoint.is_loopback() {
             return Err(
                 "plain amqp:// would send the token in the clear; use amqps://, or a \
@@ -64,26 +52,65 @@ impl Endpoint {
     /// Whether the endpoint is on this machine: 127.0.0.0/8, ::1 or `localhost`.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        match self.host.parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback(),
-            Err(_) => self.host.eq_ignore_ascii_case("localhost"),
-        }
+        is_loopback(&self.host)
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "amqps" } else { "amqp" };
-        if self.host.contains(':') {
-            write!(f, "{scheme}://[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{scheme}://{}:{}", self.host, self.port)
-        }
+        write!(f, "{scheme}://{}:{}", bracketed(&self.host), self.port)
+    }
+}
+
+/// Takes the scheme off a URL: whether it is the first of the two, which is over TLS, and what
+/// follows. `must` names them in the error.
+pub(super) fn split_scheme<'a>(
+    text: &'a str,
+    [tls, plain]: [&str; 2],
+    must: &str,
+    help: &str,
+) -> Result<(bool, &'a str), String> {
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or_else(|| format!("has no scheme; {help}"))?;
+    let is_tls = scheme.eq_ignore_ascii_case(tls);
+    if !is_tls && !scheme.eq_ignore_ascii_case(plain) {
+        return Err(format!("the scheme must be {must}; {help}"));
+    }
+    Ok((is_tls, rest))
+}
+
+/// The host name or address and the port of an authority without a user name.
+pub(super) fn host_and_port<'a>(
+    text: &'a str,
+    help: &str,
+) -> Result<(&'a str, Option<u16>), String> {
+    let (host, port) = split_port(text).ok_or_else(|| format!("the port is bad; {help}"))?;
+    if host.parse::<IpAddr>().is_err() {
+        host_name(host).map_err(|message| format!("the host {message}"))?;
+    }
+    Ok((host, port))
+}
+
+/// Whether a host is this machine: 127.0.0.0/8, ::1 or `localhost`.
+pub(super) fn is_loopback(host: &str) -> bool {
+    match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// A host as it stands in a URL.
+pub(super) fn bracketed(host: &str) -> Cow<'_, str> {
+    match host.contains(':') {
+        true => format!("[{host}]").into(),
+        false => host.into(),
     }
 }
 
 /// `host`, `host:port`, `[v6]` or `[v6]:port`.
-pub(super) fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = if let Some(v6) = text.strip_prefix('[') {
         let (host, rest) = v6.split_once(']')?;
         host.parse::<std::net::Ipv6Addr>().ok()?;

@@ -1,9 +1,8 @@
 //! `[telemetry.otlp]`: where traces go, and how many.
 
-use super::endpoint::{host_name, split_port};
+use super::endpoint::{bracketed, host_and_port, is_loopback, split_scheme};
 use super::reader::Reader;
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,14 +47,7 @@ impl CollectorUrl {
     /// A sentence with the fix.
     pub fn parse(text: &str) -> Result<Self, String> {
         let help = "write http://HOST:4318 or https://HOST:4318";
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| format!("has no scheme; {help}"))?;
-        let tls = match scheme.to_ascii_lowercase().as_str() {
-            "https" => true,
-            "http" => false,
-            _ => return Err(format!("the scheme must be http or https; {help}")),
-        };
+        let (tls, rest) = split_scheme(text, ["https", "http"], "http or https", help)?;
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
         if authority.contains('@') {
             return Err("has a user name; the collector is asked without one".to_owned());
@@ -64,11 +56,7 @@ impl CollectorUrl {
         if !path.chars().all(plain) {
             return Err(format!("has more than a path; {help}"));
         }
-        let (host, port) =
-            split_port(authority).ok_or_else(|| format!("the port is bad; {help}"))?;
-        if host.parse::<IpAddr>().is_err() {
-            host_name(host).map_err(|message| format!("the host {message}"))?;
-        }
+        let (host, port) = host_and_port(authority, help)?;
         let path = path.trim_end_matches('/');
         let base = path.strip_suffix(SIGNAL).unwrap_or(path);
         let base = base.trim_matches('/');
@@ -86,17 +74,7 @@ impl CollectorUrl {
     /// What stands in a `Host` field.
     #[must_use]
     pub fn authority(&self) -> String {
-        match self.host.contains(':') {
-            true => format!("[{}]:{}", self.host, self.port),
-            false => format!("{}:{}", self.host, self.port),
-        }
-    }
-
-    fn is_here(&self) -> bool {
-        match self.host.parse::<IpAddr>() {
-            Ok(ip) => ip.is_loopback(),
-            Err(_) => self.host.eq_ignore_ascii_case("localhost"),
-        }
+        format!("{}:{}", bracketed(&self.host), self.port)
     }
 }
 
@@ -119,7 +97,7 @@ pub(super) fn otlp(root: &Reader<'_>) -> Option<OtlpConfig> {
     let timeout = reader.time("timeout", Duration::from_secs(10), (least, most));
     let ca = reader.path("ca");
     let endpoint = endpoint?;
-    if !endpoint.tls && !endpoint.is_here() {
+    if !endpoint.tls && !is_loopback(&endpoint.host) {
         reader.warning(
             "endpoint",
             "device ids and message ids travel in the open; write https://, or a collector on \

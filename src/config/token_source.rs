@@ -1,8 +1,7 @@
 //! Who makes the token: this process, a file, or a service.
 
-use super::endpoint::{host_name, split_port};
+use super::endpoint::{bracketed, host_and_port, is_loopback, split_scheme};
 use std::fmt;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// Where the hub's token comes from.
@@ -42,14 +41,7 @@ impl TokenUrl {
     /// A sentence with the fix.
     pub fn parse(text: &str) -> Result<Self, String> {
         let help = "write https://HOST/PATH";
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| format!("has no scheme; {help}"))?;
-        let tls = match scheme.to_ascii_lowercase().as_str() {
-            "https" => true,
-            "http" => false,
-            _ => return Err(format!("the scheme must be https or http; {help}")),
-        };
+        let (tls, rest) = split_scheme(text, ["https", "http"], "https or http", help)?;
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let (authority, target) = rest.split_at(end);
         if authority.contains('@') {
@@ -59,17 +51,8 @@ impl TokenUrl {
         if !target.chars().all(plain) {
             return Err("has characters that must be percent-encoded, or a fragment".to_owned());
         }
-        let (host, port) =
-            split_port(authority).ok_or_else(|| format!("the port is bad; {help}"))?;
-        let ip = host.parse::<IpAddr>();
-        if ip.is_err() {
-            host_name(host).map_err(|message| format!("the host {message}"))?;
-        }
-        let loopback = match ip {
-            Ok(ip) => ip.is_loopback(),
-            Err(_) => host.eq_ignore_ascii_case("localhost"),
-        };
-        if !tls && !loopback {
+        let (host, port) = host_and_port(authority, help)?;
+        if !tls && !is_loopback(host) {
             let message = "plain http:// would show the token to the network; use https://, or a \
                            loopback address";
             return Err(message.to_owned());
@@ -86,14 +69,9 @@ impl TokenUrl {
     /// What stands in a `Host` field.
     #[must_use]
     pub fn authority(&self) -> String {
-        let colon = self.host.contains(':');
-        let host = if colon {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
+        let host = bracketed(&self.host);
         match (self.tls, self.port) {
-            (true, 443) | (false, 80) => host,
+            (true, 443) | (false, 80) => host.into_owned(),
             (_, port) => format!("{host}:{port}"),
         }
     }
