@@ -8,23 +8,16 @@ use super::{encode, outcome, tuning};
 use crate::amqp::sasl::{Mechanism, Sasl};
 use crate::amqp::{Closed, Config, Limits, Side};
 use crate::config::HubConfig;
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use crate::runtime::roots::{self, NoRoots};
+use rustls::pki_types::ServerName;
 use std::io;
-use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
-
-/// Where the system keeps its trusted roots.
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -36,8 +29,8 @@ pub enum ConnectError {
     #[error("cannot reach {0}: {1}")]
     Tcp(String, io::Error),
     /// No root certificate could be loaded.
-    #[error("no trusted root certificate in {0}: {1}; set hub.ca")]
-    Roots(String, String),
+    #[error("{0}; set hub.ca")]
+    Roots(#[from] NoRoots),
     /// TLS.
     #[error("TLS with {0} failed: {1}")]
     Tls(String, io::Error),
@@ -219,7 +212,7 @@ pub async fn wire(
     if !tls {
         return Ok(Wire::Plain(tcp));
     }
-    let connector = connector(config).await?;
+    let connector = roots::connector(config.ca.as_deref()).await?;
     let server = ServerName::try_from(host.to_owned())
         .map_err(|error| ConnectError::Tls(name.clone(), io::Error::other(error)))?;
     let tls = timeout(config.connect_timeout, connector.connect(server, tcp))
@@ -233,38 +226,6 @@ fn tune(tcp: &TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket2::SockRef::from(tcp).set_tcp_user_timeout(Some(tuning::TCP_USER_TIMEOUT))?;
-    Ok(())
-}
-
-/// Trusts the system's roots and `hub.ca`. Read at each connect, so a renewed file is used.
-async fn connector(config: &HubConfig) -> Result<TlsConnector, ConnectError> {
-    let mut roots = RootCertStore::empty();
-    let system = add_roots(&mut roots, Path::new(SYSTEM_ROOTS)).await;
-    match &config.ca {
-        Some(ca) => add_roots(&mut roots, ca).await?,
-        None => system?,
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| ConnectError::Roots("rustls".to_owned(), error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(tls)))
-}
-
-async fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<(), ConnectError> {
-    let fail = |text: String| ConnectError::Roots(path.display().to_string(), text);
-    let pem = tokio::fs::read(path)
-        .await
-        .map_err(|error| fail(error.to_string()))?;
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .filter_map(Result::ok)
-        .collect();
-    let (added, _ignored) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(fail("no usable certificate".to_owned()));
-    }
     Ok(())
 }
 

@@ -1,10 +1,11 @@
-//! Process-wide plumbing: the clock, random numbers, values to wait for, the control thread, the phases of the process's life, and
-//! sockets that outlive it.
+//! Process-wide plumbing: the clock, random numbers, trust in servers, values to wait for, the
+//! control thread, the phases of the process's life, and sockets that outlive it.
 
 pub mod clock;
 pub mod control;
 pub mod handover;
 pub mod phase;
 pub mod random;
+pub mod roots;
 pub mod sockets;
 pub mod watch;
