@@ -2,6 +2,7 @@
 //! simulation can repeat what happened.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 thread_local! {
     /// The state of this thread's own sequence; none: the system is asked.
@@ -41,10 +42,42 @@ pub fn unit() -> f64 {
     unit
 }
 
-/// SplitMix64: every seed gives another sequence, of the full period.
+/// Numbers that are spread evenly and nobody's secret, without asking the system for each.
+#[derive(Debug)]
+pub struct Draws(AtomicU64);
+
+impl Draws {
+    /// Begins anywhere. Without entropy always at the same place.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut start = [0; 8];
+        let _ = fill(&mut start);
+        Self(AtomicU64::new(u64::from_ne_bytes(start)))
+    }
+
+    /// The next one.
+    pub fn draw(&self) -> u64 {
+        mixed(self.0.fetch_add(STEP, Ordering::Relaxed))
+    }
+}
+
+impl Default for Draws {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// SplitMix64: every start gives another sequence, of the full period.
 fn step(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut word = *state;
+    *state = state.wrapping_add(STEP);
+    mixed(*state)
+}
+
+/// Between two states of SplitMix64.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The number of a state of SplitMix64.
+const fn mixed(mut word: u64) -> u64 {
     word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     word ^ (word >> 31)

@@ -11,11 +11,11 @@ mod span;
 mod wire;
 
 use crate::runtime::clock;
+use crate::runtime::random::{self, Draws};
 use crate::telemetry::metrics::Metrics;
 pub use context::{Context, STATE_BYTES_MAX, TRACEPARENT, TRACESTATE};
 pub use span::{Ended, Facts, Outcome, Span};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// The way of spans out of the process.
@@ -23,7 +23,7 @@ pub struct Tracer {
     queue: mpsc::Sender<Ended>,
     /// Messages without a `traceparent` whose draw is below this are sampled.
     threshold: u64,
-    draws: AtomicU64,
+    draws: Draws,
     metrics: Arc<Metrics>,
 }
 
@@ -32,14 +32,11 @@ impl Tracer {
     #[must_use]
     pub fn new(ratio: f64, room: usize, metrics: Arc<Metrics>) -> (Self, mpsc::Receiver<Ended>) {
         let (queue, spans) = mpsc::channel(room.max(1));
-        let mut seed = [0; 8];
-        // Without entropy other messages are picked, not more of them.
-        let _ = getrandom::fill(&mut seed);
         let tracer = Self {
             queue,
             // Saturates: 1.0 takes every draw but one in 2^64.
             threshold: (ratio * u64::MAX as f64) as u64,
-            draws: AtomicU64::new(u64::from_ne_bytes(seed)),
+            draws: Draws::new(),
             metrics,
         };
         (tracer, spans)
@@ -50,28 +47,19 @@ impl Tracer {
     pub fn sample(&self, parent: Option<&Context>) -> Option<Context> {
         let wanted = match parent {
             Some(parent) => parent.sampled,
-            None => self.draw() < self.threshold,
+            None => self.draws.draw() < self.threshold,
         };
         if !wanted {
             return None;
         }
         let (mut trace, mut span) = ([0; 16], [0; 8]);
-        getrandom::fill(&mut trace).ok()?;
-        getrandom::fill(&mut span).ok()?;
+        random::fill(&mut trace).ok()?;
+        random::fill(&mut span).ok()?;
         Some(Context {
             trace: parent.map_or(trace, |parent| parent.trace),
             span,
             sampled: true,
         })
-    }
-
-    /// The next of a sequence that is spread evenly (splitmix64).
-    fn draw(&self) -> u64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.draws.fetch_add(STEP, Ordering::Relaxed);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
     }
 
     /// A message is decided about. Its span is queued, or dropped and counted.

@@ -9,6 +9,7 @@ use super::otlp::{self, Resource};
 use super::span::Ended;
 use super::wire;
 use crate::config::OtlpConfig;
+use crate::runtime::random;
 use crate::telemetry::metrics::Metrics;
 use axum::body::{Body, to_bytes};
 use hyper::client::conn::http1;
@@ -71,7 +72,7 @@ pub fn start(
 ) -> Exporter {
     let mut id = [0; 16];
     // The id only tells processes apart in the collector.
-    let _ = getrandom::fill(&mut id);
+    let _ = random::fill(&mut id);
     let instance = super::context::Hex(&id).to_string();
     let (stop, stopped) = oneshot::channel();
     let sender = Sender {
@@ -232,7 +233,5 @@ impl Drop for Serving {
 
 /// Half of `pause` to all of it, so that many gateways do not come back at once.
 fn jittered(pause: Duration) -> Duration {
-    let mut byte = [0];
-    let _ = getrandom::fill(&mut byte);
-    pause / 2 + pause / 2 * u32::from(byte[0]) / 255
+    pause.mul_f64(0.5 + random::unit() / 2.0)
 }
