@@ -138,7 +138,8 @@ impl State {
     }
 
     /// The first in line of the next source that has room of its own.
-    fn next(&mut self, per_source: usize) -> Option<(IpAddr, oneshot::Sender<Permit>)> {
+    fn next(&mut self) -> Option<(IpAddr, oneshot::Sender<Permit>)> {
+        let per_source = self.bounds.per_source.handshakes;
         for _ in 0..self.round.len() {
             let source = self.round.pop_front()?;
             if self.line(source) == 0 {
@@ -322,10 +323,7 @@ impl Gate {
         }
         if kind == Kind::Handshake
             && state.all.handshakes < state.bounds.total.handshakes
-            && let Some((source, place)) = {
-                let per_source = state.bounds.per_source.handshakes;
-                state.next(per_source)
-            }
+            && let Some((source, place)) = state.next()
         {
             let permit = self.take(&mut state, source, Kind::Handshake);
             drop(state);

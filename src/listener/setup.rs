@@ -14,6 +14,7 @@ use prometheus::IntGauge;
 use std::sync::Arc;
 
 /// Bounds and meters, with the handles the hot path needs. A connection keeps what it began with.
+#[derive(Clone)]
 pub(super) struct Setup {
     pub(super) limits: Limits,
     pub(super) metrics: Arc<Metrics>,
@@ -82,14 +83,7 @@ impl Setup {
     pub(super) fn with_limits(&self, limits: Limits) -> Arc<Self> {
         Arc::new(Self {
             limits,
-            metrics: self.metrics.clone(),
-            refused: self.refused.clone(),
-            tracer: self.tracer.clone(),
-            loops: self.loops.clone(),
-            voice: self.voice.clone(),
-            watches: self.watches.clone(),
-            blocks: self.blocks.clone(),
-            paused: self.paused.clone(),
+            ..self.clone()
         })
     }
 
