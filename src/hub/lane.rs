@@ -185,10 +185,9 @@ impl Shared {
         let mut news = self.news();
         news.token_expiry = Some(expiry);
         news.key_in_use = key;
-        let newest = news.token_expiry.unwrap_or(expiry);
         drop(news);
         #[allow(clippy::cast_precision_loss)] // seconds of a date are exact in f64
-        self.metrics.token_expiry.set(newest.as_secs() as f64);
+        self.metrics.token_expiry.set(expiry.as_secs() as f64);
         for slot in ["primary", "secondary"] {
             let gauge = self.metrics.token_key_in_use.with_label_values(&[slot]);
             gauge.set(i64::from(slot == key));

@@ -7,6 +7,7 @@ use super::refusals::{Class, Phase, RefusalCause, Refusals, Report, Standing};
 use super::tuning;
 use crate::runtime::clock;
 use crate::telemetry::causes::{Cause, Causes};
+use crate::telemetry::log::told;
 use crate::telemetry::metrics::Metrics;
 use prometheus::{IntCounter, IntGauge};
 use std::pin::pin;
@@ -138,11 +139,6 @@ impl Reporter {
             }
         }
     }
-}
-
-/// A field that is left out where there is nothing to say.
-fn told(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
 }
 
 fn log(report: &Report) {
