@@ -4,10 +4,11 @@
 //! cannot be taken for the next. Success is status-code 200 (202 is taken too).
 
 use super::driver::{Handle, Link, LinkEvent, Session};
-use super::{encode, outcome};
+use super::outcome;
 use crate::amqp::message::{self, Field};
 use crate::amqp::{self, Limits, Message, Outcome, SendError};
 use crate::config::secret::Secret;
+use crate::runtime::hex::hex;
 use bytes::{Bytes, BytesMut};
 use fe2o3_amqp_types::messaging::{ApplicationProperties, MessageId};
 use fe2o3_amqp_types::primitives::SimpleValue;
@@ -100,7 +101,7 @@ impl Cbs {
             session,
             requests,
             replies,
-            id_prefix: encode::hex(&bytes),
+            id_prefix: hex(&bytes),
             puts: 0,
         })
     }

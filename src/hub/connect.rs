@@ -8,6 +8,7 @@ use super::{encode, outcome, tuning};
 use crate::amqp::sasl::{Mechanism, Sasl};
 use crate::amqp::{Closed, Config, Limits, Side};
 use crate::config::HubConfig;
+use crate::runtime::hex::hex;
 use crate::runtime::roots::{self, NoRoots};
 use rustls::pki_types::ServerName;
 use std::io;
@@ -187,7 +188,7 @@ fn container_id() -> String {
     let mut bytes = [0; 8];
     // The id only names us in the hub's logs; without entropy it is less telling, not wrong.
     let _ = crate::runtime::random::fill(&mut bytes);
-    format!("iothub-gateway-{}", encode::hex(&bytes))
+    format!("iothub-gateway-{}", hex(&bytes))
 }
 
 /// Connects over TCP and, if so wanted, TLS; each within `connect_timeout`.

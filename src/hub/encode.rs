@@ -7,6 +7,7 @@ use super::message::{Command, SystemProperties, Telemetry};
 use super::outcome::{Cause, Settled};
 use crate::amqp::message::{self, Field, Kind, Section};
 use crate::amqp::{Limits, Outcome, fault};
+use crate::runtime::hex::hex;
 use bytes::{Bytes, BytesMut};
 use fe2o3_amqp_types::definitions::Error as AmqpError;
 use fe2o3_amqp_types::messaging::annotations::OwnedKey;
@@ -221,15 +222,6 @@ fn text(value: SimpleValue) -> Option<Option<String>> {
     })
 }
 
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble)]);
-    let mut text = String::with_capacity(2 * bytes.len());
-    text.extend(bytes.iter().flat_map(|b| [digit(b >> 4), digit(b & 15)]));
-    text
-}
-
 /// An AMQP error as text.
 pub fn cause(error: &AmqpError) -> Cause {
     Cause {
@@ -252,10 +244,11 @@ pub fn settled(outcome: &Outcome) -> Option<Settled> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cause, command, hex, settled, telemetry};
+    use super::{cause, command, settled, telemetry};
     use crate::amqp::message::{decode, put_string_head};
     use crate::amqp::{Limits, Outcome};
     use crate::hub::message::{SystemProperties, Telemetry};
+    use crate::runtime::hex::hex;
     use bytes::{BufMut, Bytes, BytesMut};
     use fe2o3_amqp_types::definitions::{Error, LinkError};
     use fe2o3_amqp_types::messaging::annotations::OwnedKey;

@@ -18,6 +18,7 @@ use super::tuning;
 use super::watchdog::Watchdog;
 use crate::amqp::{self, Message, Outcome, SendError};
 use crate::runtime::clock::{self, Mono};
+use crate::runtime::hex::hex;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -105,7 +106,7 @@ impl Uplink {
         let seq = self.next_seq;
         self.next_seq += 1;
         let seed = u128::from_be_bytes(self.id_seed);
-        let id = || encode::hex(&seed.wrapping_add(u128::from(seq)).to_be_bytes());
+        let id = || hex(&seed.wrapping_add(u128::from(seq)).to_be_bytes());
         self.waiting.push_back(Entry {
             seq,
             ticket,

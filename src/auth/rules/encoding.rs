@@ -1,5 +1,6 @@
 //! Key material as text: `hex:`, `base64:`, `raw:`; without a prefix hex, as mosquitto writes it.
 
+use crate::runtime::hex::hex;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
@@ -39,16 +40,10 @@ fn digit(c: u8) -> Option<u8> {
     }
 }
 
-/// Writes lower-case hex.
+/// Writes lower-case hex, of what may be a secret.
 #[must_use]
 pub fn encode_hex(bytes: &[u8]) -> Zeroizing<String> {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 2));
-    for b in bytes {
-        text.push(char::from(DIGITS[usize::from(b >> 4)]));
-        text.push(char::from(DIGITS[usize::from(b & 15)]));
-    }
-    text
+    Zeroizing::new(hex(bytes))
 }
 
 /// Decodes padded standard base64.

@@ -2,6 +2,7 @@
 
 use crate::mqtt::packet::{MessageProperties, PacketId, Publish, QoS};
 use crate::runtime::clock::Unix;
+use crate::runtime::hex::hex;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -60,8 +61,7 @@ struct Properties {
 /// SHA-256 of a payload in hex: what the log names a message by.
 #[must_use]
 pub fn digest(payload: &[u8]) -> String {
-    let digest = Sha256::digest(payload);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(payload))
 }
 
 impl Record {

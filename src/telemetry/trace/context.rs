@@ -1,5 +1,6 @@
 //! W3C Trace Context, level 1: the `traceparent` of a message; pure.
 
+use crate::runtime::hex::hex;
 use std::fmt;
 
 /// The name of the property that carries it, in MQTT and in AMQP.
@@ -56,17 +57,8 @@ impl Context {
 impl fmt::Display for Context {
     /// The `traceparent`, version 00.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (trace, span) = (Hex(&self.trace), Hex(&self.span));
+        let (trace, span) = (hex(&self.trace), hex(&self.span));
         write!(f, "00-{trace}-{span}-{:02x}", u8::from(self.sampled))
-    }
-}
-
-/// Lower-case hexadecimal.
-pub(super) struct Hex<'a>(pub(super) &'a [u8]);
-
-impl fmt::Display for Hex<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 

@@ -9,6 +9,7 @@ use super::otlp::{self, Resource};
 use super::span::Ended;
 use super::wire;
 use crate::config::OtlpConfig;
+use crate::runtime::hex::hex;
 use crate::runtime::random;
 use crate::telemetry::metrics::Metrics;
 use axum::body::{Body, to_bytes};
@@ -73,7 +74,7 @@ pub fn start(
     let mut id = [0; 16];
     // The id only tells processes apart in the collector.
     let _ = random::fill(&mut id);
-    let instance = super::context::Hex(&id).to_string();
+    let instance = hex(&id);
     let (stop, stopped) = oneshot::channel();
     let sender = Sender {
         config,

@@ -2,9 +2,9 @@
 //!
 //! Ids are hexadecimal and 64-bit integers are strings, as that encoding has them.
 
-use super::context::Hex;
 use super::span::{Ended, Outcome};
 use crate::runtime::clock::Unix;
+use crate::runtime::hex::hex;
 use serde_json::{Value, json};
 
 /// `SPAN_KIND_PRODUCER`: who makes a message and waits for nobody to read it.
@@ -71,8 +71,8 @@ fn of(resource: &Resource, ended: &Ended) -> Value {
         attributes.push(text("error.type", reason));
     }
     let mut value = json!({
-        "traceId": Hex(&span.context.trace).to_string(),
-        "spanId": Hex(&span.context.span).to_string(),
+        "traceId": hex(&span.context.trace),
+        "spanId": hex(&span.context.span),
         "name": format!("send {template}"),
         "kind": PRODUCER,
         "flags": 1,
@@ -83,7 +83,7 @@ fn of(resource: &Resource, ended: &Ended) -> Value {
         "status": status,
     });
     if let Some(parent) = &span.parent {
-        value["parentSpanId"] = json!(Hex(parent).to_string());
+        value["parentSpanId"] = json!(hex(parent));
     }
     if let Some(state) = &facts.state {
         value["traceState"] = json!(state);
