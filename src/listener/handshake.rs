@@ -268,7 +268,8 @@ async fn admit(
     let mut admission = decided?;
     let device = &admission.device;
     let key = SessionKey::of(device);
-    if let Some(left) = site.shared.setup().blocks.left(&key) {
+    let setup = site.shared.setup();
+    if let Some(left) = setup.blocks.left(&key) {
         let text = format!(
             "an operator keeps this device out for {} s more",
             left.as_secs()
@@ -278,11 +279,11 @@ async fn admit(
             ..Refusal::unavailable(Reason::Blocked, text)
         });
     }
-    if site.shared.setup().loops.waits(&key) {
+    if setup.loops.waits(&key) {
         return Err(Refusal::unavailable(poison::REASON, poison::TEXT));
     }
     if let Some(will) = &connect.will {
-        let properties = site.shared.setup().limits.properties;
+        let properties = setup.limits.properties;
         let manner = admission.limits.properties;
         topic_map::will(device, will.clone(), properties, manner).map_err(|error| Refusal {
             code: ConnectRefusal::NotAuthorized,

@@ -341,7 +341,8 @@ impl Listener {
 
     fn admit(&self, tcp: TcpStream, source: SocketAddr) {
         let shared = &self.site.shared;
-        let mut ending = Ending::new(shared.setup().metrics.clone());
+        let setup = shared.setup();
+        let mut ending = Ending::new(setup.metrics.clone());
         let free = shared.attempts.may_connect(source.ip());
         let admitted = free
             .map_err(|throttled| (throttled.reason(), throttled.text()))
@@ -355,11 +356,11 @@ impl Listener {
                 ending.end(reason);
                 let who = Who::at(&self.site.name, source.ip());
                 let line = Line::new("connection refused", who, source, reason, look_at);
-                shared.setup().voice.say(line);
+                setup.voice.say(line);
                 return;
             }
         };
-        prepare(&tcp, shared.setup().limits.write_timeout);
+        prepare(&tcp, setup.limits.write_timeout);
         let arrival = Arrival {
             tcp,
             source,
