@@ -96,7 +96,7 @@ class Alerts(Folder):
         "half": ({"HubConnectionNotOpen", "HubUnreachable"}, {}),
         "cut": ({"HubConnectionsLost"}, {"NotReady", "HubConnectionNotOpen", "HubOverloaded"}),
         "no-credit": ({"UplinkStalled", "HubOverloaded"}, {"NotReady"}),
-        "slow": ({"UplinkSlow"}, {}),
+        "slow": ({"UplinkSlow"}, {"HubOverloaded"}),
         "rejected": ({"MessagesRejected"}, {}),
         "strangers": ({"DevicesRefused", "AllDevicesRefused"}, {}),
         "gone": ({"DevicesGone"}, {}),

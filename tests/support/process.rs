@@ -4,12 +4,23 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// A port nobody listens on.
+/// A port nobody listens on, below those that connections get by themselves: a port of that
+/// range may be some client's by the time a process binds it. Each is handed out once.
 pub fn free_port() -> u16 {
-    let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    socket.local_addr().expect("bound").port()
+    const PORTS: std::ops::Range<u32> = 15_000..32_000;
+    static DRAWN: AtomicU32 = AtomicU32::new(0);
+    // two test binaries side by side begin far apart
+    let begin = std::process::id().wrapping_mul(997);
+    loop {
+        let drawn = begin.wrapping_add(DRAWN.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + drawn % PORTS.len() as u32) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Sends `name`, e.g. `TERM`.
