@@ -4,7 +4,7 @@
 //! hub has taken the token, or [`HUB_PATIENCE`] later without it: devices that wait for a hub are
 //! better off connected than refused.
 
-mod acceptors;
+pub mod acceptors;
 pub mod dates;
 mod doors;
 mod exposed;
@@ -31,6 +31,7 @@ use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::export::Exporter;
+use crate::tls::Acceptor;
 use arc_swap::ArcSwap;
 use doors::Doors;
 use reload::Reloader;
@@ -60,7 +61,7 @@ pub enum StartError {
         /// The system's word.
         error: std::io::Error,
     },
-    /// TLS files of a listener.
+    /// TLS files of a listener or of the admin port.
     #[error("{}", .0.join("\n"))]
     Tls(Vec<String>),
     /// The folder of refused messages.
@@ -116,6 +117,7 @@ impl Gateway {
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let admin_shared = admin_socket.try_clone().ok();
+        let admin_tls = acceptors::of_admin(&config).map_err(StartError::Tls)?;
         let (hub, causes) = start_hub(&config, &metrics);
         let (records, exporter) = records::open(&config, &hub, causes.clone(), &metrics)?;
         let shared = Shared::new(
@@ -137,6 +139,7 @@ impl Gateway {
             shared: shared.clone(),
             hub: hub.clone(),
             metrics: metrics.clone(),
+            admin: admin_tls.clone(),
             wanted: Arc::default(),
         });
         let (phase, _) = watch::channel(Phase::Starting);
@@ -154,7 +157,13 @@ impl Gateway {
             stop: stop_wanted.clone(),
         };
         office.begin_history(&metrics, &accepting);
-        let admin = open_admin(admin_socket, metrics.clone(), office, &config.admin)?;
+        let admin = open_admin(
+            admin_socket,
+            metrics.clone(),
+            office,
+            &config.admin,
+            admin_tls,
+        )?;
         let accepts = accept(doors.clone(), hub.clone(), phase.clone(), accepting);
         tokio::spawn(accepts);
         let shutdown = config.shutdown;
@@ -351,9 +360,14 @@ fn open_admin(
     metrics: Arc<Metrics>,
     office: operator::Office,
     config: &AdminConfig,
+    tls: Option<Arc<Acceptor>>,
 ) -> Result<AdminHandle, StartError> {
+    if let Some(tls) = &tls {
+        acceptors::show_expiries(tls, &metrics);
+    }
     let served = Served {
         metrics,
+        tls,
         status: office.status.clone(),
         api: Some(Arc::new(Api::new(Arc::new(office), tokens(config)))),
     };
