@@ -3,8 +3,8 @@
 import asyncio
 import http.client
 import itertools
+import json
 import re
-import statistics
 import threading
 import time
 
@@ -15,6 +15,8 @@ from .system import Failed, http_text, wait_until
 # One way, seconds.
 FAR = 0.03
 COMMAND_SENDERS = 4
+# Between looks at the metrics while processor time is counted, seconds: each look costs some.
+SELDOM = 0.5
 
 
 def unpinned(bench):
@@ -46,26 +48,40 @@ def count(admin, name, *labels):
                if all(label in found for label in labels))
 
 
+def attached(running):
+    """Links of commands that are there."""
+    return count(running.admin, "hub_links", 'role="downlink"', 'state="attached"')
+
+
+def fault(running, name):
+    """Injects a fault of the emulator on all connections."""
+    hub = http.client.HTTPConnection("127.0.0.1", running.control)
+    hub.request("POST", "/faults", json.dumps({"name": name}),
+                {"Content-Type": "application/json"})
+    answer = hub.getresponse()
+    if answer.status >= 300:
+        raise Failed(f"the fault {name}: {answer.status} {answer.read().decode()}")
+
+
 def links(bench):
-    """CPU per link attached: of telemetry, by first and second messages; of commands, by the
-    subscribers' connects and the others'."""
+    """CPU per link attached anew after a cut: of telemetry, by a message of each device after it
+    and one before; of commands, all at once."""
     devices = bench.options.links
 
-    def first_messages():
+    def messages():
         running = bench.start(Gateway, "psk", devices)
         spent = []
 
         def reading(sent):
             wait_until(f"{sent} messages", 120, lambda: count(
-                running.admin, "messages_total", 'result="accepted"') >= sent)
+                running.admin, "messages_total", 'result="accepted"') >= sent, SELDOM)
             spent.append(running.process.cpu_s())
 
         def rounds():
-            wait_until("the devices", 120, lambda: count(
-                running.admin, "connections") >= devices)
-            spent.append(running.process.cpu_s())
-            reading(devices)
-            reading(2 * devices)
+            for sent in (1, 2, 3):
+                reading(sent * devices)
+                if sent == 2:
+                    fault(running, "KillTcp")
         try:
             # Each device has its turn once in two seconds.
             bench.load(running, "psk", devices, "--rate", devices // 2, "--connect-rate",
@@ -73,17 +89,31 @@ def links(bench):
                        during=rounds)
         finally:
             running.stop()
-        first, second = spent[1] - spent[0], spent[2] - spent[1]
-        return 1e6 * (first - second) / devices
+        before, after = spent[1] - spent[0], spent[2] - spent[1]
+        return 1e6 * (after - before) / devices
 
-    def connects(*more):
-        report = once(bench, Gateway, "psk", devices, "--idle", "--connect-rate",
-                      bench.options.connect_rate, "--duration", "2s", *more)
-        return report["server"]["cpu_us_per_connect"]
+    def anew():
+        running = bench.start(Gateway, "psk", devices)
+        spent = []
+
+        def cut():
+            wait_until("all links", 120, lambda: attached(running) >= devices)
+            before = running.process.cpu_s()
+            fault(running, "KillTcp")
+            wait_until("the cut", 5, lambda: attached(running) < devices)
+            wait_until("all links again", 60, lambda: attached(running) >= devices, SELDOM)
+            spent.append(running.process.cpu_s() - before)
+        try:
+            bench.load(running, "psk", devices, "--idle", "--subscribe", "--connect-rate",
+                       bench.options.connect_rate, "--warmup", "1s", "--duration", "20s",
+                       during=cut)
+        finally:
+            running.stop()
+        return 1e6 * spent[0] / devices
 
     found = bench.turns({
-        "telemetry": first_messages,
-        "commands": lambda: connects("--subscribe") - connects(),
+        "telemetry": messages,
+        "commands": anew,
     })
     return {"rows": {name: {"us_per_link": median(runs)} for name, runs in found.items()},
             "devices": devices}
@@ -130,9 +160,6 @@ def far(bench):
     """How long links take that are attached anew over a line of 30 ms each way, no attach_rate."""
     devices = bench.options.links
 
-    def attached(running):
-        return count(running.admin, "hub_links", 'role="downlink"', 'state="attached"')
-
     def run():
         lines, took = [], []
 
@@ -169,8 +196,7 @@ def commands(bench):
         figures = {}
 
         def send():
-            wait_until("the links", 60, lambda: count(
-                running.admin, "hub_links", 'role="downlink"', 'state="attached"') >= devices)
+            wait_until("the links", 60, lambda: attached(running) >= devices)
             figures.update(commanded(running, devices, seconds))
         try:
             bench.load(running, "psk", devices, "--idle", "--subscribe", "--warmup", "1s",
@@ -179,14 +205,17 @@ def commands(bench):
             running.stop()
         return figures
 
-    down = bench.turns({"commands": sent_commands})["commands"]
-    rate = int(statistics.median(run["per_s"] for run in down))
-    up = bench.turns({"messages": lambda: once(
-        bench, Gateway, "psk", devices, *bench.window("--rate", rate))})["messages"]
-    rows = {"commands": {"us_per_message": median(run["us"] for run in down)},
-            "messages": message(up)}
-    return {"rows": rows, "devices": devices, "rate": rate,
-            "ratio": ratio(rows["commands"], rows["messages"], "us_per_message")}
+    def pair():
+        down = sent_commands()
+        up = once(bench, Gateway, "psk", devices, *bench.window("--rate", int(down["per_s"])))
+        return {"commands": down["us"], "messages": up["server"]["cpu_us_per_message"],
+                "rate": int(down["per_s"])}
+
+    found = bench.turns({"commands, then messages": pair})["commands, then messages"]
+    rows = {name: {"us_per_message": median(run[name] for run in found)}
+            for name in ("commands", "messages")}
+    return {"rows": rows, "devices": devices, "rate": int(median(run["rate"] for run in found)),
+            "ratio": median(run["commands"] / run["messages"] for run in found)}
 
 
 def commanded(running, devices, seconds):
