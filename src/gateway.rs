@@ -31,7 +31,6 @@ use crate::runtime::sockets::{self, Inherited};
 use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::export::Exporter;
-use crate::tls::Acceptor;
 use arc_swap::ArcSwap;
 use doors::Doors;
 use reload::Reloader;
@@ -117,7 +116,6 @@ impl Gateway {
         let rules = Arc::new(ArcSwap::from_pointee(rules));
         let admin_socket = admin_socket(config.admin.bind, &mut inherited)?;
         let admin_shared = admin_socket.try_clone().ok();
-        let admin_tls = acceptors::of_admin(&config).map_err(StartError::Tls)?;
         let (hub, causes) = start_hub(&config, &metrics);
         let (records, exporter) = records::open(&config, &hub, causes.clone(), &metrics)?;
         let shared = Shared::new(
@@ -139,7 +137,7 @@ impl Gateway {
             shared: shared.clone(),
             hub: hub.clone(),
             metrics: metrics.clone(),
-            admin: admin_tls.clone(),
+            admin: acceptors::of_admin(&config).map_err(StartError::Tls)?,
             wanted: Arc::default(),
         });
         let (phase, _) = watch::channel(Phase::Starting);
@@ -157,13 +155,7 @@ impl Gateway {
             stop: stop_wanted.clone(),
         };
         office.begin_history(&metrics, &accepting);
-        let admin = open_admin(
-            admin_socket,
-            metrics.clone(),
-            office,
-            &config.admin,
-            admin_tls,
-        )?;
+        let admin = open_admin(admin_socket, office, &config.admin, &reloader)?;
         let accepts = accept(doors.clone(), hub.clone(), phase.clone(), accepting);
         tokio::spawn(accepts);
         let shutdown = config.shutdown;
@@ -357,17 +349,16 @@ fn show_before_render(metrics: &Arc<Metrics>, status: &admin::Status, shared: &A
 /// Serves the operators.
 fn open_admin(
     socket: std::net::TcpListener,
-    metrics: Arc<Metrics>,
     office: operator::Office,
     config: &AdminConfig,
-    tls: Option<Arc<Acceptor>>,
+    reloader: &Reloader,
 ) -> Result<AdminHandle, StartError> {
-    if let Some(tls) = &tls {
-        acceptors::show_expiries(tls, &metrics);
+    if let Some(tls) = &reloader.admin {
+        acceptors::show_expiries(tls, &reloader.metrics);
     }
     let served = Served {
-        metrics,
-        tls,
+        metrics: reloader.metrics.clone(),
+        tls: reloader.admin.clone(),
         status: office.status.clone(),
         api: Some(Arc::new(Api::new(Arc::new(office), tokens(config)))),
     };

@@ -264,12 +264,7 @@ impl Reloader {
                         "the log's filter changed"
                     );
                 }
-                self.shared.set_limits(&config.limits);
-                self.doors.adopt(&config.listeners, fresh.changes);
-                if let (Some(acceptor), Some(prepared)) = (&self.admin, fresh.admin) {
-                    acceptor.adopt(prepared);
-                    acceptors::show_expiries(acceptor, &self.metrics);
-                }
+                self.adopt_ports(&config, fresh.changes, fresh.admin);
                 let rules = Arc::new(fresh.rules);
                 let before = self.rules.swap(rules.clone()).counts();
                 let closed = self.revoke(&rules, clock::unix());
@@ -359,6 +354,16 @@ impl Reloader {
                     tls: found.tls,
                 })
             }
+        }
+    }
+
+    /// Uses what was prepared for listeners and the admin port, within the new limits.
+    fn adopt_ports(&self, config: &Config, changes: Changes, admin: Option<Prepared>) {
+        self.shared.set_limits(&config.limits);
+        self.doors.adopt(&config.listeners, changes);
+        if let (Some(acceptor), Some(prepared)) = (&self.admin, admin) {
+            acceptor.adopt(prepared);
+            acceptors::show_expiries(acceptor, &self.metrics);
         }
     }
 

@@ -455,27 +455,6 @@ impl Refusal {
         self.text.push_str(&offered);
         self
     }
-
-    fn into_error(self, version: &'static str) -> HandshakeError {
-        let version = if self.reason == Reason::TlsVersion {
-            "none"
-        } else {
-            version
-        };
-        let Self {
-            reason,
-            credential,
-            text,
-            claimed,
-        } = self;
-        HandshakeError {
-            reason,
-            credential,
-            version,
-            text,
-            claimed,
-        }
-    }
 }
 
 fn load(
