@@ -148,6 +148,37 @@ pub(crate) const fn twin_code(status: i32) -> u32 {
     }
 }
 
+/// Where events are read (wire sheet §9.2).
+pub(crate) fn redirect(host: &str, port: u16, hub: &str) -> Error {
+    let mut info = Fields::new();
+    let text = |text: String| Value::String(text);
+    let address = format!("amqps://{host}:{port}/{hub}/");
+    for (key, value) in [
+        ("hostname", text(host.to_owned())),
+        ("network-host", text(host.to_owned())),
+        ("port", Value::Int(i32::from(port))),
+        ("address", text(address)),
+    ] {
+        info.insert(Symbol::from(key), value);
+    }
+    Error::new(LinkError::Redirect, None, info)
+}
+
+/// A command for a device whose queue is full (wire sheet §5).
+pub(crate) fn queue_full() -> Error {
+    coded(
+        AmqpError::ResourceLimitExceeded,
+        403_004,
+        "The device's command queue is full",
+    )
+}
+
+/// A command whose life has ended before it began.
+pub(crate) fn expired() -> Error {
+    let text = "The absolute-expiry-time has passed";
+    coded(AmqpError::InvalidField, 403_009, text)
+}
+
 pub(crate) fn undecodable() -> Error {
     error(
         AmqpError::DecodeError,
