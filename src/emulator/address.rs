@@ -151,32 +151,40 @@ impl Address {
                 },
                 endpoint(tail)?,
             )),
-            [messages, tail @ ..] if fixed(messages, "messages") => {
-                let tail: Vec<String> = tail.iter().map(|part| part.to_ascii_lowercase()).collect();
-                let tail: Vec<&str> = tail.iter().map(String::as_str).collect();
-                Some(Self::Service(match tail.as_slice() {
-                    ["devicebound"] => Node::Commands,
-                    ["servicebound", "feedback"] => Node::Feedback,
-                    ["servicebound", "filenotifications"] => Node::Files,
-                    ["events", ..] => Node::Events,
-                    _ => return None,
-                }))
-            }
-            [management] if fixed(management, "$management") => {
-                Some(Self::Service(Node::Management))
-            }
-            [hub, groups, group, partitions, number]
-                if fixed(groups, "consumergroups") && fixed(partitions, "partitions") =>
-            {
-                Some(Self::Service(Node::Partition {
-                    hub: id(hub)?.to_string(),
-                    group: id(group)?.to_string(),
-                    id: number.parse().ok()?,
-                }))
-            }
-            _ => None,
+            parts => node(parts).map(Self::Service),
         }
     }
+}
+
+/// A node of back ends.
+fn node(parts: &[&str]) -> Option<Node> {
+    let fixed = |part: &str, word: &str| part.eq_ignore_ascii_case(word);
+    Some(match parts {
+        [messages, way] if fixed(messages, "messages") && fixed(way, "devicebound") => {
+            Node::Commands
+        }
+        [messages, way, what] if fixed(messages, "messages") && fixed(way, "servicebound") => {
+            match *what {
+                what if fixed(what, "feedback") => Node::Feedback,
+                what if fixed(what, "filenotifications") => Node::Files,
+                _ => return None,
+            }
+        }
+        [messages, events, ..] if fixed(messages, "messages") && fixed(events, "events") => {
+            Node::Events
+        }
+        [management] if fixed(management, "$management") => Node::Management,
+        [hub, groups, group, partitions, number]
+            if fixed(groups, "consumergroups") && fixed(partitions, "partitions") =>
+        {
+            Node::Partition {
+                hub: id(hub)?.to_string(),
+                group: id(group)?.to_string(),
+                id: number.parse().ok()?,
+            }
+        }
+        _ => return None,
+    })
 }
 
 fn id(part: &str) -> Option<Arc<str>> {

@@ -83,6 +83,11 @@ fn redirect(hub: &Hub) -> Error {
 }
 
 impl Admitted {
+    /// Events and answers need no outcome: a reader says itself from where it goes on.
+    pub(crate) const fn sends_settled(&self) -> bool {
+        matches!(self.node, Node::Partition { .. } | Node::Management)
+    }
+
     pub(crate) fn enter(&self, session_id: u64, connection: &Arc<Connection>) -> Entered {
         let directory = &connection.hub.directory;
         let (link, listed) = directory.add_service_link(&connection.entry, self.node.clone());

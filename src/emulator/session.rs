@@ -117,6 +117,11 @@ async fn attach_link(
             attach.snd_settle_mode = SenderSettleMode::Settled;
         }
     }
+    if let (Verdict::Service(admitted), Role::Receiver) = (&verdict, &attach.role)
+        && admitted.sends_settled()
+    {
+        attach.snd_settle_mode = SenderSettleMode::Settled;
+    }
     // Known before the client is: its first token may come before the next line.
     let replies = matches!(verdict, Verdict::CbsReplies(_))
         .then(|| cbs::reply_channel(session_id, connection));

@@ -2,8 +2,8 @@
 // feedback by AMQP. The connection string comes from the environment.
 'use strict';
 const assert = require('assert');
-const { Registry, Client, Message } = require('azure-iothub');
-const { Message: CommonMessage } = require('azure-iot-common');
+const { Registry, Client } = require('azure-iothub');
+const { Message } = require('azure-iot-common');
 
 const say = (what, value) => console.log(JSON.stringify({ [what]: value }));
 const fail = (error) => {
@@ -50,12 +50,12 @@ async function main() {
   const client = Client.fromConnectionString(process.env.SERVICE_CONNECTION_STRING);
   await client.open();
   await methods(client, device);
-  const feedback = (await client.getFeedbackReceiver()).receiver || (await client.getFeedbackReceiver());
+  const feedback = (await client.getFeedbackReceiver()).result;
   const reported = new Promise((resolve) => feedback.on('message', (message) => {
     const records = JSON.parse(message.getData().toString());
     feedback.complete(message, () => resolve(records));
   }));
-  const command = new (CommonMessage || Message)('from node');
+  const command = new Message('from node');
   command.messageId = 'command-of-node';
   command.ack = 'full';
   await client.send(device, command);

@@ -27,7 +27,8 @@ async function main() {
   });
   const twin = await client.getTwin();
   say('twin', twin.properties.desired.$version);
-  twin.on('properties.desired', (delta) => say('desired', delta));
+  // A listener is told first what was there before.
+  twin.on('properties.desired', (delta) => delta.$version > 1 && say('desired', delta));
   await new Promise((resolve, reject) => {
     twin.properties.reported.update({ temp: 21, gone: null }, (e) => (e ? reject(e) : resolve()));
   });
