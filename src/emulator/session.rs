@@ -107,21 +107,7 @@ async fn attach_link(
         _ => None,
     };
     sanitise(&mut attach, matches!(verdict, Verdict::Refuse(_)));
-    if let (Verdict::Device(admitted), Role::Receiver) = (&verdict, &attach.role) {
-        if admitted.endpoint == Endpoint::Commands {
-            // The service answers `second` to whatever was asked; clients that asked for `first`
-            // go on sending settled dispositions, and both are taken.
-            attach.rcv_settle_mode = ReceiverSettleMode::Second;
-        } else {
-            // At most once, whatever was asked (wire sheet §4.3).
-            attach.snd_settle_mode = SenderSettleMode::Settled;
-        }
-    }
-    if let (Verdict::Service(admitted), Role::Receiver) = (&verdict, &attach.role)
-        && admitted.sends_settled()
-    {
-        attach.snd_settle_mode = SenderSettleMode::Settled;
-    }
+    settle_modes(&mut attach, &verdict);
     // Known before the client is: its first token may come before the next line.
     let replies = matches!(verdict, Verdict::CbsReplies(_))
         .then(|| cbs::reply_channel(session_id, connection));
@@ -162,6 +148,24 @@ async fn attach_link(
         }
     }
     Ok(())
+}
+
+/// What the service sends at least once and what at most once, whatever was asked (wire
+/// sheet §4.3).
+fn settle_modes(attach: &mut Attach, verdict: &Verdict) {
+    let Role::Receiver = attach.role else { return };
+    match verdict {
+        // The service answers `second` to whatever was asked; clients that asked for `first`
+        // go on sending settled dispositions, and both are taken.
+        Verdict::Device(admitted) if admitted.endpoint == Endpoint::Commands => {
+            attach.rcv_settle_mode = ReceiverSettleMode::Second;
+        }
+        Verdict::Device(_) => attach.snd_settle_mode = SenderSettleMode::Settled,
+        Verdict::Service(admitted) if admitted.sends_settled() => {
+            attach.snd_settle_mode = SenderSettleMode::Settled;
+        }
+        _ => {}
+    }
 }
 
 /// Runs `task` and gives its room back.

@@ -197,7 +197,7 @@ impl Grant {
                 .is_some_and(|path| path.join("/") == identity)
     }
 
-    /// Whether the policy that signed it has a right, and its scope covers a path of the service side.
+    /// Whether the policy that signed it has a right, and its scope covers a path of back ends.
     pub(crate) fn may(&self, has: impl FnOnce(Rights) -> bool, path: &[&str]) -> bool {
         let names = |part: &str, want: &str| {
             part.eq_ignore_ascii_case(want) || decoded(part).eq_ignore_ascii_case(want)

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use iothub_gateway::config::secret::Secret;
 use iothub_gateway::emulator::config::{DeviceConfig, Keys, PolicyConfig, Rights};
 use iothub_gateway::emulator::{Emulator, EmulatorConfig, EmulatorHandle, TlsMaterial};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -36,6 +36,10 @@ struct Rig {
 fn certificate(ca: &Path) -> TlsMaterial {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Of another name than what it signs, or clients take that for self-signed.
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "authority");
     let key = KeyPair::generate().expect("key");
     let pem = params.self_signed(&key).expect("CA").pem();
     std::fs::write(ca, pem).expect("written");

@@ -203,7 +203,7 @@ pub struct EmulatorLimits {
     pub modules_per_device: usize,
     /// HTTP connections of back ends at once; further ones wait.
     pub service_connections: usize,
-    /// Reports of commands that wait for a reader, some 300 bytes each; then the oldest are dropped.
+    /// Reports of commands that wait for a reader, some 300 bytes each; the oldest are dropped.
     pub feedback_max: usize,
     /// How long reports are gathered before they are a message; 64 are one at once.
     pub feedback_delay: Duration,

@@ -7,7 +7,7 @@ const { Message } = require('azure-iot-common');
 
 const say = (what, value) => console.log(JSON.stringify({ [what]: value }));
 const fail = (error) => {
-  say('failed', String(error && error.stack ? error.stack : error));
+  say('failed', String((error && error.stack) || JSON.stringify(error)));
   process.exit(1);
 };
 process.on('unhandledRejection', fail);

@@ -6,7 +6,7 @@ const { Amqp } = require('azure-iot-device-amqp');
 
 const say = (what, value) => console.log(JSON.stringify({ [what]: value }));
 const fail = (error) => {
-  say('failed', String(error && error.stack ? error.stack : error));
+  say('failed', String((error && error.stack) || JSON.stringify(error)));
   process.exit(1);
 };
 process.on('unhandledRejection', fail);
