@@ -63,6 +63,12 @@ pub(crate) fn json(code: u32, message: &str) -> String {
     description.to_string()
 }
 
+/// `ExceptionMessage` of a REST answer.
+pub(crate) fn tracking() -> String {
+    let (id, now) = (hex(&random::<16>()), iso8601(clock::unix()));
+    format!("Tracking ID:{id}-G:0-TimeStamp:{now}")
+}
+
 /// An error whose description is that JSON.
 fn coded(condition: impl Into<ErrorCondition>, code: u32, message: &str) -> Error {
     error(condition, json(code, message))

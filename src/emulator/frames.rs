@@ -265,7 +265,18 @@ mod tests {
         use fe2o3_amqp::types::performatives::{Detach, End, Open};
         let mut name = "x".to_owned();
         for _ in 0..3 {
-            let open = Open::builder().container_id(name.as_str()).build();
+            let open = Open {
+                container_id: name.clone(),
+                hostname: None,
+                max_frame_size: 65_536.into(),
+                channel_max: 10.into(),
+                idle_time_out: None,
+                outgoing_locales: None,
+                incoming_locales: None,
+                offered_capabilities: None,
+                desired_capabilities: None,
+                properties: None,
+            };
             let written = frame(AMQP_FRAME, &open).unwrap();
             let mut out = Vec::new();
             copy_frames(&[written.clone(), written].concat(), &mut out);

@@ -36,18 +36,18 @@ async fn ask_with(
     .await
 }
 
-/// Numeric code and name of a refusal.
-fn problem((status, head, body): &(u16, String, Json)) -> (u16, u64, String) {
+/// Status and name of a refusal, which its header and its body agree on.
+fn problem((status, head, body): &(u16, String, Json)) -> (u16, String) {
     let message = body["Message"].as_str().unwrap_or_else(|| panic!("{body}"));
-    let inner: Json = serde_json::from_str(message).unwrap();
     let name = head
         .lines()
-        .find_map(|line| line.strip_prefix("iothub-errorcode: "));
-    (
-        *status,
-        inner["errorCode"].as_u64().unwrap(),
-        name.unwrap().to_owned(),
-    )
+        .find_map(|line| line.strip_prefix("iothub-errorcode: "))
+        .unwrap();
+    match serde_json::from_str::<Json>(message) {
+        Ok(inner) => assert!(inner["errorCode"].is_u64() && inner["message"].is_string()),
+        Err(_) => assert!(message.starts_with(&format!("ErrorCode:{name};")), "{body}"),
+    }
+    (*status, name.to_owned())
 }
 
 #[tokio::test]
@@ -64,12 +64,12 @@ async fn devices_are_created_changed_listed_and_deleted() {
 
     let again = ask(&hub, "PUT", device, json!({})).await;
     let exists = "DeviceAlreadyExists".to_owned();
-    assert_eq!(problem(&again), (409, 409_001, exists));
+    assert_eq!(problem(&again), (409, exists));
     let stale = "if-match: \"0\"\r\n";
     let disabled = json!({"status": "disabled", "statusReason": "sold",
         "authentication": {"type": "sas", "symmetricKey": {"primaryKey": key}}});
     let refused = ask_with(&hub, "PUT", device, stale, disabled.clone()).await;
-    assert_eq!(problem(&refused).1, 412_001);
+    assert_eq!(problem(&refused).1, "PreconditionFailed");
     let fresh = format!("if-match: \"{etag}\"\r\n");
     let (status, _, changed) = ask_with(&hub, "PUT", device, &fresh, disabled).await;
     assert_eq!(status, 200);
@@ -84,18 +84,21 @@ async fn devices_are_created_changed_listed_and_deleted() {
     assert_eq!(count["disabledDeviceCount"], 1);
     assert_eq!(ask(&hub, "DELETE", device, Json::Null).await.0, 204);
     let gone = ask(&hub, "GET", device, Json::Null).await;
-    assert_eq!(problem(&gone), (404, 404_001, "DeviceNotFound".to_owned()));
-    for (body, code) in [
-        (json!({"deviceId": "other"}), 400_004),
-        (json!({"status": "sold"}), 400_004),
-        (json!({"authentication": {"type": "oracle"}}), 400_004),
+    assert_eq!(problem(&gone), (404, "DeviceNotFound".to_owned()));
+    for (body, name) in [
+        (json!({"deviceId": "other"}), "ArgumentInvalid"),
+        (json!({"status": "sold"}), "ArgumentInvalid"),
+        (
+            json!({"authentication": {"type": "oracle"}}),
+            "ArgumentInvalid",
+        ),
         (
             json!({"authentication": {"symmetricKey": {"primaryKey": "???"}}}),
-            400_004,
+            "ArgumentInvalid",
         ),
     ] {
         let refused = ask(&hub, "PUT", device, body.clone()).await;
-        assert_eq!(problem(&refused).1, code, "{body}");
+        assert_eq!(problem(&refused).1, name, "{body}");
     }
 }
 
@@ -112,9 +115,9 @@ async fn modules_come_and_go_with_their_device() {
         assert_eq!((status, &made["moduleId"]), (200, &json!(id)));
     }
     let full = ask(&hub, "PUT", &module("c"), json!({})).await;
-    assert_eq!(problem(&full).1, 409_302);
+    assert_eq!(problem(&full).1, "TooManyModulesOnDevice");
     let twice = ask(&hub, "PUT", &module("a"), json!({})).await;
-    assert_eq!(problem(&twice).1, 409_301);
+    assert_eq!(problem(&twice).1, "ModuleAlreadyExistsOnDevice");
     let mut client = Client::authorised(&hub).await;
     let identity = "plain-1/modules/a";
     let mut pair = Pair::open(&mut client, "twin", identity, "1").await;
@@ -124,7 +127,7 @@ async fn modules_come_and_go_with_their_device() {
     let (_, _, left) = ask(&hub, "GET", "/devices/plain-1/modules", Json::Null).await;
     assert_eq!(left.as_array().unwrap().len(), 1);
     let gone = ask(&hub, "GET", &module("a"), Json::Null).await;
-    assert_eq!(problem(&gone).1, 404_010);
+    assert_eq!(problem(&gone).1, "ModuleNotFound");
 }
 
 #[tokio::test]
@@ -143,14 +146,14 @@ async fn twins_are_merged_replaced_and_found() {
     assert_eq!(twin["tags"], json!({"site": "south"}));
     assert!(twin["properties"]["desired"]["rate"].is_null());
     let stale = ask_with(&hub, "PUT", path, &etag, replaced).await;
-    assert_eq!(
-        problem(&stale),
-        (412, 412_001, "PreconditionFailed".to_owned())
-    );
+    assert_eq!(problem(&stale), (412, "PreconditionFailed".to_owned()));
     let bad = ask(&hub, "PATCH", path, json!({"tags": {"a.b": 1}})).await;
     assert_eq!(problem(&bad).0, 400);
+    let list = ask(&hub, "POST", "/devices/query", json!([1])).await;
+    let format = "IotHubFormatError".to_owned();
+    assert_eq!(problem(&list), (400, format));
     let text = ask(&hub, "PATCH", path, json!({"tags": "x"})).await;
-    assert_eq!(problem(&text).1, 400_004);
+    assert_eq!(problem(&text).1, "ArgumentInvalid");
 
     let query = json!({"query": "SELECT * FROM devices WHERE tags.site = 'south'"});
     let (_, head, found) = ask(&hub, "POST", "/devices/query", query).await;
@@ -184,10 +187,9 @@ async fn methods_are_called_and_refused_as_the_service_does() {
     let blink = json!({"methodName": "blink", "payload": {"times": 3},
         "responseTimeoutInSeconds": 5, "connectTimeoutInSeconds": 0});
     let offline = ask(&hub, "POST", path, blink.clone()).await;
-    assert_eq!(
-        problem(&offline),
-        (404, 404_103, "DeviceNotOnline".to_owned())
-    );
+    assert_eq!(problem(&offline), (404, "DeviceNotOnline".to_owned()));
+    let message = offline.2["Message"].as_str().unwrap();
+    assert!(message.contains("\"errorCode\":404103"), "{message}");
     let mut client = Client::authorised(&hub).await;
     let mut pair = Pair::open(&mut client, "methods", "plain-1", "1").await;
     let answering = async {
@@ -201,26 +203,23 @@ async fn methods_are_called_and_refused_as_the_service_does() {
         (200, json!({"status": 207, "payload": [1]}))
     );
     let silent = soon("504", ask(&hub, "POST", path, blink)).await;
-    assert_eq!(
-        problem(&silent),
-        (504, 504_101, "GatewayTimeout".to_owned())
-    );
-    for (body, code) in [
+    assert_eq!(problem(&silent), (504, "GatewayTimeout".to_owned()));
+    for (body, name) in [
         (
             json!({"methodName": "x", "responseTimeoutInSeconds": 4}),
-            400_004,
+            "ArgumentInvalid",
         ),
         (
             json!({"methodName": "x", "connectTimeoutInSeconds": 301}),
-            400_004,
+            "ArgumentInvalid",
         ),
         (
             json!({"methodName": "x", "payload": "y".repeat(128 * 1024)}),
-            413_001,
+            "MessageTooLarge",
         ),
     ] {
         let refused = ask(&hub, "POST", path, body).await;
-        assert_eq!(problem(&refused).1, code);
+        assert_eq!(problem(&refused).1, name);
     }
     let unknown = ask(
         &hub,
@@ -229,7 +228,7 @@ async fn methods_are_called_and_refused_as_the_service_does() {
         json!({"methodName": "x"}),
     )
     .await;
-    assert_eq!(problem(&unknown).1, 404_001);
+    assert_eq!(problem(&unknown).1, "DeviceNotFound");
 }
 
 #[tokio::test]
@@ -244,7 +243,7 @@ async fn only_tokens_with_the_right_get_in() {
         let token = token(key, HOST, life, Some(name));
         format!("authorization: {token}\r\n")
     };
-    let unauthorized = (401, 401_002, "IotHubUnauthorizedAccess".to_owned());
+    let unauthorized = (401, "IotHubUnauthorizedAccess".to_owned());
     for headers in [
         String::new(),
         "authorization: Bearer x\r\n".to_owned(),
@@ -255,7 +254,7 @@ async fn only_tokens_with_the_right_get_in() {
         assert_eq!(get(version, headers).await, unauthorized);
     }
     let whole = signed(SERVICE_KEY, 60, "service");
-    assert_eq!(get("/twins/plain-1", whole.clone()).await.1, 400_005);
+    assert_eq!(get("/twins/plain-1", whole.clone()).await.1, "ArgumentNull");
     assert_eq!(get("/jobs?api-version=1", whole).await.0, 404);
     let narrow = token(
         SERVICE_KEY,

@@ -213,7 +213,7 @@ async fn the_sdks_of_devices_and_back_ends_speak_with_the_emulator() {
     device.says(json!({"method": {"by": "node"}}));
     let answer = json!({"status": 207, "payload": {"seen": {"by": "node"}}});
     node.says(json!({ "answer": answer }));
-    node.says(json!({"offline": "DeviceNotFoundError"}));
+    node.says(json!({"offline": 404_103}));
     device.says(json!({"command": "from node"}));
     node.says(json!({"feedback": [["command-of-node", "Success"]]}));
     node.ends();

@@ -1,13 +1,15 @@
-//! Who calls: the token of a policy, and what that policy may do.
+//! Who calls, with the token of a policy and what that policy may do, and what they send along.
 
 use super::Problem;
 use crate::emulator::config::Rights;
 use crate::emulator::hub::Hub;
 use crate::emulator::tokens::Grant;
-use axum::extract::FromRequestParts;
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::header::{AUTHORIZATION, IF_MATCH};
 use axum::http::request::Parts;
 use percent_encoding::percent_decode_str;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 /// A caller whose token was found good, and what it asks for.
@@ -73,6 +75,25 @@ impl FromRequestParts<Arc<Hub>> for Caller {
             grant,
             path: path.split('/').map(decoded).collect(),
             if_match: header(IF_MATCH).map(|etag| etag.trim_matches('"').to_owned()),
+        })
+    }
+}
+
+/// The JSON of a request, refused in the service's form.
+pub(super) struct Input<T>(pub(super) T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Hub>> for Input<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, hub: &Arc<Hub>) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, hub).await.map_err(|_| {
+            let message = "The body is too large, or did not arrive.";
+            Problem::new(413, 413_001, "MessageTooLarge", message)
+        })?;
+        let read = serde_json::from_slice(&bytes);
+        read.map(Input).map_err(|error| {
+            let message = format!("The body is not what is expected: {error}");
+            Problem::new(400, 400_006, "IotHubFormatError", message)
         })
     }
 }

@@ -1,7 +1,7 @@
 //! `/devices/…`: identities of devices and modules, as the service shows them.
 
 use super::Problem;
-use super::caller::{Caller, Right};
+use super::caller::{Caller, Input, Right};
 use super::twins::registered;
 use crate::config::secret::Secret;
 use crate::emulator::address::Identity;
@@ -230,7 +230,7 @@ pub(super) async fn put(
     State(hub): Hubs,
     caller: Caller,
     Path(id): Path<String>,
-    Json(body): Json<Body>,
+    Input(body): Input<Body>,
 ) -> Result<Response, Problem> {
     caller.needs(Right::RegistryWrite)?;
     if body.device_id.as_ref().is_some_and(|named| *named != id) {
@@ -315,7 +315,7 @@ pub(super) async fn put_module(
     State(hub): Hubs,
     caller: Caller,
     Path((device, id)): Path<(String, String)>,
-    Json(body): Json<Body>,
+    Input(body): Input<Body>,
 ) -> Result<Response, Problem> {
     caller.needs(Right::RegistryWrite)?;
     if body.module_id.as_ref().is_some_and(|named| *named != id) {

@@ -1,5 +1,6 @@
-//! Answers that are not a success, in the service's form (wire sheet §9.3): a header that names the
-//! error, and a body whose message is JSON within JSON.
+//! Answers that are not a success, in the service's forms (wire sheet §9.3): a header that names the
+//! error, and a body whose message begins with that name or, where a device was called, is JSON
+//! within JSON. Node's client goes by the name, others by the number.
 
 use crate::emulator::devices::RegistryError;
 use crate::emulator::errors;
@@ -17,6 +18,8 @@ pub(super) struct Problem {
     code: u32,
     name: &'static str,
     message: String,
+    /// The message is JSON.
+    nested: bool,
 }
 
 impl Problem {
@@ -31,6 +34,7 @@ impl Problem {
             code,
             name,
             message: message.into(),
+            nested: false,
         }
     }
 
@@ -47,10 +51,16 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        let body = json!({
-            "Message": errors::json(self.code, &self.message),
-            "ExceptionMessage": "",
-        });
+        let body = match self.nested {
+            true => json!({
+                "Message": errors::json(self.code, &self.message),
+                "ExceptionMessage": "",
+            }),
+            false => json!({
+                "Message": format!("ErrorCode:{};{}", self.name, self.message),
+                "ExceptionMessage": errors::tracking(),
+            }),
+        };
         (status, [("iothub-errorcode", self.name)], Json(body)).into_response()
     }
 }
@@ -99,6 +109,9 @@ impl From<CallError> for Problem {
             CallError::TimedOut => "GatewayTimeout",
             CallError::Busy => "ThrottleBacklogLimitExceeded",
         };
-        Self::new(status, code, name, message)
+        Self {
+            nested: true,
+            ..Self::new(status, code, name, message)
+        }
     }
 }

@@ -3,7 +3,7 @@
 mod language;
 
 use super::Problem;
-use super::caller::{Caller, Right};
+use super::caller::{Caller, Input, Right};
 use super::identities::twin_view;
 use crate::emulator::address::Identity;
 use crate::emulator::hub::Hub;
@@ -33,7 +33,7 @@ pub(super) async fn run(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
     headers: HeaderMap,
-    Json(body): Json<Body>,
+    Input(body): Input<Body>,
 ) -> Result<Response, Problem> {
     caller.needs(Right::Service)?;
     let query = Query::parse(&body.query).map_err(Problem::bad)?;

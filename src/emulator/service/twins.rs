@@ -1,7 +1,7 @@
 //! `/twins/…`: twins and method calls of devices and modules.
 
 use super::Problem;
-use super::caller::{Caller, Right};
+use super::caller::{Caller, Input, Right};
 use super::identities::twin_view;
 use crate::emulator::address::Identity;
 use crate::emulator::devices::{Record, RegistryError, Unregistered};
@@ -64,7 +64,7 @@ pub(super) async fn patch(
     hub: State<Arc<Hub>>,
     caller: Caller,
     named: Path<Named>,
-    body: Json<Value>,
+    Input(body): Input<Value>,
 ) -> Result<Json<Value>, Problem> {
     update(hub, &caller, named, &body, false)
 }
@@ -73,7 +73,7 @@ pub(super) async fn put(
     hub: State<Arc<Hub>>,
     caller: Caller,
     named: Path<Named>,
-    body: Json<Value>,
+    Input(body): Input<Value>,
 ) -> Result<Json<Value>, Problem> {
     update(hub, &caller, named, &body, true)
 }
@@ -121,7 +121,7 @@ pub(super) async fn call(
     State(hub): State<Arc<Hub>>,
     caller: Caller,
     Path(named): Path<Named>,
-    Json(invocation): Json<Invocation>,
+    Input(invocation): Input<Invocation>,
 ) -> Result<Response, Problem> {
     caller.needs(Right::Service)?;
     let identity = named.identity();

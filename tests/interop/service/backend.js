@@ -26,7 +26,7 @@ async function registry() {
   const twin = (await hub.getTwin('made-by-node')).responseBody;
   const etag = twin.etag;
   await twin.update({ tags: { site: 'north' }, properties: { desired: { mode: 'eco' } } });
-  await assert.rejects(hub.updateTwin('made-by-node', { tags: {} }, etag), { name: 'PreconditionFailedError' });
+  await assert.rejects(hub.updateTwin('made-by-node', { tags: {} }, etag), { name: 'InvalidEtagError' });
   const found = await hub.createQuery("SELECT * FROM devices WHERE tags.site = 'north'", 10).nextAsTwin();
   assert.deepStrictEqual(found.result.map((twin) => twin.deviceId), ['made-by-node']);
   await hub.delete('made-by-node');
@@ -40,7 +40,7 @@ async function methods(client, device) {
   const nowhere = client.invokeDeviceMethod('silent', { methodName: 'blink', payload: 1 });
   await nowhere.then(
     () => fail('a device that is not there answered'),
-    (error) => say('offline', error.responseBody && error.name),
+    (error) => say('offline', JSON.parse(JSON.parse(error.responseBody).Message).errorCode),
   );
 }
 
