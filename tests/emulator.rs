@@ -3,6 +3,8 @@
 // The lint spares test functions only, not what they call.
 #![allow(clippy::unwrap_used)]
 
+#[path = "emulator/backend.rs"]
+mod backend;
 #[path = "emulator/cbs.rs"]
 mod cbs;
 #[path = "emulator/commands.rs"]
@@ -15,9 +17,17 @@ mod faults;
 mod kit;
 #[path = "emulator/links.rs"]
 mod links;
+#[path = "emulator/methods.rs"]
+mod methods;
+#[path = "emulator/pairs.rs"]
+mod pairs;
 #[path = "emulator/raw.rs"]
 mod raw;
+#[path = "emulator/service.rs"]
+mod service;
 #[path = "emulator/telemetry.rs"]
 mod telemetry;
+#[path = "emulator/twins.rs"]
+mod twins;
 #[path = "emulator/wire.rs"]
 mod wire;

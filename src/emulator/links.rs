@@ -1,7 +1,7 @@
 //! Who is connected: connections, sessions and device links by number and by device, each with
 //! a way to stop it. The registry, the token timer and the faults act through this directory.
 
-use crate::emulator::address::{Endpoint, Identity};
+use crate::emulator::address::{Endpoint, Identity, Node};
 use crate::emulator::stats::Stats;
 use dashmap::DashMap;
 use fe2o3_amqp::types::definitions::Error;
@@ -68,6 +68,13 @@ pub(crate) enum ConnectionStop {
     Close(Option<Error>),
 }
 
+/// Which way a link's messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    ToHub,
+    ToDevice,
+}
+
 /// A device link that is attached.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -76,6 +83,17 @@ pub(crate) struct Link {
     pub(crate) session: u64,
     pub(crate) identity: Identity,
     pub(crate) endpoint: Endpoint,
+    pub(crate) direction: Direction,
+    /// Channel correlation id of a method or twin link.
+    pub(crate) channel: Option<Arc<str>>,
+    pub(crate) stop: Stop<Error>,
+}
+
+/// A link of a back end that is attached.
+#[derive(Debug)]
+pub(crate) struct ServiceLink {
+    pub(crate) id: u64,
+    pub(crate) node: Node,
     pub(crate) stop: Stop<Error>,
 }
 
@@ -96,6 +114,7 @@ pub(crate) struct ConnectionEntry {
     /// Nothing more is read from the socket or written to it.
     pub(crate) silent: Arc<AtomicBool>,
     links: Mutex<HashMap<u64, Arc<Link>>>,
+    service: Mutex<HashMap<u64, Arc<ServiceLink>>>,
     cbs: Mutex<Vec<CbsLink>>,
 }
 
@@ -103,6 +122,12 @@ impl ConnectionEntry {
     /// The device links attached now.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.values().cloned().collect()
+    }
+
+    /// The links of back ends attached now.
+    pub(crate) fn service_links(&self) -> Vec<Arc<ServiceLink>> {
+        let links = self.service.lock().unwrap_or_else(PoisonError::into_inner);
         links.values().cloned().collect()
     }
 
@@ -199,7 +224,8 @@ impl Directory {
         connection: (u64, &Arc<ConnectionEntry>),
         session: u64,
         identity: Identity,
-        endpoint: Endpoint,
+        (endpoint, direction): (Endpoint, Direction),
+        channel: Option<Arc<str>>,
     ) -> (Arc<Link>, Listed) {
         let stop = Stop::default();
         let id = self.number();
@@ -209,6 +235,8 @@ impl Directory {
             session,
             identity,
             endpoint,
+            direction,
+            channel,
             stop,
         };
         let link = Arc::new(link);
@@ -233,6 +261,28 @@ impl Directory {
                 what,
             },
         )
+    }
+
+    pub(crate) fn add_service_link(
+        self: &Arc<Self>,
+        connection: &Arc<ConnectionEntry>,
+        node: Node,
+    ) -> (Arc<ServiceLink>, Listed) {
+        let link = Arc::new(ServiceLink {
+            id: self.number(),
+            node,
+            stop: Stop::default(),
+        });
+        let mut links = connection
+            .service
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        links.insert(link.id, Arc::clone(&link));
+        drop(links);
+        self.stats.service_links.inc();
+        let what = What::Service(link.id, Arc::clone(connection));
+        let directory = Arc::clone(self);
+        (link, Listed { directory, what })
     }
 
     /// Links of one device, or of all.
@@ -309,6 +359,7 @@ enum What {
     Connection(u64),
     Session(u64),
     Link(Arc<Link>, Arc<ConnectionEntry>),
+    Service(u64, Arc<ConnectionEntry>),
 }
 
 /// Keeps an entry listed while it lives.
@@ -329,6 +380,14 @@ impl Drop for Listed {
             What::Session(id) => {
                 directory.sessions.remove(id);
                 directory.stats.sessions.dec();
+            }
+            What::Service(id, connection) => {
+                let mut links = connection
+                    .service
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                links.remove(id);
+                directory.stats.service_links.dec();
             }
             What::Link(link, connection) => {
                 let mut links = connection

@@ -1,21 +1,17 @@
 //! One AMQP session: judges each attach, answers it, and gives the link a task of its own.
 //! Nothing here may be slow: a session's attaches are answered one after the other.
 
-use crate::emulator::address::{Address, Endpoint, Identity};
-use crate::emulator::commands;
-use crate::emulator::config::SecondReceiver;
+use crate::emulator::address::{Address, Endpoint};
+use crate::emulator::admission::{self, Admitted};
 use crate::emulator::connection::Connection;
-use crate::emulator::devices::{Record, Unregistered};
 use crate::emulator::errors;
-use crate::emulator::faults::{FaultKind, Place};
-use crate::emulator::ledger::Stamp;
-use crate::emulator::links::{CbsRole, ConnectionStop, Link, Listed};
-use crate::emulator::tokens::Signer;
-use crate::emulator::{cbs, telemetry};
+use crate::emulator::faults::FaultKind;
+use crate::emulator::links::{CbsRole, ConnectionStop};
+use crate::emulator::{backend, cbs};
 use fe2o3_amqp::acceptor::{
     LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SupportedReceiverSettleModes,
 };
-use fe2o3_amqp::types::definitions::{Error, ReceiverSettleMode, Role};
+use fe2o3_amqp::types::definitions::{Error, ReceiverSettleMode, Role, SenderSettleMode};
 use fe2o3_amqp::types::messaging::{Source, Target, TargetArchetype};
 use fe2o3_amqp::types::performatives::Attach;
 use std::sync::Arc;
@@ -34,15 +30,8 @@ enum Verdict {
     CbsRequests(OwnedSemaphorePermit),
     CbsReplies(OwnedSemaphorePermit),
     Device(Box<Admitted>),
+    Service(Box<backend::Admitted>),
     Refuse(Error),
-}
-
-/// A device link that may be attached.
-struct Admitted {
-    identity: Identity,
-    endpoint: Endpoint,
-    signer: Signer,
-    record: Record,
 }
 
 /// Serves a session until it ends.
@@ -108,20 +97,17 @@ async fn attach_link(
     // Listed before the answer, so that a change of the registry cannot slip in between.
     let mut listed = None;
     if let Verdict::Device(admitted) = &verdict {
-        match list(admitted, session_id, connection) {
+        match admitted.enter(session_id, connection) {
             Ok(entry) => listed = Some(entry),
             Err(error) => verdict = Verdict::Refuse(error),
         }
     }
+    let entered = match &verdict {
+        Verdict::Service(admitted) => Some(admitted.enter(session_id, connection)),
+        _ => None,
+    };
     sanitise(&mut attach, matches!(verdict, Verdict::Refuse(_)));
-    if matches!(
-        (&verdict, &attach.role),
-        (Verdict::Device(_), Role::Receiver)
-    ) {
-        // The service answers `second` to whatever was asked; clients that asked for `first`
-        // go on sending settled dispositions, and both are taken.
-        attach.rcv_settle_mode = ReceiverSettleMode::Second;
-    }
+    settle_modes(&mut attach, &verdict);
     // Known before the client is: its first token may come before the next line.
     let replies = matches!(verdict, Verdict::CbsReplies(_))
         .then(|| cbs::reply_channel(session_id, connection));
@@ -147,14 +133,14 @@ async fn attach_link(
                 tasks.spawn(holding(room, cbs::serve_replies(sender, replies, stop)));
             }
         }
-        (Verdict::Device(admitted), LinkEndpoint::Receiver(receiver), Some((link, listed))) => {
-            let stamp = admitted.stamp();
+        (Verdict::Device(admitted), endpoint, Some(entered)) => {
             let hub = Arc::clone(&connection.hub);
-            tasks.spawn(telemetry::serve(receiver, link, listed, stamp, hub));
+            admission::start(&admitted, entered, endpoint, hub, &tasks);
         }
-        (Verdict::Device(_), LinkEndpoint::Sender(sender), Some((link, listed))) => {
-            let hub = Arc::clone(&connection.hub);
-            tasks.spawn(commands::serve(sender, link, listed, hub));
+        (Verdict::Service(admitted), endpoint, _) => {
+            if let Some(entered) = entered {
+                admitted.start(entered, endpoint, session_id, &connection, &tasks);
+            }
         }
         // Roles and verdicts are made from the same attach.
         (_, endpoint, _) => {
@@ -162,6 +148,24 @@ async fn attach_link(
         }
     }
     Ok(())
+}
+
+/// What the service sends at least once and what at most once, whatever was asked (wire
+/// sheet §4.3).
+fn settle_modes(attach: &mut Attach, verdict: &Verdict) {
+    let Role::Receiver = attach.role else { return };
+    match verdict {
+        // The service answers `second` to whatever was asked; clients that asked for `first`
+        // go on sending settled dispositions, and both are taken.
+        Verdict::Device(admitted) if admitted.endpoint == Endpoint::Commands => {
+            attach.rcv_settle_mode = ReceiverSettleMode::Second;
+        }
+        Verdict::Device(_) => attach.snd_settle_mode = SenderSettleMode::Settled,
+        Verdict::Service(admitted) if admitted.sends_settled() => {
+            attach.snd_settle_mode = SenderSettleMode::Settled;
+        }
+        _ => {}
+    }
 }
 
 /// Runs `task` and gives its room back.
@@ -186,7 +190,7 @@ fn judge(attach: &Attach, connection: &Connection) -> Verdict {
             }
         }),
     };
-    let parsed = address.and_then(|text| Address::parse(text, &hub.config.host));
+    let parsed = address.and_then(|text| Address::parse(text, &hub.hosts()));
     match (parsed, &attach.role) {
         (None, _) => Verdict::Refuse(errors::unknown_address()),
         (Some(Address::Cbs), role) => {
@@ -196,122 +200,16 @@ fn judge(attach: &Attach, connection: &Connection) -> Verdict {
                 (Err(_), _) => Verdict::Refuse(errors::too_many("$cbs links")),
             }
         }
-        (Some(Address::Service), _) => {
-            Verdict::Refuse(errors::not_implemented("service-side links"))
-        }
-        (Some(Address::Device(identity, endpoint)), role) => {
-            match admit(identity, endpoint, role, connection) {
+        (Some(Address::Service(node)), _) => match backend::admit(node, attach, connection) {
+            Ok(admitted) => Verdict::Service(Box::new(admitted)),
+            Err(error) => Verdict::Refuse(error),
+        },
+        (Some(Address::Device(identity, endpoint)), _) => {
+            match admission::admit(identity, endpoint, attach, connection) {
                 Ok(admitted) => Verdict::Device(Box::new(admitted)),
                 Err(error) => Verdict::Refuse(error),
             }
         }
-    }
-}
-
-/// A device link needs a token, a registered and enabled device, and room under the throttle.
-fn admit(
-    identity: Identity,
-    endpoint: Endpoint,
-    role: &Role,
-    connection: &Connection,
-) -> Result<Admitted, Error> {
-    let hub = &connection.hub;
-    let covering = connection.tokens().covering(&identity, endpoint, hub.now());
-    let place = Place {
-        connection: Some(connection.id),
-        device: Some(&identity.device),
-    };
-    if hub.faults.at(FaultKind::InvokeAuthError, place).is_some() {
-        return Err(errors::unauthorized());
-    }
-    let signer = covering.ok_or_else(errors::unauthorized)?;
-    let record = hub
-        .devices
-        .find(&identity)
-        .map_err(|what| match (what, &identity.module) {
-            (Unregistered::Module, Some(module)) => {
-                errors::module_not_found(&identity.device, module)
-            }
-            _ => errors::device_not_found(&identity.device),
-        })?;
-    if !record.enabled {
-        let style = hub.config.switches.disabled_device;
-        return Err(errors::device_disabled(&identity.device, style));
-    }
-    match (endpoint, role) {
-        (Endpoint::Events, Role::Sender) | (Endpoint::Commands, Role::Receiver) => {}
-        (Endpoint::Events, Role::Receiver) => {
-            return Err(errors::not_implemented("module inputs"));
-        }
-        (Endpoint::Commands, Role::Sender) => {
-            return Err(errors::not_allowed(
-                "A device does not send to its command queue.",
-            ));
-        }
-        (Endpoint::Methods, _) => return Err(errors::not_implemented("direct methods")),
-        (Endpoint::Twin, _) => return Err(errors::not_implemented("device twins")),
-    }
-    if hub.stats.links.get() >= hub.config.limits.links as u64 {
-        return Err(errors::too_many("links"));
-    }
-    if !hub.attach_throttle.allow(1) {
-        hub.stats.throttled_attaches.inc();
-        return Err(errors::attach_throttled());
-    }
-    Ok(Admitted {
-        identity,
-        endpoint,
-        signer,
-        record,
-    })
-}
-
-/// Puts an admitted link into the directory and, for commands, in front of its queue.
-fn list(
-    admitted: &Admitted,
-    session_id: u64,
-    connection: &Arc<Connection>,
-) -> Result<(Arc<Link>, Listed), Error> {
-    let hub = &connection.hub;
-    let (identity, endpoint) = (&admitted.identity, admitted.endpoint);
-    let policy = hub.config.switches.second_receiver;
-    let commands = endpoint == Endpoint::Commands;
-    if commands
-        && policy == SecondReceiver::RefuseNew
-        && hub.devices.queue(identity).holder().is_some()
-    {
-        return Err(errors::second_receiver());
-    }
-    let on = (connection.id, &connection.entry);
-    let (link, listed) = hub
-        .directory
-        .add_link(on, session_id, identity.clone(), endpoint);
-    if !hub
-        .devices
-        .get(&identity.device)
-        .is_some_and(|record| record.enabled)
-    {
-        return Err(errors::device_not_found(&identity.device));
-    }
-    if commands && let Some(older) = hub.devices.queue(identity).claim(&link) {
-        let error = match policy {
-            SecondReceiver::Stolen => errors::stolen(),
-            _ => errors::second_receiver(),
-        };
-        if older.stop.ask(error) {
-            hub.stats.detaches_second_receiver.inc();
-        }
-    }
-    Ok((link, listed))
-}
-
-impl Admitted {
-    fn stamp(&self) -> Arc<Stamp> {
-        Arc::new(Stamp {
-            identity: self.identity.clone(),
-            auth_method: self.signer.auth_method(),
-            generation: Arc::clone(&self.record.generation),
-        })
     }
 }
 
@@ -369,7 +267,7 @@ fn acceptor(attach: &Attach, verdict: &Verdict, connection: &Connection) -> Acce
 }
 
 /// Detaches a link that was answered with a null terminus.
-async fn refuse(endpoint: LinkEndpoint, error: Error) {
+pub(crate) async fn refuse(endpoint: LinkEndpoint, error: Error) {
     let closing = async {
         match endpoint {
             LinkEndpoint::Sender(sender) => drop(sender.close_with_error(error).await),

@@ -3,9 +3,10 @@
 use super::{Answer, Hubs, Refusal};
 use crate::config::secret::Secret;
 use crate::emulator::address::Identity;
+use crate::emulator::backend::Ack;
 use crate::emulator::config::{Keys, duration_text};
 use crate::emulator::devices::{Record, Unregistered};
-use crate::emulator::errors::{self, hex, random};
+use crate::emulator::errors::{hex, random};
 use crate::emulator::hub::Hub;
 use crate::emulator::queue::{Command, Queue};
 use crate::runtime::clock;
@@ -53,7 +54,7 @@ pub(super) async fn set(
     Ok(Json(view(&id, &record)))
 }
 
-fn bad(text: &str) -> Refusal {
+pub(super) fn bad(text: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, text)
 }
 
@@ -76,7 +77,7 @@ fn view(id: &str, record: &Record) -> Value {
         .collect();
     json!({
         "deviceId": id,
-        "status": if record.enabled { "enabled" } else { "disabled" },
+        "status": record.status(),
         "generationId": &*record.generation,
         "modules": modules,
     })
@@ -106,27 +107,30 @@ pub(super) async fn get(State(hub): Hubs, Path(id): Path<String>) -> Answer {
 }
 
 pub(super) async fn remove(State(hub): Hubs, Path(id): Path<String>) -> Answer {
-    if !hub.devices.remove(&id) {
+    if !hub.remove_device(&id) {
         return Err(unknown());
     }
-    hub.detach_device(&id, || errors::device_not_found(&id));
     Ok(Json(json!({ "deleted": id })))
 }
 
-/// The queue of `id`, or of the module `$.module` names.
-fn queue(hub: &Hub, id: &str, module: Option<&str>) -> Result<Arc<Queue>, Refusal> {
+/// The device `id`, or the module `$.module` names.
+pub(super) fn identity(hub: &Hub, id: &str, module: Option<&str>) -> Result<Identity, Refusal> {
     let identity = Identity {
         device: id.into(),
         module: module.map(Into::into),
     };
     match hub.devices.find(&identity) {
-        Ok(_) => Ok(hub.devices.queue(&identity)),
+        Ok(_) => Ok(identity),
         Err(Unregistered::Device) => Err(unknown()),
         Err(Unregistered::Module) => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "no such module of this device",
         )),
     }
+}
+
+fn queue(hub: &Hub, id: &str, module: Option<&str>) -> Result<Arc<Queue>, Refusal> {
+    Ok(hub.devices.queue(&identity(hub, id, module)?))
 }
 
 /// Queues a command: the body as it is, the query as properties; system properties are spelled
@@ -153,6 +157,7 @@ pub(super) async fn send(
         content_encoding: None,
         expires: unix + limits.command_ttl,
         expiry_named: false,
+        ack: Ack::None,
         properties: Vec::new(),
         body,
     };
@@ -172,7 +177,13 @@ pub(super) async fn send(
             _ if key.starts_with("$.") => {
                 return Err(bad("known are $.mid $.cid $.uid $.ct $.ce $.ttl $.module"));
             }
-            _ => command.properties.push((key, value)),
+            _ => {
+                if key == "iothub-ack" {
+                    let known = "iothub-ack is none, positive, negative or full";
+                    command.ack = Ack::named(&value).ok_or_else(|| bad(known))?;
+                }
+                command.properties.push((key, value));
+            }
         }
     }
     let message_id = command.message_id.clone();
@@ -193,7 +204,7 @@ pub(super) async fn send(
 #[derive(Deserialize)]
 pub(super) struct ModuleQuery {
     #[serde(rename = "$.module")]
-    module: Option<String>,
+    pub(super) module: Option<String>,
 }
 
 pub(super) async fn commands(

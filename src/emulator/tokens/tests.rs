@@ -64,7 +64,7 @@ fn hub() -> Hub {
     config
         .devices
         .push(DeviceConfig::new("keyless", Keys::default()));
-    Hub::new(config, tokio_util::sync::CancellationToken::new())
+    Hub::new(config, 0, tokio_util::sync::CancellationToken::new())
 }
 
 fn sign(key: &str, sr: &str, se: u64, skn: &str) -> String {
