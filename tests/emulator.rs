@@ -15,9 +15,15 @@ mod faults;
 mod kit;
 #[path = "emulator/links.rs"]
 mod links;
+#[path = "emulator/methods.rs"]
+mod methods;
+#[path = "emulator/pairs.rs"]
+mod pairs;
 #[path = "emulator/raw.rs"]
 mod raw;
 #[path = "emulator/telemetry.rs"]
 mod telemetry;
+#[path = "emulator/twins.rs"]
+mod twins;
 #[path = "emulator/wire.rs"]
 mod wire;

@@ -33,7 +33,7 @@ impl fmt::Display for Identity {
 }
 
 /// What an address of the device side leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Endpoint {
     /// `…/messages/events`.
     Events,

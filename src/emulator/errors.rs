@@ -52,15 +52,20 @@ fn error(condition: impl Into<ErrorCondition>, description: String) -> Error {
     Error::new(condition, description, info)
 }
 
-/// An error whose description is the service's JSON with a numeric code (wire sheet §6.1).
-fn coded(condition: impl Into<ErrorCondition>, code: u32, message: &str) -> Error {
+/// The service's JSON of an error with a numeric code (wire sheet §6.1).
+pub(crate) fn json(code: u32, message: &str) -> String {
     let description = serde_json::json!({
         "errorCode": code,
         "trackingId": format!("{}-G:0", hex(&random::<16>())),
         "message": message,
         "timestampUtc": iso8601(clock::unix()),
     });
-    error(condition, description.to_string())
+    description.to_string()
+}
+
+/// An error whose description is that JSON.
+fn coded(condition: impl Into<ErrorCondition>, code: u32, message: &str) -> Error {
+    error(condition, json(code, message))
 }
 
 fn custom(condition: &'static str) -> ErrorCondition {
@@ -120,6 +125,29 @@ pub(crate) fn not_allowed(text: &str) -> Error {
     error(AmqpError::NotAllowed, text.to_owned())
 }
 
+pub(crate) fn bad_field(text: &str) -> Error {
+    error(AmqpError::InvalidField, text.to_owned())
+}
+
+/// A channel correlation id that is in use, or was refused before (wire sheet §4.2).
+pub(crate) fn link_conflict() -> Error {
+    coded(
+        custom("com.microsoft:link-creation-conflict"),
+        409_002,
+        "The channel correlation id was used before, take a fresh one for every attempt.",
+    )
+}
+
+/// The numeric code that goes with a twin status a fault injects.
+pub(crate) const fn twin_code(status: i32) -> u32 {
+    match status {
+        400 => 400_004,
+        429 => 429_001,
+        503 => 503_001,
+        _ => 500_001,
+    }
+}
+
 pub(crate) fn undecodable() -> Error {
     error(
         AmqpError::DecodeError,
@@ -174,6 +202,12 @@ pub(crate) fn too_many(what: &str) -> Error {
 
 pub(crate) fn second_receiver() -> Error {
     let text = "Another AMQP Client has opened a Receive Link";
+    error(AmqpError::InternalError, text.to_owned())
+}
+
+/// A pair of method or twin links that another one took the place of.
+pub(crate) fn second_pair() -> Error {
+    let text = "Another AMQP Client has opened the links";
     error(AmqpError::InternalError, text.to_owned())
 }
 

@@ -1,15 +1,18 @@
 //! The hub itself: configuration, registry, ledger and directory, shared by every connection.
 
+use crate::emulator::channels::Channels;
 use crate::emulator::config::EmulatorConfig;
 use crate::emulator::devices::Devices;
 use crate::emulator::errors;
 use crate::emulator::faults::{FaultKind, Faults, Place};
 use crate::emulator::ledger::Ledger;
 use crate::emulator::links::Directory;
+use crate::emulator::methods::Calls;
 use crate::emulator::policies::Policies;
 use crate::emulator::stats::Stats;
 use crate::emulator::throttle::Throttle;
 use crate::emulator::tokens::Authority;
+use crate::emulator::twins::Twins;
 use crate::runtime::clock::{self, Unix};
 use fe2o3_amqp::types::definitions::Error;
 use std::sync::Arc;
@@ -20,6 +23,9 @@ pub(crate) struct Hub {
     pub(crate) config: EmulatorConfig,
     pub(crate) policies: Policies,
     pub(crate) devices: Devices,
+    pub(crate) twins: Twins,
+    pub(crate) channels: Arc<Channels>,
+    pub(crate) calls: Calls,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) directory: Arc<Directory>,
     pub(crate) stats: Arc<Stats>,
@@ -34,9 +40,13 @@ impl Hub {
     pub(crate) fn new(config: EmulatorConfig, stopping: CancellationToken) -> Self {
         let stats = Arc::<Stats>::default();
         let limits = &config.limits;
+        let channels = Arc::new(Channels::new(limits.channel_backlog));
         Self {
             policies: Policies::new(config.policies.clone()),
             devices: Devices::new(&config, Arc::clone(&stats)),
+            twins: Twins::new(limits, Arc::clone(&channels), Arc::clone(&stats)),
+            calls: Calls::new(limits.method_calls),
+            channels,
             ledger: Arc::new(Ledger::new(
                 limits.ledger_entries_max,
                 limits.ledger_bytes_max,
@@ -83,6 +93,16 @@ impl Hub {
                 self.stats.detaches_device.inc();
             }
         }
+    }
+
+    /// Forgets a device with its modules, queues and twins; whether it was there.
+    pub(crate) fn remove_device(&self, device: &str) -> bool {
+        let existed = self.devices.remove(device);
+        if existed {
+            self.twins.remove(device);
+            self.detach_device(device, || errors::device_not_found(device));
+        }
+        existed
     }
 
     /// Detaches every link of a device that was disabled.

@@ -68,6 +68,13 @@ pub(crate) enum ConnectionStop {
     Close(Option<Error>),
 }
 
+/// Which way a link's messages go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    ToHub,
+    ToDevice,
+}
+
 /// A device link that is attached.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -76,6 +83,9 @@ pub(crate) struct Link {
     pub(crate) session: u64,
     pub(crate) identity: Identity,
     pub(crate) endpoint: Endpoint,
+    pub(crate) direction: Direction,
+    /// Channel correlation id of a method or twin link.
+    pub(crate) channel: Option<Arc<str>>,
     pub(crate) stop: Stop<Error>,
 }
 
@@ -199,7 +209,8 @@ impl Directory {
         connection: (u64, &Arc<ConnectionEntry>),
         session: u64,
         identity: Identity,
-        endpoint: Endpoint,
+        (endpoint, direction): (Endpoint, Direction),
+        channel: Option<Arc<str>>,
     ) -> (Arc<Link>, Listed) {
         let stop = Stop::default();
         let id = self.number();
@@ -209,6 +220,8 @@ impl Directory {
             session,
             identity,
             endpoint,
+            direction,
+            channel,
             stop,
         };
         let link = Arc::new(link);

@@ -171,7 +171,8 @@ fn draft(message: Received) -> Result<Draft, Undecodable> {
     })
 }
 
-fn body(body: Body<Value>) -> Result<Bytes, Undecodable> {
+/// The bytes of a body.
+pub(crate) fn body(body: Body<Value>) -> Result<Bytes, Undecodable> {
     Ok(match body {
         Body::Empty => Bytes::new(),
         Body::Data(parts) => {

@@ -7,14 +7,18 @@
 //! ```text
 //!  server ─▶ handshake ─▶ io ─▶ connection ─▶ session ─┬▶ cbs       ─▶ tokens ◀─ sas, policies
 //!  TLS       SASL, OPEN                      attaches  ├▶ telemetry ─▶ message ─▶ ledger
-//!                                                      └▶ commands  ◀─ queue   ◀─ control (HTTP)
+//!                                                      ├▶ commands  ◀─ queue   ◀─ control (HTTP)
+//!                                                      └▶ requests  ─▶ twins, methods ◀─ control
+//!                                                         outgoing  ◀─ channels ◀──┘
 //!      beside it: devices (registry) · links (who is connected) · faults · stats · throttle
 //! ```
 //!
-//! Not served yet, and refused in form: direct methods, twins, service-side links, WebSockets.
+//! Not served yet, and refused in form: service-side links, WebSockets.
 
 mod address;
+mod admission;
 mod cbs;
+mod channels;
 mod commands;
 pub mod config;
 mod connection;
@@ -30,8 +34,11 @@ mod io;
 mod ledger;
 mod links;
 mod message;
+mod methods;
+mod outgoing;
 mod policies;
 mod queue;
+mod requests;
 mod sas;
 mod server;
 mod session;
@@ -39,6 +46,8 @@ mod stats;
 mod telemetry;
 mod throttle;
 mod tokens;
+mod twin;
+mod twins;
 
 pub use config::{EmulatorConfig, TlsMaterial};
 pub use faults::{Fault, FaultError, FaultKind, FaultScope};

@@ -1,21 +1,17 @@
 //! One AMQP session: judges each attach, answers it, and gives the link a task of its own.
 //! Nothing here may be slow: a session's attaches are answered one after the other.
 
-use crate::emulator::address::{Address, Endpoint, Identity};
-use crate::emulator::commands;
-use crate::emulator::config::SecondReceiver;
+use crate::emulator::address::{Address, Endpoint};
+use crate::emulator::admission::{self, Admitted};
+use crate::emulator::cbs;
 use crate::emulator::connection::Connection;
-use crate::emulator::devices::{Record, Unregistered};
 use crate::emulator::errors;
-use crate::emulator::faults::{FaultKind, Place};
-use crate::emulator::ledger::Stamp;
-use crate::emulator::links::{CbsRole, ConnectionStop, Link, Listed};
-use crate::emulator::tokens::Signer;
-use crate::emulator::{cbs, telemetry};
+use crate::emulator::faults::FaultKind;
+use crate::emulator::links::{CbsRole, ConnectionStop};
 use fe2o3_amqp::acceptor::{
     LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SupportedReceiverSettleModes,
 };
-use fe2o3_amqp::types::definitions::{Error, ReceiverSettleMode, Role};
+use fe2o3_amqp::types::definitions::{Error, ReceiverSettleMode, Role, SenderSettleMode};
 use fe2o3_amqp::types::messaging::{Source, Target, TargetArchetype};
 use fe2o3_amqp::types::performatives::Attach;
 use std::sync::Arc;
@@ -35,14 +31,6 @@ enum Verdict {
     CbsReplies(OwnedSemaphorePermit),
     Device(Box<Admitted>),
     Refuse(Error),
-}
-
-/// A device link that may be attached.
-struct Admitted {
-    identity: Identity,
-    endpoint: Endpoint,
-    signer: Signer,
-    record: Record,
 }
 
 /// Serves a session until it ends.
@@ -108,19 +96,21 @@ async fn attach_link(
     // Listed before the answer, so that a change of the registry cannot slip in between.
     let mut listed = None;
     if let Verdict::Device(admitted) = &verdict {
-        match list(admitted, session_id, connection) {
+        match admitted.enter(session_id, connection) {
             Ok(entry) => listed = Some(entry),
             Err(error) => verdict = Verdict::Refuse(error),
         }
     }
     sanitise(&mut attach, matches!(verdict, Verdict::Refuse(_)));
-    if matches!(
-        (&verdict, &attach.role),
-        (Verdict::Device(_), Role::Receiver)
-    ) {
-        // The service answers `second` to whatever was asked; clients that asked for `first`
-        // go on sending settled dispositions, and both are taken.
-        attach.rcv_settle_mode = ReceiverSettleMode::Second;
+    if let (Verdict::Device(admitted), Role::Receiver) = (&verdict, &attach.role) {
+        if admitted.endpoint == Endpoint::Commands {
+            // The service answers `second` to whatever was asked; clients that asked for `first`
+            // go on sending settled dispositions, and both are taken.
+            attach.rcv_settle_mode = ReceiverSettleMode::Second;
+        } else {
+            // At most once, whatever was asked (wire sheet §4.3).
+            attach.snd_settle_mode = SenderSettleMode::Settled;
+        }
     }
     // Known before the client is: its first token may come before the next line.
     let replies = matches!(verdict, Verdict::CbsReplies(_))
@@ -147,14 +137,9 @@ async fn attach_link(
                 tasks.spawn(holding(room, cbs::serve_replies(sender, replies, stop)));
             }
         }
-        (Verdict::Device(admitted), LinkEndpoint::Receiver(receiver), Some((link, listed))) => {
-            let stamp = admitted.stamp();
+        (Verdict::Device(admitted), endpoint, Some(entered)) => {
             let hub = Arc::clone(&connection.hub);
-            tasks.spawn(telemetry::serve(receiver, link, listed, stamp, hub));
-        }
-        (Verdict::Device(_), LinkEndpoint::Sender(sender), Some((link, listed))) => {
-            let hub = Arc::clone(&connection.hub);
-            tasks.spawn(commands::serve(sender, link, listed, hub));
+            admission::start(&admitted, entered, endpoint, hub, &tasks);
         }
         // Roles and verdicts are made from the same attach.
         (_, endpoint, _) => {
@@ -199,119 +184,12 @@ fn judge(attach: &Attach, connection: &Connection) -> Verdict {
         (Some(Address::Service), _) => {
             Verdict::Refuse(errors::not_implemented("service-side links"))
         }
-        (Some(Address::Device(identity, endpoint)), role) => {
-            match admit(identity, endpoint, role, connection) {
+        (Some(Address::Device(identity, endpoint)), _) => {
+            match admission::admit(identity, endpoint, attach, connection) {
                 Ok(admitted) => Verdict::Device(Box::new(admitted)),
                 Err(error) => Verdict::Refuse(error),
             }
         }
-    }
-}
-
-/// A device link needs a token, a registered and enabled device, and room under the throttle.
-fn admit(
-    identity: Identity,
-    endpoint: Endpoint,
-    role: &Role,
-    connection: &Connection,
-) -> Result<Admitted, Error> {
-    let hub = &connection.hub;
-    let covering = connection.tokens().covering(&identity, endpoint, hub.now());
-    let place = Place {
-        connection: Some(connection.id),
-        device: Some(&identity.device),
-    };
-    if hub.faults.at(FaultKind::InvokeAuthError, place).is_some() {
-        return Err(errors::unauthorized());
-    }
-    let signer = covering.ok_or_else(errors::unauthorized)?;
-    let record = hub
-        .devices
-        .find(&identity)
-        .map_err(|what| match (what, &identity.module) {
-            (Unregistered::Module, Some(module)) => {
-                errors::module_not_found(&identity.device, module)
-            }
-            _ => errors::device_not_found(&identity.device),
-        })?;
-    if !record.enabled {
-        let style = hub.config.switches.disabled_device;
-        return Err(errors::device_disabled(&identity.device, style));
-    }
-    match (endpoint, role) {
-        (Endpoint::Events, Role::Sender) | (Endpoint::Commands, Role::Receiver) => {}
-        (Endpoint::Events, Role::Receiver) => {
-            return Err(errors::not_implemented("module inputs"));
-        }
-        (Endpoint::Commands, Role::Sender) => {
-            return Err(errors::not_allowed(
-                "A device does not send to its command queue.",
-            ));
-        }
-        (Endpoint::Methods, _) => return Err(errors::not_implemented("direct methods")),
-        (Endpoint::Twin, _) => return Err(errors::not_implemented("device twins")),
-    }
-    if hub.stats.links.get() >= hub.config.limits.links as u64 {
-        return Err(errors::too_many("links"));
-    }
-    if !hub.attach_throttle.allow(1) {
-        hub.stats.throttled_attaches.inc();
-        return Err(errors::attach_throttled());
-    }
-    Ok(Admitted {
-        identity,
-        endpoint,
-        signer,
-        record,
-    })
-}
-
-/// Puts an admitted link into the directory and, for commands, in front of its queue.
-fn list(
-    admitted: &Admitted,
-    session_id: u64,
-    connection: &Arc<Connection>,
-) -> Result<(Arc<Link>, Listed), Error> {
-    let hub = &connection.hub;
-    let (identity, endpoint) = (&admitted.identity, admitted.endpoint);
-    let policy = hub.config.switches.second_receiver;
-    let commands = endpoint == Endpoint::Commands;
-    if commands
-        && policy == SecondReceiver::RefuseNew
-        && hub.devices.queue(identity).holder().is_some()
-    {
-        return Err(errors::second_receiver());
-    }
-    let on = (connection.id, &connection.entry);
-    let (link, listed) = hub
-        .directory
-        .add_link(on, session_id, identity.clone(), endpoint);
-    if !hub
-        .devices
-        .get(&identity.device)
-        .is_some_and(|record| record.enabled)
-    {
-        return Err(errors::device_not_found(&identity.device));
-    }
-    if commands && let Some(older) = hub.devices.queue(identity).claim(&link) {
-        let error = match policy {
-            SecondReceiver::Stolen => errors::stolen(),
-            _ => errors::second_receiver(),
-        };
-        if older.stop.ask(error) {
-            hub.stats.detaches_second_receiver.inc();
-        }
-    }
-    Ok((link, listed))
-}
-
-impl Admitted {
-    fn stamp(&self) -> Arc<Stamp> {
-        Arc::new(Stamp {
-            identity: self.identity.clone(),
-            auth_method: self.signer.auth_method(),
-            generation: Arc::clone(&self.record.generation),
-        })
     }
 }
 
@@ -369,7 +247,7 @@ fn acceptor(attach: &Attach, verdict: &Verdict, connection: &Connection) -> Acce
 }
 
 /// Detaches a link that was answered with a null terminus.
-async fn refuse(endpoint: LinkEndpoint, error: Error) {
+pub(crate) async fn refuse(endpoint: LinkEndpoint, error: Error) {
     let closing = async {
         match endpoint {
             LinkEndpoint::Sender(sender) => drop(sender.close_with_error(error).await),

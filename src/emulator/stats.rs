@@ -113,4 +113,26 @@ stats! {
     locks_expired,
     /// Settlements that came after their lock had run out.
     late_settlements,
+    /// Links detached because a pair with another channel correlation id took their place.
+    detaches_second_pair,
+    /// Twin requests that devices made.
+    twin_requests,
+    /// Those of them that were refused.
+    twin_requests_refused,
+    /// Changes of desired properties that a device was told of.
+    twin_pushes,
+    /// Methods called.
+    method_calls,
+    /// Calls without a link to the device in time (404103).
+    method_calls_offline,
+    /// Calls without an answer in time (504101).
+    method_calls_timed_out,
+    /// Calls refused because too many waited.
+    method_calls_busy,
+    /// Answers handed to their calls.
+    method_answers,
+    /// Answers nobody waited for: late, repeated, or to no call.
+    method_answers_late,
+    /// Answers that were none.
+    method_answers_bad,
 }

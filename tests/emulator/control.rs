@@ -4,7 +4,7 @@ use crate::kit::{Client, HOST, POLICY_KEY, http, http_with, send, soon, start, t
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fe2o3_amqp::types::primitives::SimpleValue;
-use iothub_gateway::emulator::config::EmulatorConfig;
+use iothub_gateway::emulator::config::{DeviceConfig, EmulatorConfig, Keys};
 use iothub_gateway::emulator::{Emulator, EmulatorError};
 
 #[tokio::test]
@@ -50,7 +50,8 @@ async fn every_command_of_the_readme_does_what_it_shows() {
     let (_, block) = readme.split_once("```console\n").unwrap();
     let (block, _) = block.split_once("```").unwrap();
     assert_eq!(readme.matches("```").count(), 2, "one block");
-    let hub = start(|_| {}).await;
+    let press = DeviceConfig::new("press-7", Keys::default());
+    let hub = start(|config| config.devices.push(press)).await;
     let address = hub.control_addr().unwrap().to_string();
     let mut shown = block.lines();
     let mut ran = 0;
@@ -71,7 +72,7 @@ async fn every_command_of_the_readme_does_what_it_shows() {
         assert!(fits && done.status.success(), "{line}\n{said}");
         ran += 1;
     }
-    assert_eq!(ran, 3);
+    assert_eq!(ran, 5);
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ async fn the_catalogue_explains_itself_and_refuses_what_it_cannot_do() {
         "{text}"
     );
     for (body, status) in [
-        (r#"{"name":"KillAmqpTwinLinkReq"}"#, 501),
-        (r#"{"name":"KillAmqpMethodReqLink"}"#, 501),
+        (r#"{"name":"ShutDownMqtt"}"#, 501),
+        (r#"{"name":"TwinStatus","value":"200"}"#, 400),
         (r#"{"name":"CbsStatus","value":"200"}"#, 400),
         (r#"{"name":"OutcomeRejected","value":"amqp:nonsense"}"#, 400),
         (r#"{"name":"KillTcp","value":"hard"}"#, 400),

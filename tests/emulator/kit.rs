@@ -208,7 +208,7 @@ impl Client {
 
 /// After a refusal the client library still has a detach of its own queued for the handle; an
 /// attach at once gets the same handle and is undone by it. Its session task needs a turn.
-async fn settle_refusal(refused: bool) {
+pub async fn settle_refusal(refused: bool) {
     for _ in 0..if refused { 100 } else { 0 } {
         tokio::task::yield_now().await;
     }

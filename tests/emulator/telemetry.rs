@@ -93,11 +93,11 @@ async fn links_that_cannot_be_are_refused_with_the_reason() {
             "amqp:not-found",
             "did not match any of the expected formats",
         ),
-        ("/devices/plain-1/twin", "amqp:not-implemented", "twins"),
+        ("/devices/plain-1/twin", "amqp:invalid-field", "api-version"),
         (
             "/devices/plain-1/methods/devicebound",
-            "amqp:not-implemented",
-            "methods",
+            "amqp:invalid-field",
+            "api-version",
         ),
         (
             "/messages/devicebound",

@@ -165,6 +165,21 @@ pub struct EmulatorLimits {
     pub max_delivery_count: u8,
     /// Life of a command that names none.
     pub command_ttl: Duration,
+    /// Largest tags of a twin, bytes of JSON.
+    pub twin_tags_bytes: usize,
+    /// Largest desired properties of a twin, bytes of JSON.
+    pub twin_desired_bytes: usize,
+    /// Largest reported properties of a twin, bytes of JSON.
+    pub twin_reported_bytes: usize,
+    /// Bytes all twins hold together; beyond it changes that add are refused.
+    pub twins_bytes_max: usize,
+    /// Largest payload of a method call, and of its answer, bytes.
+    pub method_bytes: usize,
+    /// Method calls that wait for their answers at once; further ones are refused with 429.
+    pub method_calls: usize,
+    /// Twin answers, desired changes or method calls that wait for one link; each holds at most
+    /// a twin or a method's payload.
+    pub channel_backlog: usize,
     /// Messages the ledger holds; when full, further messages are refused, none is forgotten.
     pub ledger_entries_max: usize,
     /// Bytes of bodies and properties the ledger holds; the oldest are dropped.
@@ -235,6 +250,13 @@ impl Default for EmulatorLimits {
             command_lock: Duration::from_secs(60),
             max_delivery_count: 10,
             command_ttl: Duration::from_secs(3600),
+            twin_tags_bytes: 8 * 1024,
+            twin_desired_bytes: 32 * 1024,
+            twin_reported_bytes: 32 * 1024,
+            twins_bytes_max: 256 * 1024 * 1024,
+            method_bytes: 128 * 1024,
+            method_calls: 1_000,
+            channel_backlog: 100,
             ledger_entries_max: 2_000_000,
             ledger_bytes_max: 64 * 1024 * 1024,
         }

@@ -258,6 +258,13 @@ fn limits(mut r: Reader<'_>) -> EmulatorLimits {
         command_lock: r.duration("command_lock", d.command_lock),
         max_delivery_count: u8::try_from(r.count("max_delivery_count", 1..=100, 10)).unwrap_or(10),
         command_ttl: r.duration("command_ttl", d.command_ttl),
+        twin_tags_bytes: r.size("twin_tags_bytes", 2..=1_048_576, d.twin_tags_bytes),
+        twin_desired_bytes: r.size("twin_desired_bytes", 2..=1_048_576, d.twin_desired_bytes),
+        twin_reported_bytes: r.size("twin_reported_bytes", 2..=1_048_576, d.twin_reported_bytes),
+        twins_bytes_max: r.size("twins_bytes_max", 0..=1 << 40, d.twins_bytes_max),
+        method_bytes: r.size("method_bytes", 1..=1_048_576, d.method_bytes),
+        method_calls: r.size("method_calls", 1..=1_000_000, d.method_calls),
+        channel_backlog: r.size("channel_backlog", 1..=10_000, d.channel_backlog),
         ledger_entries_max: r.size("ledger_entries_max", 1..=100_000_000, d.ledger_entries_max),
         ledger_bytes_max: r.size("ledger_bytes_max", 0..=1 << 40, d.ledger_bytes_max),
     };

@@ -5,7 +5,7 @@ use crate::config::secret::Secret;
 use crate::emulator::address::Identity;
 use crate::emulator::config::{Keys, duration_text};
 use crate::emulator::devices::{Record, Unregistered};
-use crate::emulator::errors::{self, hex, random};
+use crate::emulator::errors::{hex, random};
 use crate::emulator::hub::Hub;
 use crate::emulator::queue::{Command, Queue};
 use crate::runtime::clock;
@@ -53,7 +53,7 @@ pub(super) async fn set(
     Ok(Json(view(&id, &record)))
 }
 
-fn bad(text: &str) -> Refusal {
+pub(super) fn bad(text: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, text)
 }
 
@@ -106,27 +106,30 @@ pub(super) async fn get(State(hub): Hubs, Path(id): Path<String>) -> Answer {
 }
 
 pub(super) async fn remove(State(hub): Hubs, Path(id): Path<String>) -> Answer {
-    if !hub.devices.remove(&id) {
+    if !hub.remove_device(&id) {
         return Err(unknown());
     }
-    hub.detach_device(&id, || errors::device_not_found(&id));
     Ok(Json(json!({ "deleted": id })))
 }
 
-/// The queue of `id`, or of the module `$.module` names.
-fn queue(hub: &Hub, id: &str, module: Option<&str>) -> Result<Arc<Queue>, Refusal> {
+/// The device `id`, or the module `$.module` names.
+pub(super) fn identity(hub: &Hub, id: &str, module: Option<&str>) -> Result<Identity, Refusal> {
     let identity = Identity {
         device: id.into(),
         module: module.map(Into::into),
     };
     match hub.devices.find(&identity) {
-        Ok(_) => Ok(hub.devices.queue(&identity)),
+        Ok(_) => Ok(identity),
         Err(Unregistered::Device) => Err(unknown()),
         Err(Unregistered::Module) => Err(Refusal::new(
             StatusCode::NOT_FOUND,
             "no such module of this device",
         )),
     }
+}
+
+fn queue(hub: &Hub, id: &str, module: Option<&str>) -> Result<Arc<Queue>, Refusal> {
+    Ok(hub.devices.queue(&identity(hub, id, module)?))
 }
 
 /// Queues a command: the body as it is, the query as properties; system properties are spelled
@@ -193,7 +196,7 @@ pub(super) async fn send(
 #[derive(Deserialize)]
 pub(super) struct ModuleQuery {
     #[serde(rename = "$.module")]
-    module: Option<String>,
+    pub(super) module: Option<String>,
 }
 
 pub(super) async fn commands(

@@ -5,6 +5,7 @@
 mod devices;
 mod faults;
 mod ledger;
+mod twins;
 
 use crate::emulator::config::duration_text;
 use crate::emulator::hub::Hub;
@@ -79,6 +80,8 @@ fn router(hub: Arc<Hub>) -> Router {
                 .get(devices::commands)
                 .delete(devices::purge),
         )
+        .route("/devices/{id}/twin", get(twins::get).patch(twins::patch))
+        .route("/devices/{id}/methods/{name}", post(twins::call))
         .route("/policies/{name}/rotate", post(rotate))
         .route(
             "/faults",

@@ -36,6 +36,7 @@ const CONDITIONS: &[&str] = &[
     "com.microsoft:iot-hub-suspended",
 ];
 const STATUSES: &[&str] = &["500", "401", "403", "404"];
+const TWIN_STATUSES: &[&str] = &["429", "400", "500", "503"];
 const HOURS: &[&str] = &["1", "2", "24"];
 const NONE: &[&str] = &[];
 
@@ -90,10 +91,14 @@ kinds! {
     KillAmqpCBSLinkResp Strike Connection NONE "The link that answers tokens is detached.",
     KillAmqpD2CLink Strike Link NONE "Telemetry links are detached with amqp:link:detach-forced.",
     KillAmqpC2DLink Strike Link NONE "Command links are detached with amqp:link:detach-forced.",
-    KillAmqpTwinLinkReq Missing Link NONE "Twin links are not served.",
-    KillAmqpTwinLinkResp Missing Link NONE "Twin links are not served.",
-    KillAmqpMethodReqLink Missing Link NONE "Method links are not served.",
-    KillAmqpMethodRespLink Missing Link NONE "Method links are not served.",
+    KillAmqpTwinLinkReq Strike Link NONE
+        "Links that take twin requests are detached with amqp:link:detach-forced.",
+    KillAmqpTwinLinkResp Strike Link NONE
+        "Links that answer twin requests are detached with amqp:link:detach-forced.",
+    KillAmqpMethodReqLink Strike Link NONE
+        "Links that bring method calls are detached with amqp:link:detach-forced.",
+    KillAmqpMethodRespLink Strike Link NONE
+        "Links that take methods' answers are detached with amqp:link:detach-forced.",
     InvokeThrottling State Link NONE
         "Messages are rejected with device-container-throttled, error 429001.",
     InvokeMaxMessageQuota State Link NONE
@@ -124,6 +129,15 @@ kinds! {
     OutcomeReleased State Link NONE "Messages are released.",
     OutcomeModified State Link NONE "Messages are modified, delivery failed.",
     DetachLink Strike Link CONDITIONS "Telemetry links are detached with this condition.",
+    TwinStatus State Link TWIN_STATUSES "Twin requests are answered with this status.",
+    TwinAnswersLost State Link NONE "Twin requests are carried out and not answered.",
+    TwinAnswersDelayed State Link NONE "Twin requests are answered half a second late.",
+    TwinAnswersTwice State Link NONE "Twin requests are answered twice.",
+    DesiredLost State Link NONE "Devices are not told of changes of desired properties.",
+    DesiredTwice State Link NONE "Devices are told twice of changes of desired properties.",
+    MethodCallsLost State Link NONE "Method calls do not reach the device.",
+    MethodCallsDelayed State Link NONE "Method calls reach the device half a second late.",
+    MethodCallsTwice State Link NONE "Method calls reach the device twice.",
 }
 
 impl FaultKind {

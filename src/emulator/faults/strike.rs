@@ -4,7 +4,7 @@ use super::{FaultKind, FaultScope, UnderWay};
 use crate::emulator::address::Endpoint;
 use crate::emulator::errors;
 use crate::emulator::hub::Hub;
-use crate::emulator::links::{CbsRole, ConnectionEntry, ConnectionStop, Link};
+use crate::emulator::links::{CbsRole, ConnectionEntry, ConnectionStop, Direction, Link};
 use std::sync::Arc;
 
 pub(super) fn strike(hub: &Hub, fault: &UnderWay) {
@@ -25,6 +25,18 @@ pub(super) fn strike(hub: &Hub, fault: &UnderWay) {
         FaultKind::KillAmqpD2CLink => detach(hub, fault, Endpoint::Events),
         FaultKind::KillAmqpC2DLink => detach(hub, fault, Endpoint::Commands),
         FaultKind::DetachLink => detach(hub, fault, Endpoint::Events),
+        FaultKind::KillAmqpTwinLinkReq => {
+            detach_half(hub, fault, (Endpoint::Twin, Direction::ToHub));
+        }
+        FaultKind::KillAmqpTwinLinkResp => {
+            detach_half(hub, fault, (Endpoint::Twin, Direction::ToDevice));
+        }
+        FaultKind::KillAmqpMethodReqLink => {
+            detach_half(hub, fault, (Endpoint::Methods, Direction::ToDevice));
+        }
+        FaultKind::KillAmqpMethodRespLink => {
+            detach_half(hub, fault, (Endpoint::Methods, Direction::ToHub));
+        }
         FaultKind::BlackHole => {
             for connection in connections(hub, &fault.scope) {
                 connection.silence();
@@ -75,12 +87,21 @@ fn stop(hub: &Hub, fault: &UnderWay, how: impl Fn() -> ConnectionStop) {
 }
 
 fn detach(hub: &Hub, fault: &UnderWay, endpoint: Endpoint) {
+    detach_if(hub, fault, |link| link.endpoint == endpoint);
+}
+
+/// One link of each pair.
+fn detach_half(hub: &Hub, fault: &UnderWay, half: (Endpoint, Direction)) {
+    detach_if(hub, fault, |link| (link.endpoint, link.direction) == half);
+}
+
+fn detach_if(hub: &Hub, fault: &UnderWay, hit: impl Fn(&Link) -> bool) {
     for link in links(hub, &fault.scope) {
         let error = match fault.value {
             "" => errors::killed(fault.name.name()),
             condition => errors::injected(condition),
         };
-        if link.endpoint == endpoint && link.stop.ask(error) {
+        if hit(&link) && link.stop.ask(error) {
             hub.stats.detaches_fault.inc();
         }
     }
