@@ -1,6 +1,6 @@
 use super::*;
 use crate::emulator::address::Endpoint;
-use crate::emulator::links::Stop;
+use crate::emulator::links::{Direction, Stop};
 
 const T0: Mono = Mono::from_start(Duration::from_secs(1000));
 const U0: Unix = Unix::from_secs(1000);
@@ -54,6 +54,8 @@ fn link(id: u64) -> Arc<Link> {
         session: 0,
         identity: Identity::device("d"),
         endpoint: Endpoint::Commands,
+        direction: Direction::ToDevice,
+        channel: None,
         stop: Stop::default(),
     })
 }
