@@ -213,8 +213,7 @@ fn entries_that_can_never_work_are_refused() {
     refused(&device("a", "psk = \"x\""), "must be a table");
     refused(&device("a", "enabled = \"no\""), "must be true or false");
     let allow = |allow: &str| psk("a") + &format!("allow = {allow}\n");
-    refused(&allow("[\"telemetri\"]"), "must be telemetry or commands");
-    refused(&allow("[\"methods\"]"), "not supported yet");
+    refused(&allow("[\"telemetri\"]"), "must be telemetry, commands");
     refused(&allow("[]"), "the list is empty");
     refused(&allow("[1]"), "must be a text in quotes");
     let identity = |id: &str| {
