@@ -394,6 +394,37 @@ fn the_example_files_load_and_their_expectations_hold() {
 }
 
 #[test]
+fn each_right_is_given_or_withheld_alone_and_expectations_hold_it() {
+    let asked = [
+        ("telemetry", "publish", "devices/a/messages/events/"),
+        ("commands", "subscribe", "devices/a/messages/devicebound/#"),
+        ("methods", "subscribe", "$iothub/methods/POST/#"),
+        ("twin", "publish", "$iothub/twin/GET/?$rid=1"),
+    ];
+    for right in [
+        None,
+        Some("telemetry"),
+        Some("commands"),
+        Some("methods"),
+        Some("twin"),
+    ] {
+        let allow = right.map_or(String::new(), |right| format!("allow = [\"{right}\"]\n"));
+        for (needs, verb, topic) in asked {
+            let want = match right.is_none_or(|right| right == needs) {
+                true => "device = \"a\"",
+                false => "deny = \"topic\"",
+            };
+            let device = psk("a");
+            let set = parse(&format!(
+                "{device}{allow}[[expect]]\nconnect = \"psk:a\"\n{verb} = '{topic}'\n{want}\n"
+            ));
+            let problems = set.unwrap().run_expectations();
+            assert!(problems.is_empty(), "{right:?} {topic}: {}", problems[0]);
+        }
+    }
+}
+
+#[test]
 fn an_expectation_that_does_not_hold_is_a_problem_with_its_place() {
     let base = format!("{}allow = [\"telemetry\"]\n", psk("a"));
     let run = |expect: &str| {
