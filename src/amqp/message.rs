@@ -161,7 +161,7 @@ pub fn decode<'a>(payload: &'a [u8], limits: &'a Limits) -> Read<(Envelope, Vec<
     Ok((envelope, body))
 }
 
-/// A field of the properties section.
+/// A value of the properties section, of annotations or of application properties.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field<'a> {
     /// Absent.
@@ -174,6 +174,52 @@ pub enum Field<'a> {
     Binary(&'a [u8]),
     /// 1.6.17, milliseconds since 1970-01-01 UTC.
     Timestamp(i64),
+    /// 1.6.18
+    Uuid([u8; 16]),
+    /// 1.6.6
+    Ulong(u64),
+    /// 1.6.10
+    Int(i32),
+    /// 1.6.12
+    Long(i64),
+}
+
+impl<'a> From<&'a str> for Field<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::String(text)
+    }
+}
+
+fn put_field(out: &mut BytesMut, field: Field<'_>) {
+    match field {
+        Field::Null => out.put_u8(code::NULL),
+        Field::String(text) => types::put_string(out, text),
+        Field::Symbol(text) => types::put_symbol(out, text),
+        Field::Binary(bytes) => {
+            types::put_variable(out, code::BINARY8, bytes.len());
+            out.put_slice(bytes);
+        }
+        Field::Timestamp(millis) => {
+            out.put_u8(code::TIMESTAMP);
+            out.put_i64(millis);
+        }
+        Field::Uuid(bytes) => {
+            out.put_u8(code::UUID);
+            out.put_slice(&bytes);
+        }
+        Field::Ulong(n) => {
+            out.put_u8(code::ULONG);
+            out.put_u64(n);
+        }
+        Field::Int(n) => {
+            out.put_u8(code::INT);
+            out.put_i32(n);
+        }
+        Field::Long(n) => {
+            out.put_u8(code::LONG);
+            out.put_i64(n);
+        }
+    }
 }
 
 /// Appends a properties section (3.2.4): its fields in their order, trailing nulls left out.
@@ -183,45 +229,33 @@ pub fn put_properties(out: &mut BytesMut, fields: &[Field<'_>]) {
     let count = u8::try_from(fields.len()).unwrap_or(u8::MAX);
     types::put_list(out, 0x73, true, count, |out| {
         for field in fields {
-            match field {
-                Field::Null => out.put_u8(code::NULL),
-                Field::String(text) => types::put_string(out, text),
-                Field::Symbol(text) => types::put_symbol(out, text),
-                Field::Binary(bytes) => {
-                    types::put_variable(out, code::BINARY8, bytes.len());
-                    out.put_slice(bytes);
-                }
-                Field::Timestamp(millis) => {
-                    out.put_u8(code::TIMESTAMP);
-                    out.put_i64(*millis);
-                }
-            }
+            put_field(out, *field);
         }
     });
 }
 
 /// Appends message annotations (3.2.3), whose keys are symbols; nothing when there are none. No
 /// two pairs may have the same key (1.6.23).
-pub fn put_annotations<'a>(
+pub fn put_annotations<'a, V: Into<Field<'a>>>(
     out: &mut BytesMut,
-    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+    pairs: impl ExactSizeIterator<Item = (&'a str, V)>,
 ) {
     put_map(out, 0x72, types::put_symbol, pairs);
 }
 
-/// Appends application properties (3.2.5), all strings; as [`put_annotations`].
-pub fn put_application_properties<'a>(
+/// Appends application properties (3.2.5); as [`put_annotations`].
+pub fn put_application_properties<'a, V: Into<Field<'a>>>(
     out: &mut BytesMut,
-    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+    pairs: impl ExactSizeIterator<Item = (&'a str, V)>,
 ) {
     put_map(out, 0x74, types::put_string, pairs);
 }
 
-fn put_map<'a>(
+fn put_map<'a, V: Into<Field<'a>>>(
     out: &mut BytesMut,
     number: u8,
     put_key: impl Fn(&mut BytesMut, &str),
-    pairs: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+    pairs: impl ExactSizeIterator<Item = (&'a str, V)>,
 ) {
     let count = u32::try_from(pairs.len() * 2).unwrap_or(u32::MAX);
     if count == 0 {
@@ -233,7 +267,7 @@ fn put_map<'a>(
     out.put_u32(count);
     for (key, value) in pairs {
         put_key(out, key);
-        types::put_string(out, value);
+        put_field(out, value.into());
     }
     let size = u32::try_from(out.len() - at - 4).unwrap_or(u32::MAX);
     out[at..at + 4].copy_from_slice(&size.to_be_bytes());

@@ -26,9 +26,12 @@ pub mod code {
     pub const SMALL_ULONG: u8 = 0x53;
     pub const BOOLEAN: u8 = 0x56;
     pub const UINT: u8 = 0x70;
+    pub const INT: u8 = 0x71;
     pub const CHAR: u8 = 0x73;
     pub const ULONG: u8 = 0x80;
+    pub const LONG: u8 = 0x81;
     pub const TIMESTAMP: u8 = 0x83;
+    pub const UUID: u8 = 0x98;
     pub const BINARY8: u8 = 0xa0;
     pub const STRING8: u8 = 0xa1;
     pub const SYMBOL8: u8 = 0xa3;

@@ -65,7 +65,7 @@ pub fn on_record(client_id: &str) -> Result<AuthenticatedDevice, IdError> {
         credential: CredentialKind::Psk,
         permissions: Permissions {
             telemetry: true,
-            commands: false,
+            ..Permissions::NONE
         },
         rule: "on record".into(),
         facts: Arc::new(Facts {

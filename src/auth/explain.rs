@@ -114,11 +114,10 @@ impl fmt::Display for Explanation {
 
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rights = match (self.permissions.telemetry, self.permissions.commands) {
-            (true, true) => "telemetry, commands",
-            (true, false) => "telemetry",
-            (false, true) => "commands",
-            (false, false) => "nothing",
+        let rights: Vec<_> = self.permissions.words().collect();
+        let rights = match rights.is_empty() {
+            true => "nothing".to_owned(),
+            false => rights.join(", "),
         };
         write!(
             f,

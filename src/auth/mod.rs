@@ -155,6 +155,40 @@ pub struct Permissions {
     pub telemetry: bool,
     /// May receive commands.
     pub commands: bool,
+    /// May be called direct methods.
+    pub methods: bool,
+    /// May read and change its twin.
+    pub twin: bool,
+}
+
+impl Permissions {
+    /// Everything.
+    pub const ALL: Self = Self {
+        telemetry: true,
+        commands: true,
+        methods: true,
+        twin: true,
+    };
+
+    /// Nothing.
+    pub const NONE: Self = Self {
+        telemetry: false,
+        commands: false,
+        methods: false,
+        twin: false,
+    };
+
+    /// The words of what is allowed, as rules write them.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let all = [
+            (self.telemetry, "telemetry"),
+            (self.commands, "commands"),
+            (self.methods, "methods"),
+            (self.twin, "twin"),
+        ];
+        all.into_iter()
+            .filter_map(|(may, word)| may.then_some(word))
+    }
 }
 
 /// What a CONNECT claims, with what its transport proved.

@@ -218,7 +218,12 @@ async fn word(links: &mut DeviceLinks) -> Result<(), String> {
                 ));
             }
             HubEvent::Gone(gone) => return Err(format!("{}: {}", gone.reason, gone.text)),
-            HubEvent::Command(_) => {}
+            // Nothing else was asked for.
+            HubEvent::Command(_)
+            | HubEvent::Method(_)
+            | HubEvent::Twin(_)
+            | HubEvent::Desired(_)
+            | HubEvent::Taken(..) => {}
         }
     }
 }

@@ -184,6 +184,30 @@ limits! {
     /// Commands sent to a device and not acknowledged; the AMQP credit.
     downlink_messages: count = 8, 1 => 50,
         "64KiB each per connection; the hub queues 50 per device";
+    /// Method calls a device has and has not answered; one more takes the place of the oldest,
+    /// whose answer is then late.
+    method_calls: count = 32, 1 => 1_000,
+        "256B each per connection, their payloads are with the device";
+    /// Largest payload of a method call and of its answer, bytes (IoT Hub: 128 KiB).
+    method_bytes: bytes = 128 * KIB, KIB => 256 * KIB,
+        "4 of it per connection are on their way at most, to the device and back; further calls \
+         wait at the hub";
+    /// Time a device has for the answer to a method (IoT Hub: 300 s at most).
+    method_timeout: time = secs(300), secs(1) => secs(600),
+        "none; later answers are dropped";
+    /// Requests of a device to its twin the hub has not answered; one more is answered 429.
+    twin_requests: count = 8, 1 => 100,
+        "within twin_bytes";
+    /// Their bytes; a request that is larger is answered 413.
+    twin_bytes: bytes = 64 * KIB, KIB => 512 * KIB,
+        "itself per connection; the hub takes 32KiB of reported properties";
+    /// Time the hub has for the answer to a twin request; then the device is answered 504.
+    twin_timeout: time = secs(60), secs(1) => secs(600),
+        "none; PUBACKs behind a request the hub does not take wait as long";
+    /// Desired properties kept for each device that subscribes to them, to find what was missed
+    /// while its link was down, bytes.
+    desired_bytes: bytes = 32 * KIB, 0 => 512 * KIB,
+        "itself per connection; larger ones are sent whole after a loss, without what was removed";
     /// Topic length, bytes.
     topic_bytes: bytes = 2 * KIB, 128 => 65_535,
         "within packet_bytes; the property bag of a message is in its topic";

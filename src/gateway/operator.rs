@@ -54,21 +54,12 @@ fn key(id: &str) -> Option<SessionKey> {
 
 fn connection(key: &SessionKey, device: &AuthenticatedDevice, tally: &Tally) -> Connection {
     let who = Who::of_device(device);
-    let rights = device.permissions();
-    let allow = [
-        (rights.telemetry, "telemetry"),
-        (rights.commands, "commands"),
-    ];
     Connection {
         device: key.to_string(),
         credential: device.credential().label().to_owned(),
         identity: who.identity().unwrap_or_default(),
         rule: device.rule().to_string(),
-        allow: allow
-            .iter()
-            .filter(|(may, _)| *may)
-            .map(|(_, what)| (*what).to_owned())
-            .collect(),
+        allow: device.permissions().words().map(str::to_owned).collect(),
         listener: who.listener,
         source: who.source.to_string(),
         connected_s: clock::mono().since(tally.since).as_secs(),

@@ -10,9 +10,12 @@ use super::encode;
 use super::lane::{Lane, NoLink};
 use super::outcome::Cause;
 use super::pace::Urgency;
+use super::pair;
 use super::refusals::RefusalCause;
 use super::report::within;
+use super::share::Share;
 use crate::amqp::performative::Attach;
+use crate::runtime::random;
 use prometheus::IntGauge;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,6 +24,9 @@ use tokio::time::sleep;
 
 /// A link on its way. Dropping it is safe at any point: a link that is half attached is detached.
 pub type Attaching = Pin<Box<dyn Future<Output = Result<Live, NotAttached>> + Send>>;
+
+/// As [`Attaching`], of a pair.
+pub type AttachingPair = Pin<Box<dyn Future<Output = Result<pair::Links, NotAttached>> + Send>>;
 
 /// Why there is no link.
 pub enum NotAttached {
@@ -48,14 +54,14 @@ pub struct Wanted {
 pub struct Live {
     /// The link.
     pub link: Link,
-    _counted: Counted,
+    _counted: Share,
 }
 
 /// Attaches a link of the device on `path`, after a pause.
 pub fn attach(path: &Path, wanted: Wanted, pause: Duration) -> Attaching {
     let shared = Arc::clone(&path.shared);
     let (lane, slot) = (Arc::clone(path.lane()), path.spot.slot);
-    let counted = Counted::new(&wanted.attaching);
+    let counted = Share::new(&wanted.attaching, 1);
     Box::pin(async move {
         let _counted = counted;
         if !pause.is_zero() {
@@ -82,12 +88,66 @@ pub fn attach(path: &Path, wanted: Wanted, pause: Duration) -> Attaching {
             let answered = within(deadline, answer(&mut link), silent).await;
             match answered {
                 Ok(Answer::Attached) => {
-                    let _counted = Counted::new(&wanted.attached);
+                    let _counted = Share::new(&wanted.attached, 1);
                     return Ok(Live { link, _counted });
                 }
                 Ok(Answer::Refused(cause)) => return Err(NotAttached::Refused(cause)),
                 Ok(Answer::Stopped) => {}
                 Err(_elapsed) => cut(&lane, link).await,
+            }
+        }
+    })
+}
+
+/// Attaches both links of a pair, after a pause.
+pub fn attach_pair(path: &Path, wanted: pair::Wanted, pause: Duration) -> AttachingPair {
+    let shared = Arc::clone(&path.shared);
+    let (lane, slot) = (Arc::clone(path.lane()), path.spot.slot);
+    let counted = Share::new(&wanted.attaching, 2);
+    Box::pin(async move {
+        let _counted = counted;
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        let mut awaited = slot;
+        loop {
+            lane.session(awaited).await;
+            for _ in 0..2 {
+                shared.pacer.clone().granted(Urgency::Normal).await;
+            }
+            let [receiver, sender] = wanted.frames(&random::uuid());
+            let links = lane.attach(slot, &receiver);
+            let links = links.and_then(|link| Ok((link, lane.attach(slot, &sender)?)));
+            let (mut receiver, mut sender) = match links {
+                Ok(links) => links,
+                Err(NoLink::NoToken) => continue,
+                Err(NoLink::NoSession(slot)) => {
+                    awaited = slot;
+                    continue;
+                }
+                Err(NoLink::Full) => return Err(NotAttached::Full),
+            };
+            let silent = || {
+                let refusals = &shared.refusals;
+                refusals.refused(RefusalCause::LinkSilent, &wanted.address, "");
+            };
+            let deadline = shared.config.operation_timeout;
+            let answers = async { tokio::join!(answer(&mut receiver), answer(&mut sender)) };
+            let answered = within(deadline, answers, silent).await;
+            match answered {
+                Ok((Answer::Attached, Answer::Attached)) => {
+                    let live = |link| Live {
+                        link,
+                        _counted: Share::new(&wanted.attached, 1),
+                    };
+                    let (receiver, sender) = (live(receiver), live(sender));
+                    return Ok(pair::Links { receiver, sender });
+                }
+                Ok((Answer::Refused(cause), _) | (_, Answer::Refused(cause))) => {
+                    return Err(NotAttached::Refused(cause));
+                }
+                Ok(_) => {}
+                Err(_elapsed) => cut(&lane, receiver).await,
             }
         }
     })
@@ -118,20 +178,4 @@ async fn answer(link: &mut Link) -> Answer {
 async fn cut(lane: &Lane, mut link: Link) {
     lane.cut("the hub did not answer an attach within hub.operation_timeout");
     while !matches!(link.next().await, LinkEvent::Stopped) {}
-}
-
-/// Counts a link in a gauge while it lives.
-struct Counted(IntGauge);
-
-impl Counted {
-    fn new(gauge: &IntGauge) -> Self {
-        gauge.inc();
-        Self(gauge.clone())
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
 }

@@ -21,7 +21,7 @@ const DELIVERY_COUNT: &str = "iothub-deliverycount";
 const SECTIONS_BYTES: usize = 160;
 
 /// A message as it is sent, again and again if need be.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Encoded {
     /// Every section, up to the first byte of the payload.
     pub head: BytesMut,
@@ -146,7 +146,7 @@ pub fn command(delivery: u64, payload: &Bytes) -> Option<Command> {
 }
 
 /// The bytes of a body, which are `payload`'s where that is possible.
-fn body(payload: &Bytes, sections: &[Section<'_>]) -> Option<Bytes> {
+pub fn body(payload: &Bytes, sections: &[Section<'_>]) -> Option<Bytes> {
     match sections {
         [] => Some(Bytes::new()),
         [one] if one.kind == Kind::Data => Some(payload.slice_ref(one.data().ok()?)),

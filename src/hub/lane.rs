@@ -77,16 +77,51 @@ pub struct LinkGauges {
     pub uplinks_attaching: IntGauge,
     /// Command links on their way.
     pub downlinks_attaching: IntGauge,
+    /// Attached links of methods.
+    pub methods: IntGauge,
+    /// Links of methods on their way.
+    pub methods_attaching: IntGauge,
+    /// Attached links of twins.
+    pub twins: IntGauge,
+    /// Links of twins on their way.
+    pub twins_attaching: IntGauge,
+    /// Calls without answer.
+    pub calls: IntGauge,
+    /// Answers the hub has not taken.
+    pub answers: IntGauge,
+    /// Their bytes.
+    pub answer_bytes: IntGauge,
+    /// Twin requests without answer.
+    pub asks: IntGauge,
+    /// Their bytes.
+    pub ask_bytes: IntGauge,
+    /// Devices that follow desired properties.
+    pub desired: IntGauge,
+    /// What is kept of these.
+    pub desired_bytes: IntGauge,
 }
 
 impl LinkGauges {
     fn of(metrics: &Metrics) -> Self {
         let gauge = |role, state| metrics.hub_links.with_label_values(&[role, state]);
+        let waiting = |kind| metrics.requests_waiting.with_label_values(&[kind]);
+        let bytes = |kind| metrics.requests_waiting_bytes.with_label_values(&[kind]);
         Self {
             uplinks: gauge("uplink", "attached"),
             downlinks: gauge("downlink", "attached"),
             uplinks_attaching: gauge("uplink", "attaching"),
             downlinks_attaching: gauge("downlink", "attaching"),
+            methods: gauge("methods", "attached"),
+            methods_attaching: gauge("methods", "attaching"),
+            twins: gauge("twin", "attached"),
+            twins_attaching: gauge("twin", "attaching"),
+            calls: waiting("method"),
+            answers: waiting("method_answer"),
+            answer_bytes: bytes("method_answer"),
+            asks: waiting("twin"),
+            ask_bytes: bytes("twin"),
+            desired: waiting("desired"),
+            desired_bytes: bytes("desired"),
         }
     }
 }

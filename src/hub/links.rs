@@ -5,12 +5,18 @@ use super::attach::Live;
 use super::device::{Device, Path, full};
 use super::downlink::Downlink;
 use super::driver::LinkEvent;
-use super::message::{Settlement, Telemetry};
+use super::lane::Shared;
+use super::message::{MethodBounds, Settlement, Telemetry, TwinBounds, TwinRequest};
+use super::methods::Methods;
 use super::outcome::DeviceGone;
+use super::requests::Stray;
+use super::twin::{Busy, Twin};
 use super::uplink::Uplink;
 use crate::config::OnDisconnect;
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 /// Where a device stands with the pool of connections.
@@ -30,6 +36,8 @@ pub struct DeviceLinks {
     place: Place,
     uplink: Option<Box<Uplink>>,
     downlink: Option<Box<Downlink>>,
+    methods: Option<Box<Methods>>,
+    twin: Option<Box<Twin>>,
     events: VecDeque<HubEvent>,
     next_delivery: u64,
 }
@@ -40,6 +48,8 @@ impl DeviceLinks {
             place: Place::Nowhere(device),
             uplink: None,
             downlink: None,
+            methods: None,
+            twin: None,
             events: VecDeque::new(),
             next_delivery: 1,
         }
@@ -52,6 +62,8 @@ impl DeviceLinks {
             place: Place::Gone,
             uplink: None,
             downlink: None,
+            methods: None,
+            twin: None,
             events: VecDeque::from([HubEvent::Gone(gone)]),
             next_delivery: 1,
         }
@@ -67,12 +79,109 @@ impl DeviceLinks {
         }
     }
 
-    /// Messages the hub has not decided about.
+    /// Messages the hub has not decided about, answers to methods included.
     #[must_use]
     pub fn outstanding(&self) -> usize {
-        self.uplink
-            .as_ref()
-            .map_or(0, |uplink| uplink.outstanding())
+        let messages = self.uplink.as_ref().map_or(0, |up| up.outstanding());
+        let answers = self.methods.as_ref().map_or(0, |m| m.outstanding());
+        messages + answers
+    }
+
+    fn shared(&self) -> Option<Arc<Shared>> {
+        match &self.place {
+            Place::Gone => None,
+            Place::Nowhere(device) | Place::Leaving(device, _) => Some(&device.shared),
+            Place::At(path) => Some(&path.shared),
+        }
+        .cloned()
+    }
+
+    /// The device takes method calls from now on, under these bounds.
+    pub fn call_methods(&mut self, bounds: MethodBounds) {
+        if let Some(methods) = &mut self.methods {
+            methods.subscribe(bounds);
+        } else if let Some(shared) = self.shared() {
+            self.methods = Some(Box::new(Methods::new(shared, bounds)));
+        }
+    }
+
+    /// No more method calls; those the device has may still be answered.
+    pub fn call_no_methods(&mut self) {
+        if let Some(methods) = &mut self.methods {
+            methods.unsubscribe();
+        }
+    }
+
+    /// Takes the answer to a method call over; [`HubEvent::Taken`] with `ticket` follows.
+    ///
+    /// # Errors
+    /// When no call waits for it.
+    pub fn answer(
+        &mut self,
+        ticket: u64,
+        call: u64,
+        status: i32,
+        body: Bytes,
+    ) -> Result<(), Stray> {
+        let methods = self.methods.as_mut().ok_or(Stray::Unknown)?;
+        methods.reply(ticket, call, status, body)
+    }
+
+    /// A call the device could not be told of; `result` says why in the metrics.
+    pub fn drop_call(&mut self, call: u64, result: &str) {
+        if let Some(methods) = &mut self.methods {
+            methods.drop_call(call, result);
+        }
+    }
+
+    fn twin(&mut self, bounds: TwinBounds) -> Option<&mut Twin> {
+        if self.twin.is_none() {
+            let shared = self.shared()?;
+            self.twin = Some(Box::new(Twin::new(shared, bounds)));
+        }
+        self.twin.as_deref_mut()
+    }
+
+    /// Takes a twin request over; [`HubEvent::Taken`] with `ticket` and [`HubEvent::Twin`] follow.
+    /// After [`HubEvent::Gone`] it is dropped.
+    ///
+    /// # Errors
+    /// When as much as `bounds` allow waits.
+    pub fn ask_twin(
+        &mut self,
+        ticket: u64,
+        request: TwinRequest,
+        bounds: TwinBounds,
+    ) -> Result<(), Busy> {
+        match self.twin(bounds) {
+            Some(twin) => twin.ask(ticket, request, bounds),
+            None => Ok(()),
+        }
+    }
+
+    /// The device is told of changes of its desired properties, each once and in order.
+    pub fn follow_desired(&mut self, bounds: TwinBounds) {
+        if let Some(twin) = self.twin(bounds) {
+            twin.follow(bounds);
+        }
+    }
+
+    /// It is told no more.
+    pub fn leave_desired(&mut self) {
+        if let Some(twin) = &mut self.twin {
+            twin.unfollow();
+        }
+    }
+
+    /// Every [`HubEvent::Method`] and [`HubEvent::Desired`] that was handed out is on the device's
+    /// socket, or dropped.
+    pub fn requests_written(&mut self) {
+        if let Some(methods) = &mut self.methods {
+            methods.written();
+        }
+        if let Some(twin) = &mut self.twin {
+            twin.written();
+        }
     }
 
     /// Opens the command link with room for `credit` commands; kept open over reconnections.
@@ -112,6 +221,8 @@ impl DeviceLinks {
         if let Err(gone) = self.poll_links(cx) {
             self.uplink = None;
             self.downlink = None;
+            self.methods = None;
+            self.twin = None;
             self.place = Place::Gone;
             self.events.push_back(HubEvent::Gone(gone));
         }
@@ -133,13 +244,24 @@ impl DeviceLinks {
         if let Some(downlink) = &mut self.downlink {
             downlink.poll(path, cx, &mut self.next_delivery, &mut self.events)?;
         }
+        if let Some(methods) = &mut self.methods {
+            methods.poll(path, cx, &mut self.events)?;
+        }
+        if self.methods.as_ref().is_some_and(|m| m.is_over()) {
+            self.methods = None;
+        }
+        if let Some(twin) = &mut self.twin {
+            twin.poll(path, cx, &mut self.events)?;
+        }
         Ok(())
     }
 
     /// Gives up a place on a crowded connection while nothing is under way.
     fn leave_if_crowded(&mut self) {
         let quiet = self.uplink.as_ref().is_none_or(|uplink| uplink.quiet())
-            && self.downlink.as_ref().is_none_or(|down| down.quiet());
+            && self.downlink.as_ref().is_none_or(|down| down.quiet())
+            && self.methods.as_ref().is_none_or(|methods| methods.quiet())
+            && self.twin.as_ref().is_none_or(|twin| twin.quiet());
         let crowded = matches!(&self.place, Place::At(path) if path.lane().crowded());
         if !(quiet && crowded) {
             return;
@@ -150,6 +272,8 @@ impl DeviceLinks {
                 self.downlink.as_mut().and_then(|down| down.leave()),
             ];
             let mut links: Vec<Live> = links.into_iter().flatten().collect();
+            links.extend(self.methods.iter_mut().flat_map(|methods| methods.leave()));
+            links.extend(self.twin.iter_mut().flat_map(|twin| twin.leave()));
             for live in &mut links {
                 live.link.detach(None);
             }
@@ -165,7 +289,10 @@ impl DeviceLinks {
                 return Ok(());
             }
         }
-        let wanted = self.downlink.is_some() || self.outstanding() > 0;
+        let wanted = self.downlink.is_some()
+            || self.methods.is_some()
+            || self.twin.as_ref().is_some_and(|twin| twin.is_wanted())
+            || self.outstanding() > 0;
         self.place = match std::mem::replace(&mut self.place, Place::Gone) {
             Place::Nowhere(device) | Place::Leaving(device, _) if wanted => Place::At(Box::new(
                 Path::of(device).map_err(|_no_room| full(NO_ROOM))?,

@@ -5,6 +5,7 @@ use crate::auth::identity::{DeviceId, ModuleId};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt;
+use std::time::Duration;
 
 /// Ids stand in addresses percent-encoded, because `%` and `?` are legal in them (wire sheet §4.1).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -54,6 +55,18 @@ impl DeviceAddress {
     #[must_use]
     pub fn commands(&self) -> String {
         self.path("messages/devicebound")
+    }
+
+    /// Both ends of the method links (wire sheet §4.1).
+    #[must_use]
+    pub fn methods(&self) -> String {
+        self.path("methods/devicebound")
+    }
+
+    /// Both ends of the twin links (wire sheet §4.1).
+    #[must_use]
+    pub fn twin(&self) -> String {
+        self.path("twin")
     }
 
     fn path(&self, end: &str) -> String {
@@ -139,6 +152,97 @@ pub struct Command {
     pub body: Bytes,
     /// How often the hub delivered it before.
     pub delivery_count: u32,
+}
+
+/// A direct method called of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MethodCall {
+    /// Names the call towards `DeviceLinks`; unique within the device's links.
+    pub number: u64,
+    /// The method.
+    pub name: String,
+    /// Payload.
+    pub body: Bytes,
+}
+
+/// What of methods is held for one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MethodBounds {
+    /// Calls without answer; one more takes the place of the oldest.
+    pub calls: usize,
+    /// Largest payload of a call, bytes.
+    pub bytes: usize,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+}
+
+/// A device's request to its twin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TwinRequest {
+    /// The device's own id of it.
+    pub rid: String,
+    /// What it asks.
+    pub what: TwinAsk,
+}
+
+/// What a device asks of its twin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TwinAsk {
+    /// The whole of it.
+    Get,
+    /// Reported properties to be changed.
+    Report {
+        /// The version the twin must have.
+        version: Option<i64>,
+        /// JSON patch.
+        body: Bytes,
+    },
+}
+
+impl TwinAsk {
+    /// The metric label.
+    #[must_use]
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Report { .. } => "report",
+        }
+    }
+
+    /// What it holds until it is answered, bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Get => 0,
+            Self::Report { body, .. } => body.len(),
+        }
+    }
+}
+
+/// What of twin requests is held for one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TwinBounds {
+    /// Requests without answer.
+    pub requests: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// How long an answer is waited for.
+    pub timeout: Duration,
+    /// Largest desired properties kept to find what was missed, bytes.
+    pub desired_bytes: usize,
+}
+
+/// The answer to a [`TwinRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TwinAnswer {
+    /// The device's own id of the request.
+    pub rid: String,
+    /// As HTTP has it.
+    pub status: i32,
+    /// The version after a report.
+    pub version: Option<i64>,
+    /// A twin, or an error; may be empty.
+    pub body: Bytes,
 }
 
 /// What becomes of a command.

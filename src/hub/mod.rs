@@ -3,10 +3,12 @@
 //! | where is | file |
 //! |---|---|
 //! | what a device's connection holds | `links`, with `uplink` (telemetry) and `downlink` (commands) |
+//! | direct methods, twins | `methods`, `twin`, over a `pair` of links each |
+//! | which answer is for which request | `requests`; desired properties missed and found: `desired` |
 //! | a link attached, and paced | `attach`, `pace` |
 //! | a rejected message or a detached link judged | `outcome` |
 //! | told what the hub refuses | `refusals`, `report`; of one device: `device` |
-//! | a message put into AMQP sections | `encode` |
+//! | a message put into AMQP sections | `encode`; of methods and twins: `exchange` |
 //! | what bounds bytes in flight, and an outcome's time | `gate`, `watchdog` |
 //! | a connection opened | `connect` (TCP, TLS, SASL, OPEN), in an `environment` |
 //! | what happens when it dies | `connection`, by `supervisor` |
@@ -23,38 +25,48 @@ mod attach;
 mod cbs;
 mod connect;
 mod connection;
+mod desired;
 mod device;
 mod downlink;
 pub mod driver;
 mod encode;
 pub mod environment;
+pub mod exchange;
 mod fetch;
 mod gate;
 mod lane;
 mod links;
 pub mod message;
+mod methods;
 mod mint;
 pub mod outcome;
 mod outside;
 mod pace;
+mod pair;
 mod pool;
 pub mod refusals;
 mod report;
+mod requests;
 mod sas;
 mod schedule;
 mod series;
 mod sessions;
+mod share;
 mod supervisor;
 #[cfg(test)]
 mod tests;
 mod timekeeper;
 mod token;
 mod tuning;
+mod twin;
 mod uplink;
 mod watchdog;
 
+pub use desired::Update;
 pub use links::DeviceLinks;
 pub use mint::PolicyKeys;
+pub use requests::Stray;
+pub use twin::Busy;
 
 use crate::config::HubConfig;
 use crate::runtime::clock::Unix;
@@ -62,7 +74,7 @@ use crate::telemetry::causes::Causes;
 use crate::telemetry::metrics::Metrics;
 use environment::Environment;
 use lane::Shared;
-use message::{Command, DeviceAddress};
+use message::{Command, DeviceAddress, MethodCall, TwinAnswer};
 use outcome::{DeviceGone, HubAccepted, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
@@ -102,6 +114,15 @@ pub enum HubEvent {
     /// A command for the device; settle it. Boxed, because every device keeps room for a few
     /// events and commands are the large and seldom ones.
     Command(Box<Command>),
+    /// The hub calls a method of the device.
+    Method(Box<MethodCall>),
+    /// The answer to a twin request.
+    Twin(Box<TwinAnswer>),
+    /// The desired properties have changed.
+    Desired(Box<Update>),
+    /// What was handed over under this ticket, a twin request or the answer to a method, is done
+    /// with: accepted by the hub, or answered or given up here.
+    Taken(u64, Option<HubAccepted>),
     /// The hub ends this device alone: close its MQTT connection and say why.
     Gone(DeviceGone),
 }

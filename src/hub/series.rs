@@ -38,6 +38,7 @@ pub fn exist(metrics: &Metrics) {
         let _ = metrics.hub_deliveries.with_label_values(&[label]);
         let _ = metrics.hub_detaches.with_label_values(&[label]);
     }
+    let _ = metrics.hub_detaches.with_label_values(&["unserved"]);
     for outcome in ["accepted", "released", "modified", "unknown"] {
         let _ = metrics.hub_deliveries.with_label_values(&[outcome]);
     }

@@ -9,6 +9,12 @@ pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const FRAME_BYTES_MAX: u32 = 64 * 1024;
 /// Largest command taken, bytes; IoT Hub allows 64 KiB (wire sheet §7).
 pub const COMMAND_BYTES_MAX: u64 = 256 * 1024;
+/// Method calls and answers of one device that may be on their way, 128 KiB at most each
+/// (wire sheet §7).
+pub const METHOD_CREDIT: u32 = 4;
+/// Messages of the twin link the hub may send ahead of the device's socket: answers and changes, a
+/// twin of some 70 KiB at most each (wire sheet §7).
+pub const TWIN_CREDIT: u32 = 2;
 /// Room for control frames in the write buffer, beyond the messages `connection_bytes_max` admits.
 pub const WRITE_BUFFER_SLACK: usize = 256 * 1024;
 /// Least charge of a message against `connection_bytes_max`: about what the smallest one holds

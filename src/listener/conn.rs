@@ -111,6 +111,8 @@ pub(super) struct Conn<U> {
     subscriptions: Subscriptions,
     /// Whether the command link is kept only for commands the device has still to acknowledge.
     unsubscribing: bool,
+    /// Whether method calls or changes of desired properties are in the outbox.
+    requests_unwritten: bool,
     /// What was said once in the log.
     said: Said,
     /// QoS 0 commands in the outbox; bounded by the links' credit.
@@ -166,6 +168,7 @@ impl<U: Upstream> Conn<U> {
             bounds: opened.bounds,
             subscriptions: Subscriptions::default(),
             unsubscribing: false,
+            requests_unwritten: false,
             said: Said::default(),
             commands_unwritten: Vec::new(),
             commands_unacknowledged: 0,

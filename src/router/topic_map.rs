@@ -6,7 +6,7 @@
 
 mod reserved;
 
-pub use reserved::{NOT_SERVED_BODY, Reserved, Subscription};
+pub use reserved::{Reserved, Subscription, desired_topic, method_topic, twin_answer_topic};
 
 use super::properties::{Gathered, Mended, write_command_bag};
 use crate::auth::rules::Properties;
@@ -68,12 +68,18 @@ pub enum TopicError {
     /// A filter that would match more than this device's commands.
     #[error("the filter is wider than this device; use devices/<id>/messages/devicebound/#")]
     FilterTooWide,
-    /// Device twins.
-    #[error("device twins are not served; the device is answered with status 501 and stays")]
-    TwinUnsupported,
-    /// Direct methods.
-    #[error("direct methods are not served; none is called, and the device stays")]
-    MethodUnsupported,
+    /// The rules do not let this device be called methods.
+    #[error("this device may not be called methods; add \"methods\" to its rule's allow list")]
+    MethodsDenied,
+    /// The rules do not let this device use its twin.
+    #[error("this device may not use its twin; add \"twin\" to its rule's allow list")]
+    TwinDenied,
+    /// A twin request without a request id, or with a version that is no number.
+    #[error("the twin request lacks ?$rid=, or its $version is no number")]
+    RequestMalformed,
+    /// The answer to a method without a status or a request id.
+    #[error("a method is answered on $iothub/methods/res/STATUS/?$rid=ID, the status a number")]
+    AnswerMalformed,
 }
 
 impl TopicError {
@@ -97,8 +103,10 @@ impl TopicError {
             Self::MalformedExpiry => Reason::PropertyExpiry,
             Self::FilterUnknown => Reason::FilterUnknown,
             Self::FilterTooWide => Reason::FilterTooWide,
-            Self::TwinUnsupported => Reason::TwinUnsupported,
-            Self::MethodUnsupported => Reason::MethodUnsupported,
+            Self::MethodsDenied => Reason::MethodsDenied,
+            Self::TwinDenied => Reason::TwinDenied,
+            Self::RequestMalformed => Reason::TwinRequestMalformed,
+            Self::AnswerMalformed => Reason::MethodAnswerMalformed,
         }
     }
 
@@ -106,13 +114,18 @@ impl TopicError {
     #[must_use]
     pub const fn mqtt5_reason(self) -> u8 {
         match self {
-            Self::Unknown | Self::FilterUnknown => 0x90, // topic name invalid
+            Self::Unknown
+            | Self::FilterUnknown
+            | Self::RequestMalformed
+            | Self::AnswerMalformed => 0x90, // topic name invalid
             Self::ForeignDevice
             | Self::TelemetryDenied
             | Self::CommandsDenied
+            | Self::MethodsDenied
+            | Self::TwinDenied
             | Self::FilterTooWide => 0x87, // not authorized
-            Self::TooManyProperties => 0x97,             // quota exceeded
-            _ => 0x83,                                   // implementation specific error
+            Self::TooManyProperties => 0x97, // quota exceeded
+            _ => 0x83,                       // implementation specific error
         }
     }
 }
@@ -126,10 +139,11 @@ pub struct Mapped {
     pub mended: Mended,
 }
 
-/// Turns a PUBLISH into telemetry of this device. Without `$.mid` the message id stays absent;
-/// the hub side makes one. Of MQTT 5's properties the content type, the correlation data and the
-/// user properties travel on, under the rules of the bag; of equal names the last one counts, and
-/// nameless ones are dropped, because MQTT 5 allows both.
+/// Turns a PUBLISH into telemetry of this device; what is below `$iothub/` is for [`Reserved`].
+/// Without `$.mid` the message id stays absent; the hub side makes one. Of MQTT 5's properties the
+/// content type, the correlation data and the user properties travel on, under the rules of the
+/// bag; of equal names the last one counts, and nameless ones are dropped, because MQTT 5 allows
+/// both.
 ///
 /// # Errors
 /// When the topic is not this device's, not allowed, or its bag is malformed.
@@ -162,7 +176,7 @@ pub fn will(
 /// module also by `devices/{d}/modules/{m}/#` (wire sheet §8.4), or one of those below `$iothub/`.
 ///
 /// # Errors
-/// When it is none of them, or commands are not allowed.
+/// When it is none of them, or not allowed.
 pub fn subscription(
     device: &AuthenticatedDevice,
     filter: &str,
@@ -194,6 +208,10 @@ pub fn could_publish(
     properties_max: usize,
     manner: Properties,
 ) -> Result<(), TopicError> {
+    let party = Party::named(client_id, permissions);
+    if let Some(reserved) = Reserved::by(&party, topic) {
+        return reserved.map(drop);
+    }
     let message = Message {
         topic: topic.into(),
         payload: Bytes::new(),
@@ -201,7 +219,6 @@ pub fn could_publish(
         will: false,
         properties: None,
     };
-    let party = Party::named(client_id, permissions);
     telemetry(&party, message, properties_max, manner).map(drop)
 }
 
@@ -320,9 +337,6 @@ fn telemetry(
     properties_max: usize,
     manner: Properties,
 ) -> Result<Mapped, TopicError> {
-    if let Some(reserved) = Reserved::of(&message.topic) {
-        return Err(reserved.error());
-    }
     let bag = events_bag(party.own(&message.topic)?)?;
     if !party.permissions.telemetry {
         return Err(TopicError::TelemetryDenied);
@@ -384,8 +398,8 @@ fn add_v5(gathered: &mut Gathered, properties: MessageProperties) -> Result<(), 
 }
 
 fn check_filter(party: &Party<'_>, filter: &str) -> Result<Subscription, TopicError> {
-    if let Some(reserved) = Subscription::reserved(filter) {
-        return Ok(reserved);
+    if let Some(reserved) = Subscription::reserved(party, filter) {
+        return reserved;
     }
     let commands = match party.own(filter) {
         Ok("messages/devicebound/#") => Subscription::Commands,

@@ -42,6 +42,27 @@ pub fn unit() -> f64 {
     unit
 }
 
+/// A UUID of version 4 (RFC 9562). Without entropy: one of the clock's.
+#[must_use]
+pub fn uuid() -> String {
+    let mut bytes = [0; 16];
+    if fill(&mut bytes).is_err() {
+        let nanos = super::clock::unix().as_millis().to_be_bytes();
+        bytes[..8].copy_from_slice(&nanos);
+    }
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex = super::hex::hex(&bytes);
+    let (a, b, c, d, e) = (
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    );
+    format!("{a}-{b}-{c}-{d}-{e}")
+}
+
 /// Numbers that are spread evenly and nobody's secret, without asking the system for each.
 #[derive(Debug)]
 pub struct Draws(AtomicU64);

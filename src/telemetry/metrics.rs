@@ -183,6 +183,31 @@ metrics! {
             "PUBLISH read, hub accepted, PUBACK written";
         downlink_durations: HistogramVec = "downlink_duration_seconds" []
             "command taken from the hub, acknowledged by the device, hub told";
+        method_calls: IntCounterVec = "method_calls_total"
+            ["result" = ["answered", "timed_out", "displaced", "undelivered", "rejected",
+                "unsubscribed", "too_large", "repeated", "unreadable", "abandoned"]]
+            "direct method calls by what became of them";
+        method_durations: HistogramVec = "method_duration_seconds" []
+            "call taken from the hub, answered by the device, hub told";
+        twin_requests: IntCounterVec = "twin_requests_total"
+            ["operation" = ["get", "report"], "result" = ["answered", "refused", "timed_out",
+                "unserved", "busy", "too_large", "abandoned"]]
+            "requests of devices to their twins by what became of them";
+        twin_durations: HistogramVec = "twin_duration_seconds" ["operation" = ["get", "report"]]
+            "twin request read, answered by the hub";
+        twin_answers_dropped: IntCounterVec = "twin_answers_dropped_total"
+            ["reason" = ["late", "repeated", "unknown", "unreadable"]]
+            "answers of twins that fit no request, by why";
+        desired_changes: IntCounterVec = "desired_changes_total"
+            ["result" = ["delivered", "recovered", "repeated", "gap", "unreadable",
+                "unsubscribed", "too_large"]]
+            "changes of desired properties; recovered: made while no link was subscribed";
+        requests_waiting: IntGaugeVec = "requests_waiting"
+            ["kind" = ["method", "method_answer", "twin", "desired"]]
+            "requests without answer by kind; desired: subscribed devices";
+        requests_waiting_bytes: IntGaugeVec = "requests_waiting_bytes"
+            ["kind" = ["method_answer", "twin", "desired"]]
+            "what they hold; desired: properties as their devices know them";
         inflight: IntGaugeVec = "inflight" ["direction" = DIRECTIONS]
             "messages not yet settled";
         long_keep_alives: IntGaugeVec = "long_keep_alive_connections" []
@@ -196,7 +221,8 @@ metrics! {
         hub_connections: IntGaugeVec = "hub_connections" ["state"]
             "AMQP connections of the pool by state";
         hub_links: IntGaugeVec = "hub_links"
-            ["role" = ["uplink", "downlink"], "state" = ["attaching", "attached"]]
+            ["role" = ["uplink", "downlink", "methods", "twin"],
+                "state" = ["attaching", "attached"]]
             "device links by role and state";
         hub_deliveries: IntCounterVec = "hub_deliveries_total" ["outcome"]
             "outcomes the hub gave to transfers";
@@ -257,6 +283,7 @@ metrics! {
         downlink_bytes: Histogram = message_bytes ["downlink"] "Payload sizes, downlink.";
         uplink_duration: Histogram = uplink_durations [] "Observed once per QoS 1 PUBLISH.";
         downlink_duration: Histogram = downlink_durations [] "Observed once per QoS 1 command.";
+        method_duration: Histogram = method_durations [] "Observed once per answered call.";
         config_success: IntGauge = config_successes [] "Whether the newest reload was taken.";
         config_success_time: Gauge = config_success_times [] "When that was.";
         ready: IntGauge = ready_states [] "Brought up to date when rendered.";

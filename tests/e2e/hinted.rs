@@ -100,11 +100,19 @@ pub const BESIDE: &[(&str, &str)] = &[
         "--as psk:talker-1 --topic devices/talker-1/messages/events/$.ct=%C3%A4",
     ),
     (
-        "twin_unsupported",
+        "twin_denied",
         "--as psk:talker-1 --topic '$iothub/twin/GET/?$rid=1'",
     ),
     (
-        "method_unsupported",
-        "--as psk:talker-1 --topic '$iothub/methods/res/200/?$rid=1'",
+        "methods_denied",
+        "--as psk:talker-1 --topic '$iothub/methods/POST/#'",
+    ),
+    (
+        "twin_request_malformed",
+        "--as psk:psk-1 --topic '$iothub/twin/GET/'",
+    ),
+    (
+        "method_answer_malformed",
+        "--as psk:psk-1 --topic '$iothub/methods/res/200/'",
     ),
 ];

@@ -323,12 +323,9 @@ fn verdict(stage: &Place, line: &str) -> Result<String, String> {
         .expect("bash runs");
     let out = String::from_utf8_lossy(&run.stdout).into_owned();
     let err = String::from_utf8_lossy(&run.stderr).into_owned();
-    let word = out.lines().find_map(|line| {
-        let unserved = line.strip_prefix("not served: ").map(|word| (word, 0));
-        line.strip_prefix("refused: ")
-            .map(|word| (word, 1))
-            .or(unserved)
-    });
+    let word = out
+        .lines()
+        .find_map(|line| line.strip_prefix("refused: ").map(|word| (word, 1)));
     match (word, run.status.code()) {
         (Some((word, expected)), Some(code)) if code == expected => {
             Ok(word.split(':').next().unwrap_or_default().to_owned())

@@ -15,6 +15,7 @@ mod hints;
 mod hub_refuses;
 mod hub_stage;
 mod log;
+mod methods;
 mod metrics;
 #[cfg(feature = "interop")]
 mod openapi;
@@ -28,4 +29,5 @@ mod secrets;
 mod storm;
 mod story;
 mod traces;
+mod twins;
 mod watch;

@@ -207,9 +207,16 @@ fn every_command_the_demo_prints_works_as_printed() {
 }
 
 #[test]
-fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
+fn the_official_python_sdk_has_telemetry_its_twin_commands_and_methods() {
     let demo = Demo::start("demo-sdk", 8883); // the SDK knows no other port
     demo.until("sim-1");
+    let twin = "/devices/pump-3/twin";
+    let interval = |interval: u32| {
+        let patch = serde_json::json!({"properties": {"desired": {"interval": interval}}});
+        let patched = http::request(demo.control, "PATCH", twin, &patch.to_string());
+        assert_eq!(patched.0, 200, "{}", patched.1);
+    };
+    interval(5);
     let devices = std::fs::read_to_string(demo.dir.join("devices.toml")).expect("samples");
     let devices: toml::Table = devices.parse().expect("TOML");
     let mut sdk = Command::new(root().join("target/interop/bin/python"))
@@ -223,10 +230,12 @@ fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
     let mut lines = BufReader::new(sdk.stdout.take().expect("piped")).lines();
     assert_eq!(lines.next().expect("a line").expect("text"), "sent");
 
-    for _ in 0..2 {
-        let line = lines.next().expect("a line").expect("text");
-        assert_eq!(line, "refused True 0", "twins: 501, and nobody hangs up");
-    }
+    let mut line = || lines.next().expect("a line").expect("text");
+    assert_eq!(line(), "twin 5");
+    let reported: Value = serde_json::from_str(&http::get(demo.control, twin)).expect("JSON");
+    assert_eq!(reported["properties"]["reported"]["a"], 5);
+    interval(9);
+    assert_eq!(line(), "desired 9 3");
 
     let path = "/messages?device=pump-3&after=0&limit=1000";
     let ledger: Value = serde_json::from_str(&http::get(demo.control, path)).expect("JSON");
@@ -241,10 +250,13 @@ fn the_official_python_sdk_sends_a_hundred_messages_and_receives_a_command() {
     let path = "/devices/pump-3/commands?unit=percent";
     let (status, answer) = http::request(demo.control, "POST", path, "open");
     assert!((200..300).contains(&status), "{answer}");
-    assert_eq!(
-        lines.next().expect("a line").expect("text"),
-        "command open percent"
-    );
-    assert_eq!(lines.next().expect("a line").expect("text"), "done");
+    assert_eq!(line(), "command open percent");
+    let path = "/devices/pump-3/methods/blink?response=10s";
+    let answered = http::request(demo.control, "POST", path, "{\"times\":3}");
+    let payload = serde_json::json!({"name": "blink", "got": {"times": 3}});
+    let expected = serde_json::json!({"status": 202, "payload": payload});
+    let answer: Value = serde_json::from_str(&answered.1).expect("JSON");
+    assert_eq!((answered.0, answer), (200, expected));
+    assert_eq!(line(), "done True", "nobody hung up");
     assert!(sdk.wait().expect("ended").success());
 }

@@ -1,5 +1,5 @@
-"""The official device SDK, unmodified, through the gateway: 100 messages, one command, and what
-is not served: twins answer with an error, and the connection stays.
+"""The official device SDK, unmodified, through the gateway: 100 messages, its twin, one command, a
+change of desired properties and a method.
 
 Arguments: hub host, device id, CA file. The device key comes from the environment. The SDK's port
 is 8883, its gateway host is localhost.
@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 
-from azure.iot.device import IoTHubDeviceClient, Message
+from azure.iot.device import IoTHubDeviceClient, Message, MethodResponse
 
 hub, device, ca = sys.argv[1:4]
 with open(ca, encoding="ascii") as file:
@@ -48,15 +48,26 @@ def on_state():
 
 
 client.on_connection_state_change = on_state
-client.on_method_request_received = lambda request: None
-client.on_twin_desired_properties_patch_received = lambda patch: None
-for ask in (client.get_twin, lambda: client.patch_twin_reported_properties({"a": 1})):
-    try:
-        ask()
-        sys.exit("a twin nobody serves")
-    except Exception as error:
-        print("refused", "501" in str(error.__cause__ or error), drops, flush=True)
-if not arrived.wait(30):
-    sys.exit("no command within 30 s")
+called = threading.Event()
+
+
+def on_method(request):
+    answer = {"name": request.name, "got": request.payload}
+    client.send_method_response(MethodResponse(request.request_id, 202, answer))
+    called.set()
+
+
+def on_desired(patch):
+    print("desired", patch["interval"], patch["$version"], flush=True)
+
+
+client.on_method_request_received = on_method
+client.on_twin_desired_properties_patch_received = on_desired
+twin = client.get_twin()
+client.patch_twin_reported_properties({"a": twin["desired"]["interval"]})
+print("twin", twin["desired"]["interval"], flush=True)
+if not (arrived.wait(30) and called.wait(30)):
+    sys.exit("no command or no method within 30 s")
+kept = drops == 0
 client.shutdown()
-print("done", flush=True)
+print("done", kept, flush=True)

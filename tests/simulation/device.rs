@@ -186,6 +186,12 @@ impl Device {
                     ledger.wrong(format!("{who} was given more than it has room for (I9)"));
                 }
             }
+            other @ (HubEvent::Method(_)
+            | HubEvent::Twin(_)
+            | HubEvent::Desired(_)
+            | HubEvent::Taken(..)) => {
+                ledger.wrong(format!("{who} was told what it never asked: {other:?}"));
+            }
             HubEvent::Gone(gone) => {
                 ledger.note(|| format!("{who} is gone: {gone:?}"));
                 let unknown = gone.reason == "device_not_found" && self.may_be_unknown;

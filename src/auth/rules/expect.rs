@@ -163,7 +163,17 @@ impl Expectation {
             None => format!("devices/{}", got.client_id),
             Some((device, module)) => format!("devices/{device}/modules/{module}"),
         };
-        if let Some(topic) = &self.publish {
+        let below_iothub = [&self.publish, &self.subscribe];
+        let below_iothub = below_iothub.map(|topic| topic.as_deref().and_then(reserved));
+        for right in below_iothub.iter().flatten() {
+            if !got.permissions.words().any(|word| word == *right) {
+                return Err(format!("{} does not allow {right}", got.rule));
+            }
+        }
+        let [reserved_topic, reserved_filter] = below_iothub.map(|right| right.is_some());
+        if let Some(topic) = &self.publish
+            && !reserved_topic
+        {
             if !got.permissions.telemetry {
                 return Err(format!("{} does not allow telemetry", got.rule));
             }
@@ -176,7 +186,9 @@ impl Expectation {
                 ));
             }
         }
-        if let Some(filter) = &self.subscribe {
+        if let Some(filter) = &self.subscribe
+            && !reserved_filter
+        {
             if !got.permissions.commands {
                 return Err(format!("{} does not allow commands", got.rule));
             }
@@ -190,4 +202,21 @@ impl Expectation {
         }
         Ok(())
     }
+}
+
+/// The right a topic or filter below `$iothub/` needs (wire sheet §8.5, §8.6).
+fn reserved(topic: &str) -> Option<&'static str> {
+    const TOPICS: &[(&str, &str)] = &[
+        ("$iothub/methods/res/", "methods"),
+        ("$iothub/methods/POST/#", "methods"),
+        ("$iothub/twin/GET/", "twin"),
+        ("$iothub/twin/PATCH/properties/reported/", "twin"),
+        ("$iothub/twin/res/#", "twin"),
+        ("$iothub/twin/PATCH/properties/desired/#", "twin"),
+    ];
+    let mut fits = TOPICS.iter().filter(|(form, _)| match form.ends_with('#') {
+        true => topic == *form,
+        false => topic.starts_with(form),
+    });
+    fits.next().map(|(_, right)| *right)
 }

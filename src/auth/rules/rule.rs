@@ -322,30 +322,20 @@ fn read_cas(section: &Section<'_, '_>, paths: &[String]) -> Vec<Fingerprint> {
     cas
 }
 
-/// `allow`, default both.
+/// `allow`, default everything.
 pub(super) fn parse_allow(section: &mut Section<'_, '_>) -> Permissions {
     let texts = section.texts("allow");
     if !section.has("allow") {
-        return Permissions {
-            telemetry: true,
-            commands: true,
-        };
+        return Permissions::ALL;
     }
-    let mut permissions = Permissions {
-        telemetry: false,
-        commands: false,
-    };
+    let mut permissions = Permissions::NONE;
     for text in texts {
         match text.as_str() {
             "telemetry" => permissions.telemetry = true,
             "commands" => permissions.commands = true,
-            "methods" | "twin" => {
-                section.problem(
-                    "allow",
-                    "methods and twin are not supported yet; remove them",
-                );
-            }
-            _ => section.problem("allow", "must be telemetry or commands"),
+            "methods" => permissions.methods = true,
+            "twin" => permissions.twin = true,
+            _ => section.problem("allow", "must be telemetry, commands, methods or twin"),
         }
     }
     permissions

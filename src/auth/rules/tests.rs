@@ -213,8 +213,7 @@ fn entries_that_can_never_work_are_refused() {
     refused(&device("a", "psk = \"x\""), "must be a table");
     refused(&device("a", "enabled = \"no\""), "must be true or false");
     let allow = |allow: &str| psk("a") + &format!("allow = {allow}\n");
-    refused(&allow("[\"telemetri\"]"), "must be telemetry or commands");
-    refused(&allow("[\"methods\"]"), "not supported yet");
+    refused(&allow("[\"telemetri\"]"), "must be telemetry, commands");
     refused(&allow("[]"), "the list is empty");
     refused(&allow("[1]"), "must be a text in quotes");
     let identity = |id: &str| {
@@ -391,6 +390,37 @@ fn the_example_files_load_and_their_expectations_hold() {
                 .is_err(),
             "{probe}"
         );
+    }
+}
+
+#[test]
+fn each_right_is_given_or_withheld_alone_and_expectations_hold_it() {
+    let asked = [
+        ("telemetry", "publish", "devices/a/messages/events/"),
+        ("commands", "subscribe", "devices/a/messages/devicebound/#"),
+        ("methods", "subscribe", "$iothub/methods/POST/#"),
+        ("twin", "publish", "$iothub/twin/GET/?$rid=1"),
+    ];
+    for right in [
+        None,
+        Some("telemetry"),
+        Some("commands"),
+        Some("methods"),
+        Some("twin"),
+    ] {
+        let allow = right.map_or(String::new(), |right| format!("allow = [\"{right}\"]\n"));
+        for (needs, verb, topic) in asked {
+            let want = match right.is_none_or(|right| right == needs) {
+                true => "device = \"a\"",
+                false => "deny = \"topic\"",
+            };
+            let device = psk("a");
+            let set = parse(&format!(
+                "{device}{allow}[[expect]]\nconnect = \"psk:a\"\n{verb} = '{topic}'\n{want}\n"
+            ));
+            let problems = set.unwrap().run_expectations();
+            assert!(problems.is_empty(), "{right:?} {topic}: {}", problems[0]);
+        }
     }
 }
 

@@ -129,7 +129,8 @@ fn an_explanation_names_each_rule_and_why_it_did_not_fit() {
         "plant A [rules.toml:3]: `source` does not hold the address\n\
          certs [rules.toml:7]: `credential` is another kind\n\
          psk_file fleet.psk [rules.toml:1]: lists this identity and decides\n\
-         admitted as load-1 by psk_file fleet.psk (psk), allowed: telemetry, commands"
+         admitted as load-1 by psk_file fleet.psk (psk), allowed: \
+         telemetry, commands, methods, twin"
     );
     let refused = explain(&rules, &claim(Transport::Psk("load-1"), "load-2"));
     assert!(

@@ -10,7 +10,7 @@ use crate::auth::x509::{Fingerprint, fingerprints, parse_thumbprint};
 use crate::auth::{CredentialKind, Denial, Explanation, Outcome, Step};
 use crate::config::named_file::{self, PEM_BYTES_MAX};
 use crate::config::{Config, ListenerConfig, Setting};
-use crate::router::topic_map::{Subscription, could_publish, could_subscribe};
+use crate::router::topic_map::{could_publish, could_subscribe};
 use crate::telemetry::log::capped;
 use crate::telemetry::reason::Reason;
 use std::fmt::Write as _;
@@ -383,6 +383,10 @@ fn may_publish(
 ) -> bool {
     let (id, rights, limits) = (&outcome.client_id, outcome.permissions, outcome.limits);
     let allowed = could_publish(id, rights, topic, properties_max, limits.properties);
+    let consequence = match topic.starts_with("$iothub/") {
+        true => "MQTT 5 is told in the PUBACK; an older device is acknowledged and stays",
+        false => consequence(limits.on_refused),
+    };
     let topic = shown(topic);
     if qos == Some(2) {
         let (reason, fix) = (Reason::Qos2Publish, Reason::Qos2Publish.fix());
@@ -396,20 +400,16 @@ fn may_publish(
     };
     let _ = writeln!(text, "may not publish to {topic}");
     let _ = writeln!(text, "refused: {}: {error}", error.reason());
-    let _ = writeln!(text, "  {}", consequence(limits.on_refused));
+    let _ = writeln!(text, "  {consequence}");
     false
 }
 
 fn may_subscribe(text: &mut String, outcome: &Outcome, filter: &str) -> bool {
     let allowed = could_subscribe(&outcome.client_id, outcome.permissions, filter);
     let filter = shown(filter);
-    match allowed.map(Subscription::unserved) {
-        Ok(None) => {
+    match allowed {
+        Ok(_) => {
             let _ = writeln!(text, "may subscribe to {filter}");
-        }
-        Ok(Some(why)) => {
-            let _ = writeln!(text, "may subscribe to {filter}, on which nothing comes");
-            let _ = writeln!(text, "not served: {}: {why}", why.reason());
         }
         Err(error) => {
             let _ = writeln!(text, "may not subscribe to {filter}");

@@ -248,7 +248,6 @@ sas = {{ primary_key = "{simulated}" }}
 name = "demo certificates"
 when = {{ credential = "x509", issuer_ca = "device-ca.pem", identity = "press-*" }}
 device_id = "{{cn}}"
-allow = ["telemetry", "commands"]
 "#,
         psk = samples.psk_hex,
         sas = samples.sas_key,

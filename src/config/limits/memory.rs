@@ -16,10 +16,30 @@ const IDLE_BYTES: usize = 32 * KIB;
 const HANDSHAKE_BYTES: usize = 64 * KIB;
 /// The largest command the hub sends (wire sheet: 64 KiB).
 const COMMAND_BYTES: usize = 64 * KIB;
+/// What the hub may send of a twin ahead of the device's socket: two messages, a twin at most each.
+const TWIN_BYTES_AHEAD: usize = 2 * 72 * KIB;
+/// Method calls and answers on their way to a device or back.
+const METHODS_UNDER_WAY: usize = 4;
+/// What is known of a method call a device has, bytes.
+const CALL_BYTES: usize = 256;
 /// An argon2id computation; hashes that ask for more are refused.
 const PASSWORD_CHECK_BYTES: usize = 64 * MIB;
 /// An AMQP session: its task and channels (19 kB measured).
 const SESSION_BYTES: usize = 20 * KIB;
+
+fn row(
+    what: &'static str,
+    (count_key, count): (&'static str, usize),
+    (each_key, each): (&'static str, usize),
+) -> MemoryRow {
+    MemoryRow {
+        what,
+        count_key,
+        count: count as u64,
+        each_key,
+        each: each as u64,
+    }
+}
 
 /// One product of the sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +102,18 @@ const SILENT: &str = "silent devices";
 const SESSIONS: &str = "AMQP sessions";
 
 impl Limits {
+    /// Bytes of one device's methods: what is on its way, and what is known of the calls it has.
+    fn methods(&self) -> usize {
+        let under_way = self.method_bytes.saturating_mul(METHODS_UNDER_WAY);
+        under_way.saturating_add(self.method_calls.saturating_mul(CALL_BYTES))
+    }
+
+    /// Bytes of one device's twin.
+    fn twin(&self) -> usize {
+        let kept = self.twin_bytes.saturating_add(self.desired_bytes);
+        kept.saturating_add(TWIN_BYTES_AHEAD)
+    }
+
     /// The memory the process never exceeds, for a pool of `hub_connections` AMQP connections of
     /// `sessions_per_connection` sessions and `connection_bytes_max` unsettled bytes each.
     #[must_use]
@@ -91,13 +123,6 @@ impl Limits {
         sessions_per_connection: usize,
         connection_bytes_max: usize,
     ) -> WorstCase {
-        let row = |what, (count_key, count): (_, usize), (each_key, each): (_, usize)| MemoryRow {
-            what,
-            count_key,
-            count: count as u64,
-            each_key,
-            each: each as u64,
-        };
         let devices = ("limits.connections", self.connections);
         let commands = self.downlink_messages.saturating_mul(COMMAND_BYTES);
         let sessions = hub_connections.saturating_mul(sessions_per_connection);
@@ -121,6 +146,16 @@ impl Limits {
                     "commands undecided",
                     devices,
                     ("limits.downlink_messages", commands),
+                ),
+                row(
+                    "method calls unanswered",
+                    devices,
+                    ("limits.method_bytes", self.methods()),
+                ),
+                row(
+                    "twin requests and properties",
+                    devices,
+                    ("limits.twin_bytes", self.twin()),
                 ),
                 row(
                     "handshakes",
@@ -154,13 +189,17 @@ mod tests {
     #[test]
     fn the_sum_grows_with_every_bound_that_costs_memory() {
         let base = Limits::default().worst_case_bytes(16, 64, 2 * MIB).total();
-        let changes: [fn(&mut Limits); 6] = [
+        let changes: [fn(&mut Limits); 10] = [
             |l| l.connections += 1,
             |l| l.handshakes += 1,
             |l| l.packet_bytes += 1,
             |l| l.uplink_bytes += 1,
             |l| l.downlink_messages += 1,
             |l| l.password_checks += 1,
+            |l| l.method_calls += 1,
+            |l| l.method_bytes += 1,
+            |l| l.twin_bytes += 1,
+            |l| l.desired_bytes += 1,
         ];
         for change in changes {
             let mut limits = Limits::default();

@@ -2,6 +2,7 @@
 //! misbehaves when told to. Not the emulator: it knows only what these tests need.
 
 use super::fake_links::{Cutter, Line, cbs_in, cbs_out, downlink, uplink};
+use super::fake_services::Services;
 use fe2o3_amqp::acceptor::{
     ConnectionAcceptor, LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SaslAnonymousMechanism,
     SessionAcceptor,
@@ -10,7 +11,7 @@ use fe2o3_amqp::link::CreditMode;
 use fe2o3_amqp::types::definitions::{Error as AmqpError, ErrorCondition};
 use fe2o3_amqp::types::messaging::Outcome;
 use fe2o3_amqp::types::performatives::Attach;
-use fe2o3_amqp::types::primitives::Symbol;
+use fe2o3_amqp::types::primitives::{Symbol, Value};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -84,6 +85,9 @@ pub struct State {
     /// Highest handle in new sessions.
     handle_max: AtomicU32,
     tls: Option<TlsAcceptor>,
+    services: Arc<Services>,
+    /// It has neither methods nor twins.
+    unserved: AtomicBool,
 }
 
 pub struct FakeHub {
@@ -125,6 +129,8 @@ impl FakeHub {
             channel_max: AtomicU16::new(1000),
             handle_max: AtomicU32::new(u32::MAX),
             tls,
+            services: Arc::default(),
+            unserved: AtomicBool::new(false),
         });
         let serving = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -177,6 +183,16 @@ impl FakeHub {
     /// Answers no token while `mute`.
     pub fn mute_tokens(&self, mute: bool) {
         self.state.mute_tokens.store(mute, Ordering::SeqCst);
+    }
+
+    /// Methods and twins.
+    pub fn services(&self) -> Arc<Services> {
+        Arc::clone(&self.state.services)
+    }
+
+    /// Detaches links of methods and twins as a hub that has none.
+    pub fn without_services(&self) {
+        self.state.unserved.store(true, Ordering::SeqCst);
     }
 
     /// Gives new telemetry links this credit and no more.
@@ -350,6 +366,9 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
             state.seen.send_modify(|seen| seen.unanswered += 1);
             continue;
         }
+        if let Some(channel) = channel(&attach) {
+            state.services.channels.lock().unwrap().push(channel);
+        }
         let accepted = LinkAcceptor::new()
             .accept_incoming_attach(attach, &mut session)
             .await;
@@ -371,6 +390,10 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
                 if let Some(to_send) = to_send.take() {
                     tokio::spawn(cbs_out(sender, to_send));
                 }
+            }
+            service if Services::serves(&address) => {
+                carries_devices = true;
+                serve_service(&state, address, service);
             }
             device => {
                 carries_devices = true;
@@ -394,6 +417,25 @@ async fn links(state: Arc<State>, mut session: ListenerSessionHandle) {
     }
 }
 
+/// A link of methods or a twin.
+fn serve_service(state: &Arc<State>, address: String, link: LinkEndpoint) {
+    if !state.unserved.load(Ordering::SeqCst) {
+        let state = Arc::clone(state);
+        let seen = Arc::clone(&state);
+        let ended = move || seen.seen.send_modify(|seen| seen.detaches += 1);
+        state.services.attach(address, link, ended);
+        return;
+    }
+    let words = "The link address did not match any of the expected formats";
+    let error = condition("amqp:not-found", words);
+    tokio::spawn(async move {
+        match link {
+            LinkEndpoint::Sender(sender) => drop(sender.close_with_error(error).await),
+            LinkEndpoint::Receiver(receiver) => drop(receiver.close_with_error(error).await),
+        }
+    });
+}
+
 async fn device_link(
     state: Arc<State>,
     link: LinkEndpoint,
@@ -412,6 +454,15 @@ async fn device_link(
         (LinkEndpoint::Sender(sender), None) => downlink(sender, orders).await,
     }
     state.seen.send_modify(|seen| seen.detaches += 1);
+}
+
+/// The channel correlation id of a link of methods or a twin.
+fn channel(attach: &Attach) -> Option<String> {
+    let key = Symbol::from("com.microsoft:channel-correlation-id");
+    match attach.properties.as_ref()?.get(&key)? {
+        Value::String(channel) => Some(channel.clone()),
+        _ => None,
+    }
 }
 
 fn address(attach: &Attach) -> String {

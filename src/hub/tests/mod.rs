@@ -3,10 +3,12 @@
 mod driver;
 mod fake;
 mod fake_links;
+mod fake_services;
 mod faults;
 mod flow;
 mod growth;
 mod limits;
+mod services;
 mod sessions;
 mod strict;
 mod tls;

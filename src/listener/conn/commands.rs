@@ -18,6 +18,7 @@ use std::sync::atomic::Ordering::Relaxed;
 impl<U: Upstream> Conn<U> {
     pub(super) fn subscribe(&mut self, id: PacketId, filters: &[Filter]) -> Result<(), Close> {
         let before = self.subscriptions.commands();
+        let served = self.served();
         let mut granted = Vec::with_capacity(filters.len());
         let mut refused = None;
         for filter in filters {
@@ -26,9 +27,6 @@ impl<U: Upstream> Conn<U> {
                 Ok(which) => {
                     self.subscriptions.set(which, qos);
                     granted.push(Some(qos));
-                    if let Some(why) = which.unserved() {
-                        self.say_unserved(why, &filter.filter, true);
-                    }
                 }
                 Err(error) => {
                     self.log_refused_filter(filter, error);
@@ -49,6 +47,7 @@ impl<U: Upstream> Conn<U> {
             let window = u32::try_from(window).unwrap_or(u32::MAX);
             self.upstream().subscribe(window);
         }
+        self.serve_requests(served);
         Ok(())
     }
 
@@ -70,6 +69,7 @@ impl<U: Upstream> Conn<U> {
         filters: &[ByteString],
     ) -> Result<(), Close> {
         let before = self.subscriptions.commands();
+        let served = self.served();
         let mut existed = Vec::with_capacity(filters.len());
         for filter in filters {
             let which = topic_map::subscription(&self.device, filter);
@@ -81,6 +81,7 @@ impl<U: Upstream> Conn<U> {
             self.upstream().subscribe(0);
             self.close_if_unsubscribed();
         }
+        self.serve_requests(served);
         match self.session.unsuback(id, &existed, &mut self.out.bytes) {
             true => Ok(()),
             false => Err(Close::answer_too_large()),

@@ -58,8 +58,8 @@ impl<U: Upstream> Conn<U> {
         self.see("publish", || {
             format!("{} QoS {}, {bytes} B", publish.topic, qos_label(qos))
         });
-        if let Some(reserved) = Reserved::of(&publish.topic) {
-            self.reserved(ticket, qos, &publish.topic, &reserved);
+        if let Some(request) = Reserved::of(&self.device, &publish.topic) {
+            self.reserved(ticket, &publish, request);
             return Ok(());
         }
         let copy = self.copy(&publish);
@@ -115,6 +115,22 @@ impl<U: Upstream> Conn<U> {
                 self.command(*command);
                 Ok(())
             }
+            HubEvent::Method(call) => {
+                self.method(*call);
+                Ok(())
+            }
+            HubEvent::Twin(answer) => {
+                self.twin_answer(*answer);
+                Ok(())
+            }
+            HubEvent::Desired(update) => {
+                self.desired(*update);
+                Ok(())
+            }
+            HubEvent::Taken(ticket, receipt) => {
+                self.taken(ticket, receipt);
+                Ok(())
+            }
             HubEvent::Gone(gone) => Err(Close::gone(&gone)),
         }
     }
@@ -163,6 +179,7 @@ impl<U: Upstream> Conn<U> {
     /// Everything the outbox held is on the socket.
     pub(super) fn flushed(&mut self) {
         self.commands_written();
+        self.requests_written();
         let metrics = &self.setup.metrics;
         if self.uplink.has_answered() {
             let now = clock::mono();

@@ -274,6 +274,13 @@ impl<U: Upstream> Conn<U> {
                 Late::Hub(HubEvent::Sent(ticket, result)) => self.decided_late(ticket, result),
                 // Left unsettled: closing the links gives it back as the setting says.
                 Late::Hub(HubEvent::Command(_)) => {}
+                // Nobody is there to hear it.
+                Late::Hub(
+                    HubEvent::Method(_)
+                    | HubEvent::Twin(_)
+                    | HubEvent::Desired(_)
+                    | HubEvent::Taken(..),
+                ) => {}
                 Late::Hub(HubEvent::Gone(_)) | Late::TimeIsUp => return,
             }
         }

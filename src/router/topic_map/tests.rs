@@ -7,10 +7,7 @@ use crate::hub::message::SystemProperties;
 use crate::mqtt::packet::QoS;
 use std::collections::HashSet;
 
-const ALL: Permissions = Permissions {
-    telemetry: true,
-    commands: true,
-};
+const ALL: Permissions = Permissions::ALL;
 
 fn party<'a>(device: &'a str, module: Option<&'a str>) -> Party<'a> {
     Party {
@@ -226,10 +223,7 @@ fn a_module_does_not_speak_for_its_device_nor_the_device_for_it() {
 #[test]
 fn permissions_are_checked_after_the_topic_and_before_the_bag() {
     let mut device = party("d", None);
-    device.permissions = Permissions {
-        telemetry: false,
-        commands: false,
-    };
+    device.permissions = Permissions::NONE;
     let events = "devices/d/messages/events/%";
     assert_eq!(up(&device, events), Err(TopicError::TelemetryDenied));
     let commands = "devices/d/messages/devicebound/#";

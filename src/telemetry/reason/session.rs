@@ -110,12 +110,39 @@ macro_rules! session_reasons {
         FilterTooWide "filter_too_wide" Rules [Message]
             "the filter is wider than this device";
             "subscribe to `devices/ID/messages/devicebound/#`";
-        TwinUnsupported "twin_unsupported" Rules [Message]
-            "device twins are not served by this gateway";
-            "nothing: the device is answered 501 and stays";
-        MethodUnsupported "method_unsupported" Rules [Message]
-            "direct methods are not served by this gateway";
-            "nothing: the device is answered and stays";
+        MethodsDenied "methods_denied" Rules [Message]
+            "the rule does not let this device be called methods";
+            "add \"methods\" to its `allow`";
+        TwinDenied "twin_denied" Rules [Message]
+            "the rule does not let this device use its twin";
+            "add \"twin\" to its `allow`";
+        MethodAnswerMalformed "method_answer_malformed" Rules [Message]
+            "the answer's topic has no status or no request id";
+            "answer on `$iothub/methods/res/STATUS/?$rid=ID`";
+        MethodAnswerNotJson "method_answer_not_json" Wire [Message]
+            "the answer to a method is no JSON";
+            "answer with JSON, or with nothing";
+        MethodAnswerTooLarge "method_answer_too_large" Wire [Message]
+            "the answer to a method is larger than `limits.method_bytes`";
+            "answer with less: IoT Hub takes 128 KiB";
+        MethodAnswerLate "method_answer_late" State [Message]
+            "the time for the answer was over (`limits.method_timeout`)";
+            "answer sooner; the caller has been told of a time-out";
+        MethodAnswerRepeated "method_answer_repeated" State [Message]
+            "the call has been answered";
+            "answer once; the first answer counts";
+        MethodAnswerUnknown "method_answer_unknown" State [Message]
+            "no call of this connection has this request id";
+            "answer with the id of the call's topic, on the same connection";
+        TwinRequestMalformed "twin_request_malformed" Rules [Message]
+            "the twin request's topic has no request id, or a version that is no number";
+            "ask on `$iothub/twin/GET/?$rid=ID`";
+        TwinRequestTooLarge "twin_request_too_large" Wire [Message]
+            "the twin request is larger than `limits.twin_bytes`";
+            "report less at once: IoT Hub takes 32 KiB";
+        TwinRequestBusy "twin_request_busy" State [Message]
+            "`limits.twin_requests` or `limits.twin_bytes` of unanswered requests are reached";
+            "wait for answers; the device is answered 429";
         PayloadTooLarge "payload_too_large" Wire [Message]
             "the payload is larger than `limits.payload` of the device's rule";
             "send smaller messages, or raise it";

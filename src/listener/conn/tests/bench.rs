@@ -4,9 +4,11 @@ use crate::auth::rules::{DeviceLimits, Resolvers, RuleSet, RulesText};
 use crate::auth::{Admission, Claim, CredentialKind, Decision, Transport, decide};
 use crate::config::OnDisconnect;
 use crate::config::limits::Limits;
-use crate::hub::HubEvent;
-use crate::hub::message::{Command, Settlement, SystemProperties, Telemetry};
-use crate::hub::outcome::{Refusal, Settled, Verdict, judge_settled};
+use crate::hub::message::{
+    Command, MethodBounds, Settlement, SystemProperties, Telemetry, TwinBounds, TwinRequest,
+};
+use crate::hub::outcome::{HubAccepted, Refusal, Settled, Verdict, judge_settled};
+use crate::hub::{Busy, HubEvent, Stray};
 use crate::listener::Records;
 use crate::listener::admission::Gate;
 use crate::listener::conn::{Bounds, Conn, Opened, Upstream, serve};
@@ -18,10 +20,10 @@ use crate::router::registry::{Registry, SessionKey};
 use crate::runtime::clock::{self, Mono};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::trace::Tracer;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use mqttbytes::v4;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
@@ -40,6 +42,14 @@ pub(super) enum Call {
     Subscribe(u32),
     Unsubscribe,
     Settle(u64, Settlement),
+    Methods(MethodBounds),
+    NoMethods,
+    Answer(u64, u64, i32, Vec<u8>),
+    Forget(u64, String),
+    AskTwin(u64, TwinRequest),
+    FollowDesired(TwinBounds),
+    LeaveDesired,
+    RequestsWritten,
     Close(OnDisconnect),
 }
 
@@ -48,9 +58,22 @@ pub(super) struct Script {
     calls: mpsc::Sender<Call>,
     events: mpsc::Receiver<HubEvent>,
     undecided: HashSet<u64>,
+    /// What answers to methods and twin requests meet.
+    answers: Arc<Mutex<Result<(), Stray>>>,
+    asks: Arc<Mutex<Result<(), Busy>>>,
 }
 
 impl Script {
+    fn new(calls: mpsc::Sender<Call>, events: mpsc::Receiver<HubEvent>) -> Self {
+        Self {
+            calls,
+            events,
+            undecided: HashSet::new(),
+            answers: Arc::new(Mutex::new(Ok(()))),
+            asks: Arc::new(Mutex::new(Ok(()))),
+        }
+    }
+
     fn note(&self, call: Call) {
         self.calls.try_send(call).expect("the test reads the calls");
     }
@@ -76,6 +99,40 @@ impl Upstream for Script {
 
     fn settle(&mut self, delivery: u64, how: Settlement) {
         self.note(Call::Settle(delivery, how));
+    }
+
+    fn call_methods(&mut self, bounds: MethodBounds) {
+        self.note(Call::Methods(bounds));
+    }
+
+    fn call_no_methods(&mut self) {
+        self.note(Call::NoMethods);
+    }
+
+    fn answer(&mut self, ticket: u64, call: u64, status: i32, body: Bytes) -> Result<(), Stray> {
+        self.note(Call::Answer(ticket, call, status, body.to_vec()));
+        *self.answers.lock().unwrap()
+    }
+
+    fn drop_call(&mut self, call: u64, result: &str) {
+        self.note(Call::Forget(call, result.to_owned()));
+    }
+
+    fn ask_twin(&mut self, ticket: u64, request: TwinRequest, _: TwinBounds) -> Result<(), Busy> {
+        self.note(Call::AskTwin(ticket, request));
+        *self.asks.lock().unwrap()
+    }
+
+    fn follow_desired(&mut self, bounds: TwinBounds) {
+        self.note(Call::FollowDesired(bounds));
+    }
+
+    fn leave_desired(&mut self) {
+        self.note(Call::LeaveDesired);
+    }
+
+    fn requests_written(&mut self) {
+        self.note(Call::RequestsWritten);
     }
 
     async fn next(&mut self) -> HubEvent {
@@ -141,6 +198,8 @@ pub(super) struct Bench {
     pub(super) registry: Arc<Registry>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) admission: Admission,
+    pub(super) answers: Arc<Mutex<Result<(), Stray>>>,
+    pub(super) asks: Arc<Mutex<Result<(), Busy>>>,
     task: JoinHandle<()>,
     received: BytesMut,
 }
@@ -176,6 +235,13 @@ fn admission() -> Admission {
     }
 }
 
+fn receipt() -> HubAccepted {
+    let Verdict::Accepted(receipt) = judge_settled(&Settled::Accepted).verdict else {
+        panic!("accepted is accepted");
+    };
+    receipt
+}
+
 impl Bench {
     /// An admitted device whose CONNACK was read.
     pub(super) async fn open(plan: Plan) -> Self {
@@ -189,6 +255,8 @@ impl Bench {
         let (ours, socket) = tokio::io::duplex(plan.socket_bytes);
         let (call, calls) = mpsc::channel(4096);
         let (hub, events) = mpsc::channel(4096);
+        let links = Script::new(call, events);
+        let (answers, asks) = (links.answers.clone(), links.asks.clone());
         let mut session = Session::new(setup.session_limits(), clock::mono());
         let mut connect = v4::Connect::new("dev");
         connect.last_will = plan.will;
@@ -210,11 +278,7 @@ impl Bench {
         let conn = Conn::new(Opened {
             stream: Box::new(ours),
             session,
-            links: Script {
-                calls: call,
-                events,
-                undecided: HashSet::new(),
-            },
+            links,
             device,
             claim,
             setup,
@@ -237,6 +301,8 @@ impl Bench {
             registry,
             metrics,
             admission,
+            answers,
+            asks,
             task: tokio::spawn(serve(conn)),
             received: BytesMut::new(),
         };
@@ -323,10 +389,13 @@ impl Bench {
 
     /// The hub accepts `ticket`.
     pub(super) fn accept(&self, ticket: u64) {
-        let Verdict::Accepted(receipt) = judge_settled(&Settled::Accepted).verdict else {
-            panic!("accepted is accepted");
-        };
-        let event = HubEvent::Sent(ticket, Ok(receipt));
+        let event = HubEvent::Sent(ticket, Ok(receipt()));
+        self.hub.try_send(event).expect("room");
+    }
+
+    /// The hub has taken a request or an answer.
+    pub(super) fn taken(&self, ticket: u64) {
+        let event = HubEvent::Taken(ticket, Some(receipt()));
         self.hub.try_send(event).expect("room");
     }
 
