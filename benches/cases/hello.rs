@@ -64,6 +64,7 @@ fn acceptor() -> Acceptor {
         tls: Some(tls),
         insecure: false,
         mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
+        websocket: true,
         accept: Vec::new(),
     };
     let limits = HandshakeLimits {

@@ -136,6 +136,8 @@ pub struct ListenerConfig {
     pub accept: Vec<CredentialKind>,
     /// Versions of MQTT served here.
     pub mqtt_versions: Versions,
+    /// Whether MQTT over WebSocket is served here, too.
+    pub websocket: bool,
 }
 
 /// `tls = { … }` of a listener.

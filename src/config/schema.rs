@@ -73,6 +73,16 @@ const HUB: &[&str] = &[
     "connection_bytes_max",
 ];
 
+const LISTENER: &[&str] = &[
+    "name",
+    "bind",
+    "tls",
+    "insecure",
+    "accept",
+    "mqtt_versions",
+    "websocket",
+];
+
 const TLS: &[&str] = &[
     "cert",
     "key",
@@ -104,7 +114,7 @@ impl Section {
                 "shutdown",
             ],
             Self::Hub => HUB.to_vec(),
-            Self::Listener => vec!["name", "bind", "tls", "insecure", "accept", "mqtt_versions"],
+            Self::Listener => LISTENER.to_vec(),
             Self::Tls => TLS.to_vec(),
             Self::Rules => vec!["files", "refused_folder"],
             Self::Limits => {

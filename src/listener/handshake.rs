@@ -408,6 +408,7 @@ fn open(
         credential,
         rule = %device.rule(),
         protocol = asked.connect.protocol.name(),
+        transport = asked.transport,
         "device connected"
     );
     let keep_alive = Duration::from_secs(asked.connect.keep_alive_s.into());

@@ -22,6 +22,7 @@ mod setup;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod websocket;
 
 use crate::auth::rules::RuleSet;
 use crate::auth::{CredentialKind, Who};
@@ -250,6 +251,7 @@ struct Site {
     name: String,
     accept: Vec<CredentialKind>,
     versions: Versions,
+    websocket: bool,
     acceptor: Arc<Acceptor>,
     shared: Arc<Shared>,
 }
@@ -282,6 +284,7 @@ impl Listener {
                 name: config.name,
                 accept: config.accept,
                 versions: config.mqtt_versions,
+                websocket: config.websocket,
                 acceptor,
                 shared,
             }),

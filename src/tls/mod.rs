@@ -7,6 +7,7 @@
 //! by its own handshake. This station knows nothing of rules or devices: it reports what the
 //! handshake proved, and `auth` decides. Before it: `listener`; after it: `mqtt`.
 
+mod alpn;
 mod attempts;
 mod binder;
 mod cke;
@@ -103,6 +104,7 @@ pub struct Acceptor {
 struct Tls {
     listener: String,
     config: TlsConfig,
+    websocket: bool,
     rules: Option<CertificateRules>,
     provider: Arc<rustls::crypto::CryptoProvider>,
     psk: PskStack,
@@ -112,6 +114,8 @@ struct Tls {
 /// What a reload replaces whole.
 struct Loaded {
     certificates: Option<Arc<ServerConfig>>,
+    /// The same for clients that name what they would speak, and it is served.
+    named: Option<Arc<ServerConfig>>,
     expiries: Vec<Expiry>,
     voucher: Voucher,
 }
@@ -200,8 +204,9 @@ impl Acceptor {
         };
         let name = listener.name.clone();
         let provider = x509::provider();
-        let loaded = load(&name, &config, rules.clone(), &provider);
-        let psk = PskStack::new(psk, config.psk)
+        let websocket = listener.websocket;
+        let loaded = load(&name, &config, rules.clone(), websocket, &provider);
+        let psk = PskStack::new(psk, config.psk, websocket)
             .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
         match (loaded, psk) {
             (Ok(loaded), Ok(psk)) => {
@@ -209,6 +214,7 @@ impl Acceptor {
                 let tls = Tls {
                     listener: name,
                     config,
+                    websocket,
                     rules,
                     provider,
                     psk,
@@ -232,7 +238,16 @@ impl Acceptor {
     /// # Errors
     /// Every problem found.
     pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
-        let read = |tls: &Tls| load(&tls.listener, &tls.config, tls.rules.clone(), &tls.provider);
+        let read = |tls: &Tls| {
+            let rules = tls.rules.clone();
+            load(
+                &tls.listener,
+                &tls.config,
+                rules,
+                tls.websocket,
+                &tls.provider,
+            )
+        };
         self.tls.as_ref().map(read).transpose().map(Prepared)
     }
 
@@ -326,7 +341,7 @@ impl Acceptor {
         flight.heard(clock::mono());
         let version = if hello.tls13 { "1.3" } else { "1.2" };
         let stream = Replay::new(raw, tcp).timed(flight);
-        let certificates = tls.loaded.load().certificates.clone();
+        let certificates = tls.certificates(&hello);
         let route = route::route(&hello, tls.config.mixed, certificates.is_some());
         let credential = if matches!(route, Route::Psk12 | Route::Psk13) {
             "psk"
@@ -347,6 +362,16 @@ impl Acceptor {
 }
 
 impl Tls {
+    /// The configuration for this client. The library refuses whoever names nothing served, so
+    /// such a client is not asked.
+    fn certificates(&self, hello: &Hello) -> Option<Arc<ServerConfig>> {
+        let loaded = self.loaded.load();
+        match alpn::agreed(self.websocket, hello.alpn()) {
+            Some(_) => loaded.named.clone(),
+            None => loaded.certificates.clone(),
+        }
+    }
+
     async fn handshake(
         &self,
         route: Route,
@@ -430,6 +455,7 @@ fn load(
     listener: &str,
     config: &TlsConfig,
     rules: Option<CertificateRules>,
+    websocket: bool,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<Loaded>, Vec<String>> {
     let mut material = material::load(listener, config, provider)?;
@@ -437,8 +463,15 @@ fn load(
     let voucher = Voucher::of(&material);
     let certificates = x509::configure(material, rules, config.record_bytes, provider)
         .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
+    let named = certificates.as_ref().map(|config| {
+        let served = alpn::served(websocket).iter();
+        let mut config = ServerConfig::clone(config);
+        config.alpn_protocols = served.map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    });
     Ok(Arc::new(Loaded {
         certificates,
+        named,
         expiries,
         voucher,
     }))

@@ -6,6 +6,7 @@
 mod http;
 #[path = "../support/process.rs"]
 mod process;
+mod websocket;
 
 use process::free_port;
 use serde_json::Value;

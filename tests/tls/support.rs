@@ -151,6 +151,7 @@ impl Site {
             tls: Some(tls),
             insecure: false,
             mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
+            websocket: true,
             accept: vec![],
         };
         let limits = HandshakeLimits {

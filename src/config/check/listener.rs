@@ -108,6 +108,7 @@ fn listener(
         insecure,
         accept,
         mqtt_versions: versions(reader),
+        websocket: reader.boolean("websocket", true),
     })
 }
 
