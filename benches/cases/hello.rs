@@ -65,6 +65,7 @@ fn acceptor() -> Acceptor {
         insecure: false,
         mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
         websocket: true,
+        proxy_protocol: Vec::new(),
         accept: Vec::new(),
     };
     let limits = HandshakeLimits {

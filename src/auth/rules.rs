@@ -26,6 +26,7 @@ mod rule;
 mod template;
 
 pub use encoding::PskHash;
+pub use pattern::Cidr;
 pub use probe::{Place, Probe};
 pub use psk_store::{IDENTITY_BYTES_MAX, PskEntry};
 pub use reader::Resolvers;

@@ -81,6 +81,7 @@ const LISTENER: &[&str] = &[
     "accept",
     "mqtt_versions",
     "websocket",
+    "proxy_protocol",
 ];
 
 const TLS: &[&str] = &[
@@ -146,7 +147,8 @@ impl Section {
             (Self::Telemetry, "otlp") => Shape::Table(Self::Otlp),
             (Self::Root, "shutdown") => Shape::Table(Self::Shutdown),
             (Self::Listener, "tls") => Shape::Table(Self::Tls),
-            (Self::Listener, "accept" | "mqtt_versions") | (Self::Rules, "files") => Shape::List,
+            (Self::Listener, "accept" | "mqtt_versions" | "proxy_protocol")
+            | (Self::Rules, "files") => Shape::List,
             _ => Shape::Value,
         })
     }

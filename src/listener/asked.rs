@@ -1,7 +1,7 @@
 //! From a transport to a whole CONNECT, or why there is none.
 
 use super::handshake::say_last;
-use super::{Site, conn, websocket};
+use super::{Site, conn, proxy, websocket};
 use crate::auth::Who;
 use crate::mqtt::packet::{Connect, Glimpse};
 use crate::mqtt::session::{Event, Session};
@@ -17,6 +17,9 @@ use tokio::io::AsyncReadExt;
 
 /// Read at once while CONNECT is awaited; most CONNECTs are smaller.
 const CONNECT_READ_BYTES: usize = 512;
+
+const PROXY_TEXT: &str =
+    "a PROXY header on a listener without proxy_protocol: name the proxy there";
 
 const TCP: &str = "tcp";
 const WEBSOCKET: &str = "websocket";
@@ -75,6 +78,10 @@ impl Asked {
         let mut out = BytesMut::new();
         let mut transport = TCP;
         loop {
+            if session.protocol().is_none() && proxy::header::looks_like(&input) {
+                conn::shut(stream, false).await;
+                return Err(Early::new(Reason::ProxyUnexpected, PROXY_TEXT));
+            }
             if site.websocket && transport == TCP && is_http(&input) {
                 let until = session.deadline();
                 stream = websocket::upgrade(stream, &mut input, &setup, until, flight).await?;

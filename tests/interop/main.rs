@@ -2,6 +2,7 @@
 //! Built only with `--features interop`, since the clients must be installed; `tests/run` does.
 #![cfg(feature = "interop")]
 
+mod haproxy;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/process.rs"]

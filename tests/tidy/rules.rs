@@ -54,6 +54,7 @@ const LAYERS: &[Layer] = &[
             "src/amqp/",
             "src/mqtt/",
             "src/websocket/",
+            "src/listener/proxy/header.rs",
             "src/auth/",
             "src/router/topic_map.rs",
             "src/router/topic_map/",

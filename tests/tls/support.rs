@@ -152,6 +152,7 @@ impl Site {
             insecure: false,
             mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
             websocket: true,
+            proxy_protocol: Vec::new(),
             accept: vec![],
         };
         let limits = HandshakeLimits {

@@ -2,7 +2,7 @@
 
 use crate::auth::CredentialKind;
 use crate::auth::password::hash_password_with;
-use crate::auth::rules::{Resolvers, RuleSet, RulesText};
+use crate::auth::rules::{Cidr, Resolvers, RuleSet, RulesText};
 use crate::config::limits::Limits;
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig, ListenerConfig};
@@ -27,7 +27,7 @@ pub(super) const SHORT: Duration = Duration::from_millis(100);
 
 pub(super) struct Port {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -82,6 +82,11 @@ fn rules() -> RuleSet {
 }
 
 pub(super) fn open(limits: Limits) -> Port {
+    open_behind(limits, &[])
+}
+
+/// A port that takes connections from these proxies alone.
+pub(super) fn open_behind(limits: Limits, proxies: &[&str]) -> Port {
     let metrics = Arc::new(Metrics::new());
     let hub = Hub::start(Arc::new(hub_config()), metrics.clone());
     let rules = Arc::new(ArcSwap::from_pointee(rules()));
@@ -104,6 +109,10 @@ pub(super) fn open(limits: Limits) -> Port {
         insecure: false,
         mqtt_versions: crate::mqtt::packet::Versions::ALL,
         websocket: true,
+        proxy_protocol: proxies
+            .iter()
+            .map(|range| Cidr::parse(range).expect("a range"))
+            .collect(),
         accept: vec![CredentialKind::Password, CredentialKind::Sas],
     };
     let acceptor = Acceptor::new(&config, Arc::new(|_| None), times).expect("a plain acceptor");
@@ -131,8 +140,18 @@ impl Port {
     }
 
     /// A socket with CONNECT on it, and the answer.
-    async fn connect(&self, password: &str) -> (TcpStream, Option<ConnectReturnCode>) {
+    pub(super) async fn connect(&self, password: &str) -> (TcpStream, Option<ConnectReturnCode>) {
+        self.connect_after(&[], password).await
+    }
+
+    /// As [`Port::connect`], with `head` in front.
+    pub(super) async fn connect_after(
+        &self,
+        head: &[u8],
+        password: &str,
+    ) -> (TcpStream, Option<ConnectReturnCode>) {
         let mut socket = self.socket().await;
+        socket.write_all(head).await.expect("taken");
         let mut connect = v4::Connect::new("dev");
         connect.set_login("dev", password);
         let mut bytes = BytesMut::new();

@@ -1,7 +1,27 @@
-//! Reasons of what stands between TLS and MQTT: the WebSocket.
+//! Reasons of what stands before TLS or between it and MQTT: the PROXY header, the WebSocket.
 
 macro_rules! door_reasons {
     ($($rows:tt)*) => { connect_reasons! { $($rows)*
+        // The PROXY header in front of everything.
+        ProxyUntrusted "proxy_untrusted" State [Handshake]
+            "the address is none of `proxy_protocol` of the [[listener]]";
+            "add the proxy's address, or connect through the proxy";
+        ProxyTimeout "proxy_timeout" Wire [Handshake]
+            "no whole PROXY header within `limits.hello_timeout`";
+            "let the proxy send the header at once, as in `send-proxy-v2`";
+        ProxyMalformed "proxy_malformed" Wire [Handshake]
+            "there is no PROXY header, or it cannot be read";
+            "let the proxy send it, as in `send-proxy-v2`";
+        ProxyTooLarge "proxy_too_large" Wire [Handshake]
+            "the PROXY header is larger than 4 KiB";
+            "let the proxy add less to it";
+        ProxyAddress "proxy_address" Wire [Handshake]
+            "the PROXY header names an address or port nobody connects from";
+            "look at what stands in front of the proxy";
+        ProxyUnexpected "proxy_unexpected" Wire [Handshake Connect]
+            "a PROXY header on a [[listener]] without `proxy_protocol`";
+            "add the proxy's address to `proxy_protocol`, or let the proxy send no header";
+
         // The upgrade to a WebSocket; `websocket::head` has the answers.
         UpgradeMalformed "upgrade_malformed" Wire [Connect]
             "the HTTP request in front of a WebSocket cannot be read";
