@@ -26,5 +26,6 @@ mod renewal;
 mod secrets;
 mod storm;
 mod story;
+mod topics;
 mod traces;
 mod watch;

@@ -61,6 +61,8 @@ pub enum Subscription {
     Commands,
     /// A module's commands, by the wider of its two filters.
     Module,
+    /// The device's or module's commands, by the filter of its rule.
+    Own,
     /// Answers to twin requests: 501.
     TwinResponses,
     /// Desired properties: nothing comes.
@@ -71,7 +73,7 @@ pub enum Subscription {
 
 impl Subscription {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 
     pub(super) fn reserved(filter: &str) -> Option<Self> {
         match filter {
@@ -86,7 +88,7 @@ impl Subscription {
     #[must_use]
     pub const fn unserved(self) -> Option<TopicError> {
         match self {
-            Self::Commands | Self::Module => None,
+            Self::Commands | Self::Module | Self::Own => None,
             Self::TwinResponses | Self::TwinDesired => Some(TopicError::TwinUnsupported),
             Self::Methods => Some(TopicError::MethodUnsupported),
         }
