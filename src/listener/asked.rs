@@ -82,7 +82,7 @@ impl Asked {
                 conn::shut(stream, false).await;
                 return Err(Early::new(Reason::ProxyUnexpected, PROXY_TEXT));
             }
-            if site.websocket && transport == TCP && is_http(&input) {
+            if site.websocket && transport == TCP && head::begins(&input) {
                 let until = session.deadline();
                 stream = websocket::upgrade(stream, &mut input, &setup, until, flight).await?;
                 transport = WEBSOCKET;
@@ -126,11 +126,6 @@ impl Asked {
             }
         }
     }
-}
-
-/// Whether what came first is HTTP.
-fn is_http(input: &[u8]) -> bool {
-    input.first().is_some_and(|byte| head::begins(*byte))
 }
 
 /// A stream that failed, or was ended for the bytes on it.

@@ -30,6 +30,10 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 /// A payload up to this size is copied behind its header, so that both leave in one write.
 const JOINED_MAX: usize = 4 * 1024;
 
+/// Reads in a row that bring no byte of MQTT, before whoever waits beside this stream has its turn:
+/// pings and empty frames without end may not keep a deadline from being seen.
+const BARREN_READS: usize = 16;
+
 thread_local! {
     static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(HEADER_MAX + JOINED_MAX));
 }
@@ -59,6 +63,7 @@ pub(super) async fn upgrade(
             None if input.len() >= request_max => {
                 return Err(refuse(stream, head::TOO_LARGE).await);
             }
+            None if !head::begins(input) => return Err(refuse(stream, head::NO_HTTP).await),
             None => {}
         }
         let now = clock::mono();
@@ -211,7 +216,7 @@ impl AsyncRead for WebSocket {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        loop {
+        for _ in 0..BARREN_READS {
             let control = this.poll_control(cx);
             match this.decoder.end() {
                 None => ready!(control)?,
@@ -236,6 +241,8 @@ impl AsyncRead for WebSocket {
                 return Poll::Ready(Ok(()));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 

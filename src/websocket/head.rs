@@ -44,6 +44,9 @@ pub const TOO_LARGE: Refused = refused(
     "the request is larger than limits.connect_bytes or has more than 64 fields",
 );
 
+/// What began as a request goes on otherwise.
+pub const NO_HTTP: Refused = malformed("the first bytes are neither MQTT nor HTTP");
+
 /// Bytes follow the request that may only come after its answer (RFC 6455 §4.1).
 pub const TOO_EARLY: Refused = malformed("bytes follow the request before it was answered");
 
@@ -70,10 +73,28 @@ impl Refused {
     }
 }
 
-/// Whether a first byte begins an HTTP request; no MQTT packet a client may begin with does.
+/// What an HTTP request begins with; no MQTT packet a client may begin with does.
+const METHODS: [&[u8]; 10] = [
+    b"GET ",
+    b"POST ",
+    b"HEAD ",
+    b"PUT ",
+    b"OPTIONS ",
+    b"DELETE ",
+    b"PATCH ",
+    b"TRACE ",
+    b"CONNECT ",
+    b"PRI ",
+];
+
+/// Whether the first bytes begin an HTTP request, as far as they are there.
 #[must_use]
-pub const fn begins(byte: u8) -> bool {
-    byte.is_ascii_uppercase()
+pub fn begins(bytes: &[u8]) -> bool {
+    let fits = |method: &&[u8]| {
+        let count = bytes.len().min(method.len());
+        bytes.get(..count) == method.get(..count)
+    };
+    !bytes.is_empty() && METHODS.iter().any(fits)
 }
 
 /// The length of the request at the front of `bytes` once it is whole, its empty line included.

@@ -200,6 +200,25 @@ async fn a_slow_upgrade_is_ended_by_the_deadline_of_connect() {
 }
 
 #[tokio::test]
+async fn frames_that_carry_nothing_keep_no_deadline_from_being_seen() {
+    let port = open(Limits {
+        connect_timeout: SHORT,
+        ..Limits::default()
+    });
+    // Pongs nobody asked for, and the empty fragments of one message.
+    for (first, next) in [(0x8a, 0x8a), (0x02, 0x00)] {
+        let mut socket = upgraded(&port).await;
+        socket.write_all(&masked(first, b"")).await.unwrap();
+        let flood = masked(next, b"").repeat(4000);
+        let endless = async { while socket.write_all(&flood).await.is_ok() {} };
+        let ended = timeout(SOON, endless).await;
+        assert!(ended.is_ok(), "the connection goes on");
+    }
+    port.idle().await;
+    assert_eq!(port.ended("connect_timeout"), 2);
+}
+
+#[tokio::test]
 async fn an_endless_request_is_cut_at_the_bound() {
     let port = open(Limits::default());
     let mut socket = port.socket().await;
@@ -225,4 +244,28 @@ async fn frames_before_the_answer_are_too_early() {
     assert!(answer.starts_with(b"HTTP/1.1 400 "));
     port.idle().await;
     assert_eq!(port.ended("upgrade_malformed"), 1);
+}
+
+#[tokio::test]
+async fn what_only_begins_like_http_is_refused_at_once() {
+    let port = open(Limits::default());
+    // PUBREC's first byte is a P; a request is asked for no more than its method.
+    for bytes in [&b"P\x80\x80\x80\x64"[..], b"GEX"] {
+        let mut socket = port.socket().await;
+        socket.write_all(bytes).await.unwrap();
+        let answer = rest(&mut socket).await;
+        assert!(answer.starts_with(b"HTTP/1.1 400 ") || answer.is_empty());
+    }
+    // What differs in the first byte is MQTT that breaks a rule.
+    let mut socket = port.socket().await;
+    socket.write_all(b"P\x80").await.unwrap();
+    assert!(closed(&mut socket).await);
+    port.idle().await;
+    let ended = [
+        "first_packet_not_connect",
+        "fixed_header_flags",
+        "upgrade_malformed",
+    ];
+    let total: u64 = ended.iter().map(|reason| port.ended(reason)).sum();
+    assert_eq!(total, 3);
 }

@@ -110,7 +110,7 @@ macro_rules! session_reasons {
         FilterTooWide "filter_too_wide" Rules [Message]
             "the filter is wider than this device";
             "subscribe to `devices/ID/messages/devicebound/#`";
-        RetainRefused "retain_refused" Rules [Connect Message]
+        RetainRefused "retain_refused" Wire [Connect Message]
             "the message has the retain flag, and the rule says `retain = \"refuse\"`";
             "publish without retain, or change `retain` of the rule";
         TwinUnsupported "twin_unsupported" Rules [Message]
