@@ -37,6 +37,7 @@ use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::reason::Reason;
+use alpn::Names;
 use arc_swap::ArcSwap;
 use attempts::Unthrottled;
 use hello::Hello;
@@ -102,12 +103,15 @@ pub struct Acceptor {
 }
 
 struct Tls {
-    listener: String,
+    /// Whose `tls` it is, as problems say it.
+    owner: String,
     config: TlsConfig,
-    websocket: bool,
     rules: Option<CertificateRules>,
     provider: Arc<rustls::crypto::CryptoProvider>,
-    psk: PskStack,
+    /// `None`: certificates alone.
+    psk: Option<PskStack>,
+    /// What is spoken inside, where a client may ask (RFC 7301).
+    alpn: Names,
     loaded: ArcSwap<Loaded>,
 }
 
@@ -202,34 +206,41 @@ impl Acceptor {
         let Some(config) = listener.tls.clone() else {
             return Ok(Self { limits, tls: None });
         };
-        let name = listener.name.clone();
-        let provider = x509::provider();
-        let websocket = listener.websocket;
-        let loaded = load(&name, &config, rules.clone(), websocket, &provider);
-        let psk = PskStack::new(psk, config.psk, websocket)
-            .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
-        match (loaded, psk) {
-            (Ok(loaded), Ok(psk)) => {
-                let loaded = ArcSwap::new(loaded);
-                let tls = Tls {
-                    listener: name,
-                    config,
-                    websocket,
-                    rules,
-                    provider,
-                    psk,
-                    loaded,
-                };
-                Ok(Self {
-                    limits,
-                    tls: Some(tls),
-                })
-            }
-            (loaded, psk) => {
-                let problems = loaded.err().into_iter().chain(psk.err()).flatten();
+        let owner = format!("listener {:?}", listener.name);
+        let alpn = alpn::served(listener.websocket);
+        let psk = PskStack::new(psk, config.psk, alpn)
+            .map_err(|problem| vec![format!("{owner}: {problem}")]);
+        let tls = Tls::new(owner, config, rules, alpn);
+        match (tls, psk) {
+            (Ok(tls), Ok(psk)) => Ok(Self {
+                limits,
+                tls: Some(Tls {
+                    psk: Some(psk),
+                    ..tls
+                }),
+            }),
+            (tls, psk) => {
+                let problems = tls.err().into_iter().chain(psk.err()).flatten();
                 Err(problems.collect())
             }
         }
+    }
+
+    /// Of a port that serves HTTP: a certificate, no pre-shared keys, and `http/1.1` by ALPN.
+    /// `owner` starts every problem. Reads files: not for an async task.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn for_http(
+        owner: &str,
+        config: TlsConfig,
+        limits: HandshakeLimits,
+    ) -> Result<Self, Vec<String>> {
+        let tls = Tls::new(owner.to_owned(), config, None, alpn::HTTP)?;
+        Ok(Self {
+            limits,
+            tls: Some(tls),
+        })
     }
 
     /// Reads the files again, for [`Self::adopt`]. Uses nothing yet, so that several listeners
@@ -238,16 +249,16 @@ impl Acceptor {
     /// # Errors
     /// Every problem found.
     pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
-        let read = |tls: &Tls| {
-            let rules = tls.rules.clone();
-            load(
-                &tls.listener,
-                &tls.config,
-                rules,
-                tls.websocket,
-                &tls.provider,
-            )
-        };
+        let read = |tls: &Tls| tls.read(&tls.config);
+        self.tls.as_ref().map(read).transpose().map(Prepared)
+    }
+
+    /// As [`Self::prepare`], from the files that `config` names.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn prepare_from(&self, config: &TlsConfig) -> Result<Prepared, Vec<String>> {
+        let read = |tls: &Tls| tls.read(config);
         self.tls.as_ref().map(read).transpose().map(Prepared)
     }
 
@@ -342,7 +353,10 @@ impl Acceptor {
         let version = if hello.tls13 { "1.3" } else { "1.2" };
         let stream = Replay::new(raw, tcp).timed(flight);
         let certificates = tls.certificates(&hello);
-        let route = route::route(&hello, tls.config.mixed, certificates.is_some());
+        let route = match tls.psk {
+            Some(_) => route::route(&hello, tls.config.mixed, certificates.is_some()),
+            None => Route::Certificate,
+        };
         let credential = if matches!(route, Route::Psk12 | Route::Psk13) {
             "psk"
         } else {
@@ -362,11 +376,36 @@ impl Acceptor {
 }
 
 impl Tls {
+    /// Without pre-shared keys.
+    fn new(
+        owner: String,
+        config: TlsConfig,
+        rules: Option<CertificateRules>,
+        alpn: Names,
+    ) -> Result<Self, Vec<String>> {
+        let provider = x509::provider();
+        let loaded = load(&owner, &config, rules.clone(), alpn, &provider)?;
+        Ok(Self {
+            owner,
+            config,
+            rules,
+            provider,
+            psk: None,
+            alpn,
+            loaded: ArcSwap::new(loaded),
+        })
+    }
+
+    fn read(&self, config: &TlsConfig) -> Result<Arc<Loaded>, Vec<String>> {
+        let rules = self.rules.clone();
+        load(&self.owner, config, rules, self.alpn, &self.provider)
+    }
+
     /// The configuration for this client. The library refuses whoever names nothing served, so
     /// such a client is not asked.
     fn certificates(&self, hello: &Hello) -> Option<Arc<ServerConfig>> {
         let loaded = self.loaded.load();
-        match alpn::agreed(self.websocket, hello.alpn()) {
+        match alpn::agreed(self.alpn, hello.alpn()) {
             Some(_) => loaded.named.clone(),
             None => loaded.certificates.clone(),
         }
@@ -381,22 +420,22 @@ impl Tls {
         attempts: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
         let bound = record::bound(self.config.record_bytes, hello);
-        let (reason, alert) = match (route, certificates) {
-            (Route::Psk13, _) => {
-                let (stream, peer) = self.psk.accept13(hello, stream, attempts).await?;
+        let (reason, alert) = match (route, certificates, &self.psk) {
+            (Route::Psk13, _, Some(psk)) => {
+                let (stream, peer) = psk.accept13(hello, stream, attempts).await?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Psk12, _) => {
-                let (stream, peer) = self.psk.accept12(hello, stream, attempts).await?;
+            (Route::Psk12, _, Some(psk)) => {
+                let (stream, peer) = psk.accept12(hello, stream, attempts).await?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Certificate, Some(config)) => {
+            (Route::Certificate, Some(config), _) => {
                 let accepted = x509::accept(config, stream).await;
                 let (stream, peer) = accepted.map_err(|refusal| refusal.with_offer(hello))?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Certificate, None) => (Reason::NoSharedSuite, Alert::HandshakeFailure),
-            (Route::Refuse(reason, alert), _) => (reason, alert),
+            (Route::Refuse(reason, alert), ..) => (reason, alert),
+            _ => (Reason::NoSharedSuite, Alert::HandshakeFailure),
         };
         farewell(stream, Some(alert)).await;
         let text = match reason {
@@ -416,57 +455,21 @@ impl Tls {
     }
 }
 
-impl Refusal {
-    /// Names what was offered, where nothing of it is served.
-    fn with_offer(mut self, hello: &Hello) -> Self {
-        let offered = match self.reason {
-            Reason::NoSharedSuite => offer::suites(hello, |id| !hello::is_psk_suite(id)),
-            Reason::NoSharedGroup => offer::groups(hello),
-            _ => return self,
-        };
-        self.text.push_str("; offered: ");
-        self.text.push_str(&offered);
-        self
-    }
-
-    fn into_error(self, version: &'static str) -> HandshakeError {
-        let version = if self.reason == Reason::TlsVersion {
-            "none"
-        } else {
-            version
-        };
-        let Self {
-            reason,
-            credential,
-            text,
-            claimed,
-        } = self;
-        HandshakeError {
-            reason,
-            credential,
-            version,
-            text,
-            claimed,
-        }
-    }
-}
-
 fn load(
-    listener: &str,
+    owner: &str,
     config: &TlsConfig,
     rules: Option<CertificateRules>,
-    websocket: bool,
+    alpn: Names,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<Loaded>, Vec<String>> {
-    let mut material = material::load(listener, config, provider)?;
+    let mut material = material::load(owner, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
     let voucher = Voucher::of(&material);
     let certificates = x509::configure(material, rules, config.record_bytes, provider)
-        .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
+        .map_err(|problem| vec![format!("{owner}: {problem}")])?;
     let named = certificates.as_ref().map(|config| {
-        let served = alpn::served(websocket).iter();
         let mut config = ServerConfig::clone(config);
-        config.alpn_protocols = served.map(|name| name.to_vec()).collect();
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Arc::new(config)
     });
     Ok(Arc::new(Loaded {

@@ -14,7 +14,7 @@ mod select;
 
 use crate::config::PskConfig;
 use crate::telemetry::reason::Reason;
-use crate::tls::alpn;
+use crate::tls::alpn::{self, Names};
 use crate::tls::cke::Watch;
 use crate::tls::hello::Hello;
 use crate::tls::refusal::{Alert, Refusal, farewell, printable};
@@ -93,14 +93,14 @@ impl PskStack {
     ///
     /// # Errors
     /// A sentence, when OpenSSL lacks a suite or the system has no randomness.
-    pub fn new(lookup: PskLookup, config: PskConfig, websocket: bool) -> Result<Self, String> {
+    pub fn new(lookup: PskLookup, config: PskConfig, names: Names) -> Result<Self, String> {
         let keyring = Keyring::new(lookup).map_err(|error| {
             format!("the system gives no randomness for PSK ({error}); check getrandom(2)")
         })?;
         let keyring = Arc::new(keyring);
         let setup = Ssl::new_ex_index().and_then(|index| {
-            let context = context(index, keyring.clone(), config, websocket)?.build();
-            let sha384 = context_sha384(index, config, websocket)?.build();
+            let context = context(index, keyring.clone(), config, names)?.build();
+            let sha384 = context_sha384(index, config, names)?.build();
             Ok((context, sha384, index))
         });
         let (context, sha384, index) = setup.map_err(|error| {
@@ -353,9 +353,9 @@ fn context(
     index: Index<Ssl, Shared>,
     keyring: Arc<Keyring>,
     config: PskConfig,
-    websocket: bool,
+    names: Names,
 ) -> Result<SslContextBuilder, ErrorStack> {
-    let mut builder = bare_context(config, websocket)?;
+    let mut builder = bare_context(config, names)?;
     builder.set_ciphersuites(&profile::tls13_list(PskHash::Sha256))?;
     builder.set_cipher_list(&profile::tls12_list(config))?;
     if config.ffdhe {
@@ -382,9 +382,9 @@ fn context(
 fn context_sha384(
     index: Index<Ssl, Shared>,
     config: PskConfig,
-    websocket: bool,
+    names: Names,
 ) -> Result<SslContextBuilder, ErrorStack> {
-    let mut builder = bare_context(config, websocket)?;
+    let mut builder = bare_context(config, names)?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_ciphersuites(&profile::tls13_list(PskHash::Sha384))?;
     openssl_psk_session::set_find_session(&mut builder, move |ssl, identity| {
@@ -401,7 +401,7 @@ fn context_sha384(
 }
 
 /// What both contexts have, and have not.
-fn bare_context(config: PskConfig, websocket: bool) -> Result<SslContextBuilder, ErrorStack> {
+fn bare_context(config: PskConfig, names: Names) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
@@ -426,7 +426,7 @@ fn bare_context(config: PskConfig, websocket: bool) -> Result<SslContextBuilder,
     builder.set_security_level(0);
     builder.set_groups_list(profile::GROUPS)?;
     builder.set_alpn_select_callback(move |_, offered| {
-        alpn::agreed(websocket, alpn::names(offered)).ok_or(AlpnError::NOACK)
+        alpn::agreed(names, alpn::names(offered)).ok_or(AlpnError::NOACK)
     });
     Ok(builder)
 }
