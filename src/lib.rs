@@ -19,6 +19,8 @@ pub const COMMIT: &str = env!("IOTHUB_GATEWAY_COMMIT");
 pub mod listener;
 pub mod tls;
 
+pub mod websocket;
+
 pub mod mqtt;
 
 pub mod auth;

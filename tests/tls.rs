@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a helper that cannot go on fails its test
 
+#[path = "tls/alpn.rs"]
+mod alpn;
 #[path = "tls/certificates.rs"]
 mod certificates;
 #[cfg(feature = "interop")]

@@ -9,6 +9,7 @@ use iothub_gateway::mqtt::decode::{self, DecodeLimits, Stage};
 use iothub_gateway::mqtt::encode::{self, ConnackProperties};
 use iothub_gateway::mqtt::packet::{Packet, PacketId, Protocol};
 use iothub_gateway::mqtt::topic::TopicLimits;
+use iothub_gateway::websocket::frame::Decoder;
 use mqttbytes::{QoS, v4, v5};
 use std::hint::black_box;
 use std::num::NonZeroU16;
@@ -32,6 +33,24 @@ pub fn all(suite: &mut Suite) {
     decode_v5(suite);
     encode_v311(suite);
     encode_v5(suite);
+    websocket(suite);
+}
+
+/// What a WebSocket adds to a PUBLISH that comes: its header read, its payload unmasked in place.
+fn websocket(suite: &mut Suite) {
+    let publish = publish(256);
+    let length = u16::try_from(publish.len()).expect("a short one");
+    let [high, low] = length.to_be_bytes();
+    let mask = [0xa5, 0x5a, 0x3c, 0xc3];
+    let mut frame = vec![0x82, 0x80 | 126, high, low];
+    frame.extend(mask);
+    frame.extend(publish.iter().zip(mask.iter().cycle()).map(|(b, m)| b ^ m));
+    let mut decoder = Decoder::new(1 << 20);
+    suite.op("decode_websocket_publish_256", || {
+        let mut bytes = frame.clone();
+        assert_eq!(decoder.decode(&mut bytes), publish.len());
+        bytes
+    });
 }
 
 /// What `write` writes.

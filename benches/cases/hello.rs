@@ -64,6 +64,8 @@ fn acceptor() -> Acceptor {
         tls: Some(tls),
         insecure: false,
         mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
+        websocket: true,
+        proxy_protocol: Vec::new(),
         accept: Vec::new(),
     };
     let limits = HandshakeLimits {

@@ -44,7 +44,7 @@ pub fn all(suite: &mut Suite) {
         subscription(&device, filter).expect("its own filter");
     });
     let command = command();
-    suite.op("command_topic", || command_topic(&device, &command));
+    suite.op("command_topic", || command_topic(&device, &command, false));
     let address = DeviceAddress::of(&device);
     suite.op("address_telemetry", || address.telemetry());
 }

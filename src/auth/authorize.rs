@@ -137,6 +137,7 @@ pub(crate) fn combine(first: Option<Granted>, second: Granted) -> Result<Granted
     }
     both.permissions.telemetry &= second.permissions.telemetry;
     both.permissions.commands &= second.permissions.commands;
+    both.terms.topics = agreed(both.terms.topics, second.terms.topics);
     both.limits = DeviceLimits {
         messages_per_s: smaller(both.limits.messages_per_s, second.limits.messages_per_s),
         payload_bytes: smaller(both.limits.payload_bytes, second.limits.payload_bytes),
@@ -277,7 +278,7 @@ fn by_rule(rule: &Rule, subject: &Subject<'_>) -> Result<Granted, Denial> {
         permissions: *permissions,
         limits: *limits,
         rule: rule.name.clone(),
-        terms: *terms,
+        terms: terms.clone(),
     })
 }
 
@@ -303,7 +304,7 @@ fn by_entry(
                 permissions: entry.permissions,
                 limits: entry.limits,
                 rule: entry.name.clone(),
-                terms: entry.terms,
+                terms: entry.terms.clone(),
             })
         }
         Registered::Fleet(index) => {
@@ -317,7 +318,7 @@ fn by_entry(
                 permissions: fleet.permissions,
                 limits: fleet.limits,
                 rule: fleet.name.clone(),
-                terms: fleet.terms,
+                terms: fleet.terms.clone(),
             })
         }
     }

@@ -67,6 +67,7 @@ pub fn on_record(client_id: &str) -> Result<AuthenticatedDevice, IdError> {
             telemetry: true,
             ..Permissions::NONE
         },
+        topics: None,
         rule: "on record".into(),
         facts: Arc::new(Facts {
             proofs: Vec::new(),
@@ -234,6 +235,7 @@ fn admission(granted: Granted, facts: Arc<Facts>) -> Admission {
             module: granted.module,
             credential: granted.credential,
             permissions: granted.permissions,
+            topics: granted.terms.topics,
             rule: granted.rule,
             facts,
         },

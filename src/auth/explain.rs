@@ -2,7 +2,7 @@
 
 use super::authorize::Granted;
 use super::denial::Denial;
-use super::rules::{DeviceLimits, RuleSet};
+use super::rules::{DeviceLimits, RuleSet, Topics};
 use super::{Claim, CredentialKind, Decision, Permissions, decide};
 use crate::runtime::clock::Unix;
 use std::fmt;
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub permissions: Permissions,
     /// Bounds of its traffic.
     pub limits: DeviceLimits,
+    /// Topics of its own.
+    pub topics: Option<Arc<Topics>>,
 }
 
 /// The whole answer.
@@ -73,6 +75,7 @@ pub fn explain(rules: &RuleSet, claim: &Claim<'_>) -> Explanation {
         rule: a.device.rule().clone(),
         permissions: a.device.permissions(),
         limits: a.limits,
+        topics: a.device.topics.clone(),
     });
     Explanation {
         device: trace.device().map(str::to_owned),
@@ -93,6 +96,7 @@ impl Outcome {
             rule: granted.rule.clone(),
             permissions: granted.permissions,
             limits: granted.limits,
+            topics: granted.terms.topics.clone(),
         }
     }
 }

@@ -35,6 +35,7 @@ pub struct AuthenticatedDevice {
     module: Option<ModuleId>,
     credential: CredentialKind,
     permissions: Permissions,
+    topics: Option<Arc<rules::Topics>>,
     rule: Arc<str>,
     /// What it proved and claimed, to ask the rules again after a reload.
     facts: Arc<Facts>,
@@ -79,6 +80,12 @@ impl AuthenticatedDevice {
     #[must_use]
     pub fn permissions(&self) -> Permissions {
         self.permissions
+    }
+
+    /// Topics of its own, when its rule gives some.
+    #[must_use]
+    pub fn topics(&self) -> Option<&rules::Topics> {
+        self.topics.as_deref()
     }
 
     /// What its certificate was trusted for, when a CA of the listener vouched for it.

@@ -24,12 +24,15 @@ mod psk_store;
 mod reader;
 mod rule;
 mod template;
+mod topics;
 
 pub use encoding::PskHash;
+pub use pattern::Cidr;
 pub use probe::{Place, Probe};
 pub use psk_store::{IDENTITY_BYTES_MAX, PskEntry};
 pub use reader::Resolvers;
 pub use rule::parse_life;
+pub use topics::{Fit, Retain, Topics, Unmatched};
 
 pub(crate) use device::{DeviceEntry, Fleet};
 pub(crate) use psk_store::Owner;

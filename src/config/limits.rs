@@ -175,6 +175,9 @@ limits! {
     /// Largest packet after it, bytes.
     packet_bytes: bytes = 256 * KIB + 4 * KIB, KIB => 512 * KIB,
         "itself per connection; the hub takes messages of 256KiB, lower it when yours are small";
+    /// Largest frame of a WebSocket, bytes.
+    websocket_frame_bytes: bytes = MIB, KIB => 64 * MIB,
+        "none, a frame is never collected; raise it for devices that put many packets into one";
     /// Uplink messages of a device the hub has not decided about.
     uplink_messages: count = 32, 1 => 1_000,
         "within uplink_bytes; at this number the socket is not read";

@@ -31,6 +31,7 @@ pub use reader::Setting;
 pub use token_source::{TokenSource, TokenUrl};
 
 use crate::auth::CredentialKind;
+use crate::auth::rules::Cidr;
 use crate::mqtt::packet::Versions;
 use limits::Limits;
 use secret::Secret;
@@ -138,6 +139,10 @@ pub struct ListenerConfig {
     pub accept: Vec<CredentialKind>,
     /// Versions of MQTT served here.
     pub mqtt_versions: Versions,
+    /// Whether MQTT over WebSocket is served here, too.
+    pub websocket: bool,
+    /// Proxies that put a PROXY header in front of each connection; then nobody else connects.
+    pub proxy_protocol: Vec<Cidr>,
 }
 
 /// `tls = { … }` of a listener; of `[admin]`, which has `cert` and `key` alone.

@@ -75,6 +75,17 @@ const HUB: &[&str] = &[
     "connection_bytes_max",
 ];
 
+const LISTENER: &[&str] = &[
+    "name",
+    "bind",
+    "tls",
+    "insecure",
+    "accept",
+    "mqtt_versions",
+    "websocket",
+    "proxy_protocol",
+];
+
 const TLS: &[&str] = &[
     "cert",
     "key",
@@ -106,7 +117,7 @@ impl Section {
                 "shutdown",
             ],
             Self::Hub => HUB.to_vec(),
-            Self::Listener => vec!["name", "bind", "tls", "insecure", "accept", "mqtt_versions"],
+            Self::Listener => LISTENER.to_vec(),
             Self::Tls => TLS.to_vec(),
             Self::Rules => vec!["files", "refused_folder"],
             Self::Limits => {
@@ -140,7 +151,8 @@ impl Section {
             (Self::Root, "shutdown") => Shape::Table(Self::Shutdown),
             (Self::Listener, "tls") => Shape::Table(Self::Tls),
             (Self::Admin, "tls") => Shape::Table(Self::AdminTls),
-            (Self::Listener, "accept" | "mqtt_versions") | (Self::Rules, "files") => Shape::List,
+            (Self::Listener, "accept" | "mqtt_versions" | "proxy_protocol")
+            | (Self::Rules, "files") => Shape::List,
             _ => Shape::Value,
         })
     }

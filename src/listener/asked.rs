@@ -1,20 +1,28 @@
 //! From a transport to a whole CONNECT, or why there is none.
 
 use super::handshake::say_last;
-use super::{Site, conn};
+use super::{Site, conn, proxy, websocket};
 use crate::auth::Who;
 use crate::mqtt::packet::{Connect, Glimpse};
 use crate::mqtt::session::{Event, Session};
 use crate::runtime::clock;
 use crate::telemetry::reason::Reason;
 use crate::tls::{Flight, Stream};
+use crate::websocket::head;
 use bytes::BytesMut;
 use std::borrow::Cow;
+use std::io;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
 /// Read at once while CONNECT is awaited; most CONNECTs are smaller.
 const CONNECT_READ_BYTES: usize = 512;
+
+const PROXY_TEXT: &str =
+    "a PROXY header on a listener without proxy_protocol: name the proxy there";
+
+const TCP: &str = "tcp";
+const WEBSOCKET: &str = "websocket";
 
 /// A transport with a CONNECT on it.
 pub(super) struct Asked {
@@ -23,6 +31,8 @@ pub(super) struct Asked {
     pub(super) connect: Box<Connect>,
     pub(super) input: BytesMut,
     pub(super) out: BytesMut,
+    /// What carries it, for the log.
+    pub(super) transport: &'static str,
 }
 
 /// Why there is no CONNECT, and what could be read of it.
@@ -33,7 +43,7 @@ pub(super) struct Early {
 }
 
 impl Early {
-    fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
+    pub(super) fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason,
             text: text.into(),
@@ -61,11 +71,22 @@ impl Asked {
         site: &Site,
         flight: &Flight,
     ) -> Result<Self, Early> {
-        let limits = site.shared.setup().session_limits();
-        let mut session = Session::new(limits, clock::mono()).serving(site.versions);
+        let setup = site.shared.setup();
+        let mut session = Session::new(setup.session_limits(), clock::mono());
+        session = session.serving(site.versions);
         let mut input = BytesMut::new();
         let mut out = BytesMut::new();
+        let mut transport = TCP;
         loop {
+            if session.protocol().is_none() && proxy::header::looks_like(&input) {
+                conn::shut(stream, false).await;
+                return Err(Early::new(Reason::ProxyUnexpected, PROXY_TEXT));
+            }
+            if site.websocket && transport == TCP && head::begins(&input) {
+                let until = session.deadline();
+                stream = websocket::upgrade(stream, &mut input, &setup, until, flight).await?;
+                transport = WEBSOCKET;
+            }
             let now = clock::mono();
             match session.next(&mut input, &mut out, now) {
                 Ok(Some(Event::Connect(connect))) => {
@@ -75,6 +96,7 @@ impl Asked {
                         connect,
                         input,
                         out,
+                        transport,
                     });
                 }
                 Ok(Some(_)) => continue,
@@ -100,8 +122,19 @@ impl Asked {
             match read {
                 Ok(Ok(0)) => return Err(Early::new(Reason::PeerClosed, "closed before CONNECT")),
                 Ok(Ok(_)) | Err(_) => {}
-                Ok(Err(_)) => return Err(Early::new(Reason::PeerClosed, "failed before CONNECT")),
+                Ok(Err(error)) => return Err(failed(stream, &error).await),
             }
+        }
+    }
+}
+
+/// A stream that failed, or was ended for the bytes on it.
+async fn failed(stream: Box<dyn Stream>, error: &io::Error) -> Early {
+    match websocket::violation(error) {
+        None => Early::new(Reason::PeerClosed, "failed before CONNECT"),
+        Some(violation) => {
+            conn::shut(stream, true).await;
+            Early::new(violation.word(), violation.to_string())
         }
     }
 }

@@ -12,15 +12,15 @@ use super::ending::Ending;
 use super::password::Checked;
 use super::refusal::Line;
 use super::refusal::connect::{claim, connect_line, proved};
-use super::setup::Counted;
+use super::setup::{Counted, Setup};
 use super::{Site, poison, room};
-use crate::auth::rules::RuleSet;
-use crate::auth::{self, Admission, Decision, Denial, DenialKind, Who};
+use crate::auth::rules::{Properties, RuleSet, Unmatched};
+use crate::auth::{self, Admission, AuthenticatedDevice, Decision, Denial, DenialKind, Who};
 use crate::hub::message::DeviceAddress;
-use crate::mqtt::packet::Connect;
+use crate::mqtt::packet::{Connect, Will};
 use crate::mqtt::session::ConnectRefusal;
 use crate::router::registry::{Claim, SessionKey};
-use crate::router::topic_map;
+use crate::router::topic_map::{self, TopicError};
 use crate::runtime::clock;
 use crate::telemetry::log::CONNECT;
 use crate::telemetry::reason::Reason;
@@ -283,15 +283,7 @@ async fn admit(
         return Err(Refusal::unavailable(poison::REASON, poison::TEXT));
     }
     if let Some(will) = &connect.will {
-        let properties = setup.limits.properties;
-        let manner = admission.limits.properties;
-        topic_map::will(device, will.clone(), properties, manner).map_err(|error| Refusal {
-            code: ConnectRefusal::NotAuthorized,
-            reason: error.reason(),
-            text: format!("the will: {error}").into(),
-            detail: "",
-            topic: Some(will.topic.to_string()),
-        })?;
+        check_will(device, will, &setup, admission.limits.properties)?;
     }
     let claim = site.shared.registry.claim(key, device.clone());
     let claim = claim
@@ -318,6 +310,28 @@ async fn admit(
         });
     }
     Ok(Granted { admission, claim })
+}
+
+/// Whether the will could be sent, or given up as the rule says.
+fn check_will(
+    device: &AuthenticatedDevice,
+    will: &Will,
+    setup: &Setup,
+    manner: Properties,
+) -> Result<(), Refusal> {
+    let topics = device.topics();
+    let drops = topics.is_some_and(|topics| topics.unmatched == Unmatched::Drop);
+    match topic_map::will(device, will.clone(), setup.limits.properties, manner) {
+        Ok(_) => Ok(()),
+        Err(TopicError::Unknown) if drops => Ok(()),
+        Err(error) => Err(Refusal {
+            code: ConnectRefusal::NotAuthorized,
+            reason: error.reason(),
+            text: format!("the will: {error}").into(),
+            detail: "",
+            topic: Some(will.topic.to_string()),
+        }),
+    }
 }
 
 async fn authenticate(
@@ -408,6 +422,7 @@ fn open(
         credential,
         rule = %device.rule(),
         protocol = asked.connect.protocol.name(),
+        transport = asked.transport,
         "device connected"
     );
     let keep_alive = Duration::from_secs(asked.connect.keep_alive_s.into());

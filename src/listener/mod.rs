@@ -14,6 +14,7 @@ mod ending;
 mod handshake;
 mod password;
 mod poison;
+mod proxy;
 mod quota;
 mod refusal;
 mod room;
@@ -22,8 +23,9 @@ mod setup;
 #[cfg(test)]
 mod tests;
 mod watch;
+mod websocket;
 
-use crate::auth::rules::RuleSet;
+use crate::auth::rules::{Cidr, RuleSet};
 use crate::auth::{CredentialKind, Who};
 use crate::config::ListenerConfig;
 use crate::config::limits::Limits;
@@ -250,6 +252,10 @@ struct Site {
     name: String,
     accept: Vec<CredentialKind>,
     versions: Versions,
+    websocket: bool,
+    /// Who puts a PROXY header in front; nobody: there is none.
+    proxies: Vec<Cidr>,
+    headers: proxy::Awaited,
     acceptor: Arc<Acceptor>,
     shared: Arc<Shared>,
 }
@@ -282,6 +288,9 @@ impl Listener {
                 name: config.name,
                 accept: config.accept,
                 versions: config.mqtt_versions,
+                websocket: config.websocket,
+                proxies: config.proxy_protocol,
+                headers: proxy::Awaited::default(),
                 acceptor,
                 shared,
             }),
@@ -308,7 +317,7 @@ impl Listener {
             match accepted {
                 Ok((tcp, source)) => {
                     backoff = Backoff::default();
-                    self.admit(tcp, source);
+                    self.arrived(tcp, source);
                 }
                 // The peer was gone before its turn; the next one is not to blame.
                 Err(error) if is_peers_fault(&error) => {}
@@ -339,10 +348,42 @@ impl Listener {
         backoff.next()
     }
 
-    fn admit(&self, tcp: TcpStream, source: SocketAddr) {
-        let shared = &self.site.shared;
+    fn arrived(&self, tcp: TcpStream, source: SocketAddr) {
+        let ending = Ending::new(self.site.shared.setup().metrics.clone());
+        let arrived = Arrived {
+            tcp,
+            source,
+            ending,
+        };
+        match self.site.proxies.is_empty() {
+            true => self.site.admit(arrived),
+            false => proxy::receive(arrived, self.site.clone()),
+        }
+    }
+}
+
+/// A socket the gate has not seen.
+struct Arrived {
+    tcp: TcpStream,
+    source: SocketAddr,
+    ending: Ending,
+}
+
+impl Arrived {
+    /// Counts and tells that nobody came of it.
+    fn refused(mut self, site: &Site, reason: Reason, text: &str) {
+        self.ending.end(reason);
+        let who = Who::at(&site.name, self.source.ip());
+        let line = Line::new("connection refused", who, self.source, reason, text);
+        site.shared.setup().voice.say(line);
+    }
+}
+
+impl Site {
+    fn admit(self: &Arc<Self>, arrived: Arrived) {
+        let shared = &self.shared;
         let setup = shared.setup();
-        let mut ending = Ending::new(setup.metrics.clone());
+        let source = arrived.source;
         let free = shared.attempts.may_connect(source.ip());
         let admitted = free
             .map_err(|throttled| (throttled.reason(), throttled.text()))
@@ -352,14 +393,9 @@ impl Listener {
             });
         let (connection, handshake) = match admitted {
             Ok(permits) => permits,
-            Err((reason, look_at)) => {
-                ending.end(reason);
-                let who = Who::at(&self.site.name, source.ip());
-                let line = Line::new("connection refused", who, source, reason, look_at);
-                setup.voice.say(line);
-                return;
-            }
+            Err((reason, look_at)) => return arrived.refused(self, reason, look_at),
         };
+        let Arrived { tcp, ending, .. } = arrived;
         prepare(&tcp, setup.limits.write_timeout);
         let arrival = Arrival {
             tcp,
@@ -368,8 +404,9 @@ impl Listener {
             handshake,
             ending,
         };
-        let site = self.site.clone();
-        shared.tracker.spawn(handshake::welcome(arrival, site));
+        shared
+            .tracker
+            .spawn(handshake::welcome(arrival, self.clone()));
     }
 }
 

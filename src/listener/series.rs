@@ -84,10 +84,12 @@ fn handshakes(reason: Reason) -> (&'static [&'static str], &'static [&'static st
         | Reason::HelloTooLarge
         | Reason::PlainMqtt
         | Reason::NotTls
+        | Reason::ProxyUnexpected
         | Reason::TlsVersion
         | Reason::AcceptFailed => (&["none"], &["none"]),
         Reason::ThrottledIdentity => (&["psk"], BOTH),
         Reason::ThrottledSource | Reason::Drain => (&[], &[]),
+        _ if word.starts_with("proxy_") => (&[], &[]),
         _ if word.starts_with("limit_") => (&[], &[]),
         _ if word.starts_with("psk_") => (&["psk"], BOTH),
         _ if word.starts_with("x509_") => (&["x509"], BOTH),

@@ -1,6 +1,8 @@
 //! The port from outside, and what needs no socket.
 
 mod port;
+mod proxy;
+mod websocket;
 
 use super::{BACKOFF_MAX, Backoff, LOG_TEXT_BYTES, is_peers_fault, log_text};
 use std::io;

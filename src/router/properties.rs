@@ -67,8 +67,9 @@ const OPEN_NAMES: [&str; 4] = [
 ];
 
 /// Names, in lower case, that a reader upstream takes for the hub's or the gateway's word.
-const RESERVED_NAMES: [&str; 5] = [
+const RESERVED_NAMES: [&str; 6] = [
     "mqtt-retain",
+    "mqtt-topic",
     "dt-subject",
     "dt-dataschema",
     "to",

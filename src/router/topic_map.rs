@@ -5,17 +5,19 @@
 //! decoded on the way to that comparison.
 
 mod reserved;
+mod way;
 
 pub use reserved::{Reserved, Subscription, desired_topic, method_topic, twin_answer_topic};
 
 use super::properties::{Gathered, Mended, write_command_bag};
-use crate::auth::rules::Properties;
+use crate::auth::rules::{Properties, Retain, Topics};
 use crate::auth::{AuthenticatedDevice, Permissions};
 use crate::hub::message::{Command, Telemetry};
 use crate::mqtt::packet::{MessageProperties, Publish, Will};
 use crate::mqtt::topic;
 use crate::telemetry::reason::Reason;
 use bytes::Bytes;
+use way::Way;
 
 /// Why a topic leads nowhere. The texts name the fix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -68,6 +70,9 @@ pub enum TopicError {
     /// A filter that would match more than this device's commands.
     #[error("the filter is wider than this device; use devices/<id>/messages/devicebound/#")]
     FilterTooWide,
+    /// The retain flag, where the rule says so.
+    #[error("retained messages are refused by this device's rule; publish without retain")]
+    RetainRefused,
     /// The rules do not let this device be called methods.
     #[error("this device may not be called methods; add \"methods\" to its rule's allow list")]
     MethodsDenied,
@@ -103,6 +108,7 @@ impl TopicError {
             Self::MalformedExpiry => Reason::PropertyExpiry,
             Self::FilterUnknown => Reason::FilterUnknown,
             Self::FilterTooWide => Reason::FilterTooWide,
+            Self::RetainRefused => Reason::RetainRefused,
             Self::MethodsDenied => Reason::MethodsDenied,
             Self::TwinDenied => Reason::TwinDenied,
             Self::RequestMalformed => Reason::TwinRequestMalformed,
@@ -124,6 +130,7 @@ impl TopicError {
             | Self::MethodsDenied
             | Self::TwinDenied
             | Self::FilterTooWide => 0x87, // not authorized
+            Self::RetainRefused => 0x9a,     // retain not supported
             Self::TooManyProperties => 0x97, // quota exceeded
             _ => 0x83,                       // implementation specific error
         }
@@ -173,7 +180,8 @@ pub fn will(
 }
 
 /// What a filter brings this device: its commands by `devices/{d}/messages/devicebound/#`, for a
-/// module also by `devices/{d}/modules/{m}/#` (wire sheet §8.4), or one of those below `$iothub/`.
+/// module also by `devices/{d}/modules/{m}/#` (wire sheet §8.4), or by the filter of its rule; or
+/// one of those below `$iothub/`.
 ///
 /// # Errors
 /// When it is none of them, or not allowed.
@@ -204,13 +212,14 @@ pub fn commands_filter(device: &AuthenticatedDevice) -> String {
 pub fn could_publish(
     client_id: &str,
     permissions: Permissions,
+    topics: Option<&Topics>,
     topic: &str,
     properties_max: usize,
     manner: Properties,
-) -> Result<(), TopicError> {
-    let party = Party::named(client_id, permissions);
+) -> Result<Telemetry, TopicError> {
+    let party = Party::named(client_id, permissions, topics);
     if let Some(reserved) = Reserved::by(&party, topic) {
-        return reserved.map(drop);
+        return reserved.map(|_| Telemetry::default());
     }
     let message = Message {
         topic: topic.into(),
@@ -219,7 +228,7 @@ pub fn could_publish(
         will: false,
         properties: None,
     };
-    telemetry(&party, message, properties_max, manner).map(drop)
+    telemetry(&party, message, properties_max, manner).map(|mapped| mapped.telemetry)
 }
 
 /// As [`could_publish`], for a subscription.
@@ -229,15 +238,17 @@ pub fn could_publish(
 pub fn could_subscribe(
     client_id: &str,
     permissions: Permissions,
+    topics: Option<&Topics>,
     filter: &str,
 ) -> Result<Subscription, TopicError> {
-    check_filter(&Party::named(client_id, permissions), filter)
+    check_filter(&Party::named(client_id, permissions, topics), filter)
 }
 
-/// The topic a command is delivered on: the device's own, with the properties as its bag.
+/// The topic a command is delivered on: that of IoT Hub with the properties as its bag, or where
+/// the device listens by the filter of its rule (`by_own`), that one.
 #[must_use]
-pub fn command_topic(device: &AuthenticatedDevice, command: &Command) -> String {
-    delivery_topic(&Party::of(device), command)
+pub fn command_topic(device: &AuthenticatedDevice, command: &Command, by_own: bool) -> String {
+    delivery_topic(&Party::of(device), command, by_own)
 }
 
 /// Who publishes or listens.
@@ -245,6 +256,7 @@ struct Party<'a> {
     device: &'a str,
     module: Option<&'a str>,
     permissions: Permissions,
+    topics: Option<&'a Topics>,
 }
 
 impl<'a> Party<'a> {
@@ -253,10 +265,11 @@ impl<'a> Party<'a> {
             device: device.device().as_str(),
             module: device.module().map(|module| module.as_str()),
             permissions: device.permissions(),
+            topics: device.topics(),
         }
     }
 
-    fn named(client_id: &'a str, permissions: Permissions) -> Self {
+    fn named(client_id: &'a str, permissions: Permissions, topics: Option<&'a Topics>) -> Self {
         let (device, module) = match client_id.split_once('/') {
             Some((device, module)) => (device, Some(module)),
             None => (client_id, None),
@@ -265,7 +278,14 @@ impl<'a> Party<'a> {
             device,
             module,
             permissions,
+            topics,
         }
+    }
+
+    /// Whether the rule gives this filter for commands.
+    fn listens_by(&self, filter: &str) -> bool {
+        let fits = |topics: &Topics| topics.subscribes(self.device, self.module, filter);
+        self.topics.is_some_and(fits)
     }
 
     /// `devices/{d}` or `devices/{d}/modules/{m}`.
@@ -337,17 +357,35 @@ fn telemetry(
     properties_max: usize,
     manner: Properties,
 ) -> Result<Mapped, TopicError> {
-    let bag = events_bag(party.own(&message.topic)?)?;
+    let way = Way::of(party, &message.topic)?;
     if !party.permissions.telemetry {
         return Err(TopicError::TelemetryDenied);
     }
+    let retain = party.topics.map(|topics| topics.retain).unwrap_or_default();
+    if message.retain && retain == Retain::Refuse {
+        return Err(TopicError::RetainRefused);
+    }
     let mut gathered = Gathered::new(properties_max, manner);
-    gathered.bag(bag)?;
+    match &way {
+        Way::Hub(bag) => gathered.bag(bag)?,
+        Way::Template(holes) => {
+            for (name, value) in holes {
+                gathered.add((*name).to_owned(), Some((*value).to_owned()))?;
+            }
+        }
+        Way::Unmatched => gathered.stamp("mqtt-topic", &message.topic),
+    }
     if let Some(properties) = message.properties {
         add_v5(&mut gathered, *properties)?;
     }
     if message.retain {
-        gathered.stamp("mqtt-retain", "true");
+        gathered.stamp(
+            match retain {
+                Retain::XOptRetain => "x-opt-retain",
+                Retain::MqttRetain | Retain::Refuse => "mqtt-retain",
+            },
+            "true",
+        );
     }
     if message.will {
         gathered.stamp("iothub-MessageType", "Will");
@@ -360,27 +398,6 @@ fn telemetry(
             body: message.payload,
         },
     })
-}
-
-/// The bag in what follows the root of a telemetry topic: `messages/events`, with or without a
-/// slash, a bag, and one slash after the bag.
-fn events_bag(rest: &str) -> Result<&str, TopicError> {
-    let rest = rest
-        .strip_prefix("messages/events")
-        .ok_or(TopicError::Unknown)?;
-    if rest.is_empty() {
-        return Ok(rest);
-    }
-    let bag = rest.strip_prefix('/').ok_or(TopicError::Unknown)?;
-    let bag = match bag.strip_suffix('/') {
-        // Node appends a slash (wire sheet §8.2); a slash alone is no bag.
-        Some(inner) if !inner.is_empty() => inner,
-        _ => bag,
-    };
-    match bag.contains('/') {
-        true => Err(TopicError::SlashInBag),
-        false => Ok(bag),
-    }
 }
 
 fn add_v5(gathered: &mut Gathered, properties: MessageProperties) -> Result<(), TopicError> {
@@ -404,6 +421,7 @@ fn check_filter(party: &Party<'_>, filter: &str) -> Result<Subscription, TopicEr
     let commands = match party.own(filter) {
         Ok("messages/devicebound/#") => Subscription::Commands,
         Ok("#") if party.module.is_some() => Subscription::Module,
+        _ if party.listens_by(filter) => Subscription::Own,
         _ => return Err(filter_error(party, filter)),
     };
     match party.permissions.commands {
@@ -426,11 +444,18 @@ fn filter_error(party: &Party<'_>, filter: &str) -> TopicError {
     }
 }
 
-fn delivery_topic(party: &Party<'_>, command: &Command) -> String {
-    let mut topic = party.root();
-    topic.push_str("/messages/devicebound/");
-    let default_to = format!("/{}/messages/devicebound", party.root());
-    write_command_bag(&mut topic, command, &default_to);
+fn delivery_topic(party: &Party<'_>, command: &Command, by_own: bool) -> String {
+    let own = party.topics.filter(|_| by_own);
+    let own = own.and_then(|topics| topics.command(party.device, party.module));
+    let (mut topic, bag) = own.unwrap_or_else(|| {
+        let mut topic = party.root();
+        topic.push_str("/messages/devicebound/");
+        (topic, true)
+    });
+    if bag {
+        let default_to = format!("/{}/messages/devicebound", party.root());
+        write_command_bag(&mut topic, command, &default_to);
+    }
     topic
 }
 

@@ -212,6 +212,8 @@ metrics! {
             "messages not yet settled";
         long_keep_alives: IntGaugeVec = "long_keep_alive_connections" []
             "device connections that may be silent for longer than limits.keep_alive_advised";
+        websockets: IntGaugeVec = "websocket_connections" []
+            "device connections over WebSocket, from the upgrade on";
         paused_connections: IntGaugeVec = "paused_connections" ["cause"]
             "device connections whose socket is not read";
         limits: IntGaugeVec = "limit" ["limit"]
@@ -289,6 +291,7 @@ metrics! {
         ready: IntGauge = ready_states [] "Brought up to date when rendered.";
         rules_loaded: IntGauge = loaded_rules [] "Rules in force.";
         long_keep_alive: IntGauge = long_keep_alives [] "Connections with a long keep-alive.";
+        websocket: IntGauge = websockets [] "Connections over WebSocket.";
         psk_short_keys: IntGauge = short_psk_keys [] "Identities with a short key.";
         uplink_inflight: IntGauge = inflight ["uplink"] "Messages not settled, uplink.";
         downlink_inflight: IntGauge = inflight ["downlink"] "Messages not settled, downlink.";

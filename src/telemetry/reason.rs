@@ -8,6 +8,8 @@
 #[macro_use]
 mod handshake;
 #[macro_use]
+mod door;
+#[macro_use]
 mod connect;
 #[macro_use]
 mod protocol;

@@ -52,6 +52,10 @@ pub async fn read_hello(
 fn name_protocol(raw: &[u8]) -> (Reason, &'static str) {
     const HTTP: [&[u8]; 6] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"PRI "];
     match raw {
+        raw if raw.starts_with(b"PROXY ") || raw.starts_with(b"\r\n\r\n\0\r\nQUIT\n") => (
+            Reason::ProxyUnexpected,
+            "a PROXY header on a listener without proxy_protocol: name the proxy there",
+        ),
         [0x10, ..] => (
             Reason::PlainMqtt,
             "MQTT without TLS on a TLS listener: turn TLS on in the device",

@@ -5,7 +5,13 @@
 //! Everything a later step needs (the message for the binder, the identities) is a range of one
 //! reassembled buffer. Neighbours: `route` judges the result, `replay` gives the same bytes on.
 
+mod suites;
+
+pub use suites::{is_psk_suite, is_signal};
+
+use super::alpn;
 use std::ops::Range;
+use suites::{SuiteKind, suite_kind};
 
 /// Raw bytes of a ClientHello, record headers included. The largest hellos in the field (a
 /// post-quantum key share, a resumption ticket holding a chain) stay under 4 KiB.
@@ -65,6 +71,7 @@ pub struct Hello {
     offers: Vec<Offer>,
     binders_start: usize,
     sni: Option<Range<usize>>,
+    alpn: Range<usize>,
 }
 
 impl Hello {
@@ -105,6 +112,12 @@ impl Hello {
     #[must_use]
     pub fn truncated(&self) -> &[u8] {
         self.message.get(..self.binders_start).unwrap_or_default()
+    }
+
+    /// What the client would speak inside TLS (RFC 7301), in order; a list that cannot be read ends
+    /// where it is wrong, and the library that serves the client judges it.
+    pub fn alpn(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        alpn::names(self.message.get(self.alpn.clone()).unwrap_or_default())
     }
 
     /// The server name asked for, if it is printable ASCII of at most 255 bytes.
@@ -335,6 +348,7 @@ fn read_extensions(
                 (hello.psk_ke, hello.psk_dhe_ke) =
                     read_modes(body).ok_or("psk_key_exchange_modes")?;
             }
+            ALPN => hello.alpn = read_alpn(body),
             GROUPS => hello.groups = Some(read_groups(body).ok_or("supported_groups")?),
             FRAGMENT_LENGTH | RECORD_SIZE_LIMIT => {
                 let asked = read_record_bytes(kind, body);
@@ -349,14 +363,16 @@ fn read_extensions(
 const SNI: u16 = 0;
 const FRAGMENT_LENGTH: u16 = 1;
 const GROUPS: u16 = 10;
+const ALPN: u16 = 16;
 const RECORD_SIZE_LIMIT: u16 = 28;
 const PRE_SHARED_KEY: u16 = 41;
 const SUPPORTED_VERSIONS: u16 = 43;
 const PSK_MODES: u16 = 45;
-const LOOKED_AT: [u16; 7] = [
+const LOOKED_AT: [u16; 8] = [
     SNI,
     FRAGMENT_LENGTH,
     GROUPS,
+    ALPN,
     RECORD_SIZE_LIMIT,
     PRE_SHARED_KEY,
     SUPPORTED_VERSIONS,
@@ -409,6 +425,10 @@ fn read_groups(mut body: Cursor<'_>) -> Option<Range<usize>> {
     (body.is_empty() && list.len().is_multiple_of(2)).then_some(list)
 }
 
+fn read_alpn(mut body: Cursor<'_>) -> Range<usize> {
+    body.vector(2).map_or(0..0, |list| list.range())
+}
+
 /// A wish that cannot be read is none; the library that serves the client judges it.
 fn read_record_bytes(kind: u16, mut body: Cursor<'_>) -> Option<usize> {
     if kind == FRAGMENT_LENGTH {
@@ -441,45 +461,6 @@ fn read_pre_shared_key(hello: &mut Hello, mut body: Cursor<'_>) -> Option<()> {
         }
     }
     binders.is_empty().then_some(())
-}
-
-enum SuiteKind {
-    Tls13,
-    Psk,
-    Certificate,
-    Other,
-}
-
-/// Whether a number offers nothing: signalling values, and the reserved values of RFC 8701.
-#[must_use]
-pub fn is_signal(id: u16) -> bool {
-    matches!(id, 0x00ff | 0x5600) || (id & 0x0f0f == 0x0a0a && id >> 8 == id & 0xff)
-}
-
-/// Whether a TLS 1.2 suite is authenticated by a PSK.
-#[must_use]
-pub fn is_psk_suite(id: u16) -> bool {
-    matches!(suite_kind(id), SuiteKind::Psk)
-}
-
-/// Who authenticates a suite (IANA TLS Cipher Suites). RSA_PSK counts as neither: it needs both
-/// a certificate and a PSK and neither stack serves it.
-fn suite_kind(id: u16) -> SuiteKind {
-    match id {
-        0x1300..=0x13ff => SuiteKind::Tls13,
-        id if is_signal(id) => SuiteKind::Other,
-        // RSA_PSK
-        0x002e | 0x0092..=0x0095 | 0x00ac | 0x00ad | 0x00b6..=0x00b9 | 0xc068 | 0xc069 => {
-            SuiteKind::Other
-        }
-        0xc06e | 0xc06f | 0xc092 | 0xc093 | 0xc098 | 0xc099 | 0xccae => SuiteKind::Other,
-        // PSK, DHE_PSK, ECDHE_PSK
-        0x002c | 0x002d | 0x008a..=0x0091 | 0x00a8..=0x00ab | 0x00ae..=0x00b5 => SuiteKind::Psk,
-        0xc033..=0xc03b | 0xc064..=0xc067 | 0xc06a..=0xc06d | 0xc070 | 0xc071 => SuiteKind::Psk,
-        0xc08e..=0xc091 | 0xc094..=0xc097 | 0xc09a | 0xc09b | 0xc0a4..=0xc0ab => SuiteKind::Psk,
-        0xccab..=0xccad | 0xd001..=0xd005 => SuiteKind::Psk,
-        _ => SuiteKind::Certificate,
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! by its own handshake. This station knows nothing of rules or devices: it reports what the
 //! handshake proved, and `auth` decides. Before it: `listener`; after it: `mqtt`.
 
+mod alpn;
 mod attempts;
 mod binder;
 mod cke;
@@ -36,6 +37,7 @@ use crate::config::values::show_duration;
 use crate::config::{ListenerConfig, TlsConfig};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::reason::Reason;
+use alpn::Names;
 use arc_swap::ArcSwap;
 use attempts::Unthrottled;
 use hello::Hello;
@@ -56,9 +58,6 @@ use voucher::Voucher;
 
 /// Longest PSK identity, bytes (RFC 4279 §5.3 asks for 128).
 pub const MAX_IDENTITY_BYTES: usize = 128;
-
-/// HTTP/1.1 by ALPN (RFC 7301 §6).
-const HTTP_1_1: &str = "http/1.1";
 
 /// A duplex byte stream, TLS or plain, boxed so that the connection task stays small.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -112,13 +111,15 @@ struct Tls {
     /// `None`: certificates alone.
     psk: Option<PskStack>,
     /// What is spoken inside, where a client may ask (RFC 7301).
-    alpn: Option<&'static str>,
+    alpn: Names,
     loaded: ArcSwap<Loaded>,
 }
 
 /// What a reload replaces whole.
 struct Loaded {
     certificates: Option<Arc<ServerConfig>>,
+    /// The same for clients that name what they would speak, and it is served.
+    named: Option<Arc<ServerConfig>>,
     expiries: Vec<Expiry>,
     voucher: Voucher,
 }
@@ -206,9 +207,10 @@ impl Acceptor {
             return Ok(Self { limits, tls: None });
         };
         let owner = format!("listener {:?}", listener.name);
-        let psk =
-            PskStack::new(psk, config.psk).map_err(|problem| vec![format!("{owner}: {problem}")]);
-        let tls = Tls::new(owner, config, rules, None);
+        let alpn = alpn::served(listener.websocket);
+        let psk = PskStack::new(psk, config.psk, alpn)
+            .map_err(|problem| vec![format!("{owner}: {problem}")]);
+        let tls = Tls::new(owner, config, rules, alpn);
         match (tls, psk) {
             (Ok(tls), Ok(psk)) => Ok(Self {
                 limits,
@@ -234,7 +236,7 @@ impl Acceptor {
         config: TlsConfig,
         limits: HandshakeLimits,
     ) -> Result<Self, Vec<String>> {
-        let tls = Tls::new(owner.to_owned(), config, None, Some(HTTP_1_1))?;
+        let tls = Tls::new(owner.to_owned(), config, None, alpn::HTTP)?;
         Ok(Self {
             limits,
             tls: Some(tls),
@@ -350,7 +352,7 @@ impl Acceptor {
         flight.heard(clock::mono());
         let version = if hello.tls13 { "1.3" } else { "1.2" };
         let stream = Replay::new(raw, tcp).timed(flight);
-        let certificates = tls.loaded.load().certificates.clone();
+        let certificates = tls.certificates(&hello);
         let route = match tls.psk {
             Some(_) => route::route(&hello, tls.config.mixed, certificates.is_some()),
             None => Route::Certificate,
@@ -379,7 +381,7 @@ impl Tls {
         owner: String,
         config: TlsConfig,
         rules: Option<CertificateRules>,
-        alpn: Option<&'static str>,
+        alpn: Names,
     ) -> Result<Self, Vec<String>> {
         let provider = x509::provider();
         let loaded = load(&owner, &config, rules.clone(), alpn, &provider)?;
@@ -397,6 +399,16 @@ impl Tls {
     fn read(&self, config: &TlsConfig) -> Result<Arc<Loaded>, Vec<String>> {
         let rules = self.rules.clone();
         load(&self.owner, config, rules, self.alpn, &self.provider)
+    }
+
+    /// The configuration for this client. The library refuses whoever names nothing served, so
+    /// such a client is not asked.
+    fn certificates(&self, hello: &Hello) -> Option<Arc<ServerConfig>> {
+        let loaded = self.loaded.load();
+        match alpn::agreed(self.alpn, hello.alpn()) {
+            Some(_) => loaded.named.clone(),
+            None => loaded.certificates.clone(),
+        }
     }
 
     async fn handshake(
@@ -443,34 +455,26 @@ impl Tls {
     }
 }
 
-impl Refusal {
-    /// Names what was offered, where nothing of it is served.
-    fn with_offer(mut self, hello: &Hello) -> Self {
-        let offered = match self.reason {
-            Reason::NoSharedSuite => offer::suites(hello, |id| !hello::is_psk_suite(id)),
-            Reason::NoSharedGroup => offer::groups(hello),
-            _ => return self,
-        };
-        self.text.push_str("; offered: ");
-        self.text.push_str(&offered);
-        self
-    }
-}
-
 fn load(
     owner: &str,
     config: &TlsConfig,
     rules: Option<CertificateRules>,
-    alpn: Option<&'static str>,
+    alpn: Names,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<Loaded>, Vec<String>> {
     let mut material = material::load(owner, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
     let voucher = Voucher::of(&material);
-    let certificates = x509::configure(material, rules, config.record_bytes, alpn, provider)
+    let certificates = x509::configure(material, rules, config.record_bytes, provider)
         .map_err(|problem| vec![format!("{owner}: {problem}")])?;
+    let named = certificates.as_ref().map(|config| {
+        let mut config = ServerConfig::clone(config);
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Arc::new(config)
+    });
     Ok(Arc::new(Loaded {
         certificates,
+        named,
         expiries,
         voucher,
     }))

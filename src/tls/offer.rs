@@ -3,7 +3,9 @@
 //! Names are the registry's; numbers nobody named are hexadecimal. Bounded: a hello may list
 //! thousands of suites, a line of the log names the first few.
 
+use crate::telemetry::reason::Reason;
 use crate::tls::hello::{self, Hello};
+use crate::tls::refusal::Refusal;
 use rustls::{CipherSuite, NamedGroup};
 use std::fmt::Write as _;
 
@@ -66,6 +68,20 @@ fn list(ids: impl Iterator<Item = u16>, name: impl Fn(u16) -> Option<&'static st
         let _ = write!(text, " and {left_out} more");
     }
     text
+}
+
+impl Refusal {
+    /// Names what was offered, where nothing of it is served.
+    pub(super) fn with_offer(mut self, hello: &Hello) -> Self {
+        let offered = match self.reason {
+            Reason::NoSharedSuite => suites(hello, |id| !hello::is_psk_suite(id)),
+            Reason::NoSharedGroup => groups(hello),
+            _ => return self,
+        };
+        self.text.push_str("; offered: ");
+        self.text.push_str(&offered);
+        self
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod select;
 
 use crate::config::PskConfig;
 use crate::telemetry::reason::Reason;
+use crate::tls::alpn::{self, Names};
 use crate::tls::cke::Watch;
 use crate::tls::hello::Hello;
 use crate::tls::refusal::{Alert, Refusal, farewell, printable};
@@ -26,7 +27,7 @@ use openssl::dh::Dh;
 use openssl::error::ErrorStack;
 use openssl::ex_data::Index;
 use openssl::ssl::{
-    Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
+    AlpnError, Ssl, SslContext, SslContextBuilder, SslMethod, SslMode, SslOptions, SslRef,
     SslSessionCacheMode, SslVersion,
 };
 use select::Proved;
@@ -92,14 +93,15 @@ impl PskStack {
     ///
     /// # Errors
     /// A sentence, when OpenSSL lacks a suite or the system has no randomness.
-    pub fn new(lookup: PskLookup, config: PskConfig) -> Result<Self, String> {
+    pub fn new(lookup: PskLookup, config: PskConfig, names: Names) -> Result<Self, String> {
         let keyring = Keyring::new(lookup).map_err(|error| {
             format!("the system gives no randomness for PSK ({error}); check getrandom(2)")
         })?;
         let keyring = Arc::new(keyring);
         let setup = Ssl::new_ex_index().and_then(|index| {
-            let context = context(index, keyring.clone(), config)?.build();
-            Ok((context, context_sha384(index, config)?.build(), index))
+            let context = context(index, keyring.clone(), config, names)?.build();
+            let sha384 = context_sha384(index, config, names)?.build();
+            Ok((context, sha384, index))
         });
         let (context, sha384, index) = setup.map_err(|error| {
             let text = error.to_string().escape_debug().to_string();
@@ -351,8 +353,9 @@ fn context(
     index: Index<Ssl, Shared>,
     keyring: Arc<Keyring>,
     config: PskConfig,
+    names: Names,
 ) -> Result<SslContextBuilder, ErrorStack> {
-    let mut builder = bare_context(config)?;
+    let mut builder = bare_context(config, names)?;
     builder.set_ciphersuites(&profile::tls13_list(PskHash::Sha256))?;
     builder.set_cipher_list(&profile::tls12_list(config))?;
     if config.ffdhe {
@@ -379,8 +382,9 @@ fn context(
 fn context_sha384(
     index: Index<Ssl, Shared>,
     config: PskConfig,
+    names: Names,
 ) -> Result<SslContextBuilder, ErrorStack> {
-    let mut builder = bare_context(config)?;
+    let mut builder = bare_context(config, names)?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_3))?;
     builder.set_ciphersuites(&profile::tls13_list(PskHash::Sha384))?;
     openssl_psk_session::set_find_session(&mut builder, move |ssl, identity| {
@@ -397,7 +401,7 @@ fn context_sha384(
 }
 
 /// What both contexts have, and have not.
-fn bare_context(config: PskConfig) -> Result<SslContextBuilder, ErrorStack> {
+fn bare_context(config: PskConfig, names: Names) -> Result<SslContextBuilder, ErrorStack> {
     let mut builder = SslContextBuilder::new(SslMethod::tls_server())?;
     builder.set_min_proto_version(Some(SslVersion::TLS1_2))?;
     builder.set_max_proto_version(Some(SslVersion::TLS1_3))?;
@@ -421,6 +425,9 @@ fn bare_context(config: PskConfig) -> Result<SslContextBuilder, ErrorStack> {
     // the level here: suites, groups and the DH group are all named.
     builder.set_security_level(0);
     builder.set_groups_list(profile::GROUPS)?;
+    builder.set_alpn_select_callback(move |_, offered| {
+        alpn::agreed(names, alpn::names(offered)).ok_or(AlpnError::NOACK)
+    });
     Ok(builder)
 }
 

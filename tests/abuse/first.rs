@@ -79,10 +79,21 @@ async fn other_protocols_on_either_port_are_closed_and_counted() {
         let label = format!("reason=\"{reason}\"");
         metric_is(&bench, "disconnects_total", &[&label], before + 1.0).await;
     }
-    // The plain port takes MQTT and nothing else, least of all a TLS hello.
+    // A browser is told what this is.
+    let mut raw = Raw::plain(bench.plain()).await;
+    raw.send(http).await.expect("sent");
+    let answer = raw.closed_within(AT_ONCE).await;
+    assert!(answer.starts_with(b"HTTP/1.1 426 "), "{answer:?}");
+    metric_is(
+        &bench,
+        "disconnects_total",
+        &["reason=\"upgrade_none\""],
+        1.0,
+    )
+    .await;
+    // The plain port takes MQTT and WebSockets and nothing else, least of all a TLS hello.
     for bytes in [
-        &http[..],
-        b"SSH-2.0-x\r\n",
+        &b"SSH-2.0-x\r\n"[..],
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"AMQP\0\x01\0\0",
     ] {

@@ -45,6 +45,42 @@ const TOPICS: &[Row] = &[
      "telemetry_denied"),
 ];
 
+/// Topics of a rule's own; with [`FIRMWARE`] beside the rules.
+#[rustfmt::skip] // one row a line
+const TEMPLATES: &[Row] = &[
+    ("--as psk:line-1 --topic factory/7/line-1/temp", 0, "  with the property line = 7\n"),
+    ("--as psk:line-1 --topic factory/7/line-2/temp", 1, "topic_foreign_device"),
+    ("--as psk:line-1 --topic debug/heap", 1, "unmatched = \"drop\": the message is ack"),
+    ("--as psk:line-1 --topic 'cmd/line-1/#'", 0, "may subscribe to cmd/line-1/#\n"),
+    ("--as psk:line-1 --topic 'cmd/#'", 1, "filter_unknown"),
+    ("--as psk:line-2 --topic debug/heap", 0, "  with the property mqtt-topic = debug/heap\n"),
+];
+
+const FIRMWARE: &str = r#"
+[[device]]
+id = "line-1"
+publish = "factory/{line}/{device}/temp"
+subscribe = "cmd/{device}/#"
+unmatched = "drop"
+psk = { identity = "line-1", key = "hex:01112233445566778899aabbccddeeff" }
+
+[[device]]
+id = "line-2"
+unmatched = "telemetry"
+psk = { identity = "line-2", key = "hex:02112233445566778899aabbccddeeff" }
+
+[[expect]]
+connect = "psk:line-1"
+publish = "factory/7/line-1/temp"
+subscribe = "cmd/line-1/#"
+device = "line-1"
+
+[[expect]]
+connect = "psk:line-2"
+publish = "$iothub/other"
+deny = "topic"
+"#;
+
 /// What a rule asks of CONNECT and token; with [`STRICT`] beside the rules.
 #[rustfmt::skip] // one row a line
 const TERMS: &[Row] = &[
@@ -84,6 +120,13 @@ fn a_rules_terms_for_connect_and_token_are_answered_for() {
     let folder = Folder::new();
     folder.write("rules.toml", &format!("{RULES}{STRICT}"));
     answers(&folder, TERMS.iter());
+}
+
+#[test]
+fn topics_of_a_rules_own_are_answered_for() {
+    let folder = Folder::new();
+    folder.write("rules.toml", &format!("{RULES}{FIRMWARE}"));
+    answers(&folder, TEMPLATES.iter());
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod renewal;
 mod secrets;
 mod storm;
 mod story;
+mod topics;
 mod traces;
 mod twins;
 mod watch;

@@ -2,11 +2,13 @@
 //! Built only with `--features interop`, since the clients must be installed; `tests/run` does.
 #![cfg(feature = "interop")]
 
+mod haproxy;
 #[path = "../support/http.rs"]
 mod http;
 #[path = "../support/process.rs"]
 mod process;
 mod service;
+mod websocket;
 
 use process::free_port;
 use serde_json::Value;

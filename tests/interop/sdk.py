@@ -1,8 +1,8 @@
 """The official device SDK, unmodified, through the gateway: 100 messages, its twin, one command, a
 change of desired properties and a method.
 
-Arguments: hub host, device id, CA file. The device key comes from the environment. The SDK's port
-is 8883, its gateway host is localhost.
+Arguments: hub host, device id, CA file; "websockets" for those. The device key comes from the environment. The SDK's port
+is 8883, or 443 over WebSocket; its gateway host is localhost.
 """
 
 import os
@@ -19,6 +19,7 @@ client = IoTHubDeviceClient.create_from_connection_string(
     f"HostName={hub};DeviceId={device};SharedAccessKey={os.environ['DEVICE_KEY']}"
     ";GatewayHostName=localhost",
     server_verification_cert=trusted,
+    websockets="websockets" in sys.argv[4:],
 )
 arrived = threading.Event()
 

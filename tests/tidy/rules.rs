@@ -53,6 +53,8 @@ const LAYERS: &[Layer] = &[
         files: &[
             "src/amqp/",
             "src/mqtt/",
+            "src/websocket/",
+            "src/listener/proxy/header.rs",
             "src/auth/",
             "src/router/topic_map.rs",
             "src/router/topic_map/",
@@ -104,7 +106,7 @@ const LAYERS: &[Layer] = &[
         ],
     },
     Layer {
-        files: &["src/mqtt/"],
+        files: &["src/mqtt/", "src/websocket/"],
         except: &[],
         must_not: &["crate::hub", "crate::tls", "crate::auth"],
     },

@@ -151,6 +151,8 @@ impl Site {
             tls: Some(tls),
             insecure: false,
             mqtt_versions: iothub_gateway::mqtt::packet::Versions::ALL,
+            websocket: true,
+            proxy_protocol: Vec::new(),
             accept: vec![],
         };
         let limits = HandshakeLimits {

@@ -13,6 +13,7 @@ use super::RuleSet;
 use super::probe::Probe;
 use super::reader::Section;
 use super::rule::parse_life;
+use super::topics::{Fit, Unmatched};
 use crate::auth::DENIALS;
 use crate::auth::explain::Outcome;
 use crate::auth::rules::Problem;
@@ -159,10 +160,15 @@ impl Expectation {
     }
 
     fn topics_fit(&self, got: &Outcome) -> Result<(), String> {
-        let base = match got.client_id.split_once('/') {
-            None => format!("devices/{}", got.client_id),
-            Some((device, module)) => format!("devices/{device}/modules/{module}"),
+        let (device, module) = match got.client_id.split_once('/') {
+            None => (&*got.client_id, None),
+            Some((device, module)) => (device, Some(module)),
         };
+        let base = match module {
+            None => format!("devices/{device}"),
+            Some(module) => format!("devices/{device}/modules/{module}"),
+        };
+        let topics = got.topics.as_deref();
         let below_iothub = [&self.publish, &self.subscribe];
         let below_iothub = below_iothub.map(|topic| topic.as_deref().and_then(reserved));
         for right in below_iothub.iter().flatten() {
@@ -179,9 +185,18 @@ impl Expectation {
             }
             let events = format!("{base}/messages/events");
             let rest = topic.strip_prefix(&events);
-            if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            let hubs = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            let own = topics.is_some_and(|topics| {
+                let is_hubs = topic.starts_with("devices/") || topic.starts_with('$');
+                match topics.publishes(device, module, topic) {
+                    Fit::Yes(_) => true,
+                    Fit::Foreign => false,
+                    Fit::No => topics.unmatched == Unmatched::Telemetry && !is_hubs,
+                }
+            });
+            if !hubs && !own {
                 return Err(format!(
-                    "{} may publish to {base}/messages/events/",
+                    "{} may publish to {base}/messages/events/, or as its rule says",
                     got.client_id
                 ));
             }
@@ -192,8 +207,10 @@ impl Expectation {
             if !got.permissions.commands {
                 return Err(format!("{} does not allow commands", got.rule));
             }
-            let whole_module = got.client_id.contains('/') && *filter == format!("{base}/#");
-            if *filter != format!("{base}/messages/devicebound/#") && !whole_module {
+            let whole_module = module.is_some() && *filter == format!("{base}/#");
+            let own = topics.is_some_and(|topics| topics.subscribes(device, module, filter));
+            let hubs = *filter == format!("{base}/messages/devicebound/#");
+            if !hubs && !whole_module && !own {
                 return Err(format!(
                     "{} may subscribe to {base}/messages/devicebound/#",
                     got.client_id

@@ -84,13 +84,17 @@ impl Glob {
 
 /// A range of addresses, `10.20.0.0/16`, or one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cidr {
+pub struct Cidr {
     base: IpAddr,
     prefix: u32,
 }
 
 impl Cidr {
-    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+    /// Reads a range or an address.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
         const FORM: &str = "not an address or range such as 10.20.0.0/16 or 2001:db8::/32";
         let (base, prefix) = match text.split_once('/') {
             Some((base, prefix)) => (base, Some(prefix)),
@@ -116,9 +120,16 @@ impl Cidr {
     }
 
     /// Whether `source` is in the range; IPv4 addresses mapped into IPv6 count as IPv4.
-    pub(crate) fn contains(&self, source: IpAddr) -> bool {
+    #[must_use]
+    pub fn contains(&self, source: IpAddr) -> bool {
         let source = source.to_canonical();
         source.is_ipv4() == self.base.is_ipv4() && bits(source) & self.mask() == bits(self.base)
+    }
+
+    /// Whether every address of its family is in it.
+    #[must_use]
+    pub fn is_everybody(&self) -> bool {
+        self.prefix == 0
     }
 
     /// The prefix as the top bits of 128.

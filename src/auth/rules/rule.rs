@@ -3,6 +3,7 @@
 use super::pattern::{Cidr, Glob};
 use super::reader::Section;
 use super::template::{Name, Template};
+use super::topics::{Retain, Topics, Unmatched};
 use super::{DeviceLimits, Needs, OnRefused, Properties};
 use crate::auth::x509::{Fingerprint, Old, fingerprints};
 use crate::auth::{CredentialKind, Permissions};
@@ -33,7 +34,7 @@ pub(crate) enum Action {
 }
 
 /// What a rule or an entry asks of a CONNECT beside its credential.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Terms {
     /// A CONNECT without client id gets the device's.
     pub(crate) assign_client_id: bool,
@@ -41,16 +42,22 @@ pub(crate) struct Terms {
     pub(crate) max_token_life: Option<Duration>,
     /// Old certificates that are admitted.
     pub(crate) allow_x509: Old,
+    /// Topics of its own; `None`: as IoT Hub has them.
+    pub(crate) topics: Option<Arc<Topics>>,
 }
 
 /// Keys of a rule that admits.
-const DENY_HAS_NO: [&str; 9] = [
+const DENY_HAS_NO: [&str; 13] = [
     "device_id",
     "module_id",
     "allow",
     "limits",
     "properties",
     "on_refused",
+    "publish",
+    "subscribe",
+    "retain",
+    "unmatched",
     "assign_client_id",
     "max_token_life",
     "allow_x509",
@@ -378,12 +385,40 @@ fn parse_on_refused(text: &str) -> Result<OnRefused, &'static str> {
     }
 }
 
-/// `assign_client_id`, `max_token_life` and `allow_x509`.
+/// `assign_client_id`, `max_token_life`, `allow_x509`, and what there is about topics.
 pub(super) fn parse_terms(section: &mut Section<'_, '_>) -> Terms {
     Terms {
         assign_client_id: section.flag("assign_client_id").unwrap_or(false),
         max_token_life: section.parsed("max_token_life", parse_life),
         allow_x509: parse_old(section),
+        topics: parse_topics(section),
+    }
+}
+
+/// `publish`, `subscribe`, `retain` and `unmatched`.
+fn parse_topics(section: &mut Section<'_, '_>) -> Option<Arc<Topics>> {
+    let retain = |text: &str| match text {
+        "mqtt-retain" => Ok(Retain::MqttRetain),
+        "x-opt-retain" => Ok(Retain::XOptRetain),
+        "refuse" => Ok(Retain::Refuse),
+        _ => Err("must be \"mqtt-retain\", \"x-opt-retain\" or \"refuse\""),
+    };
+    let unmatched = |text: &str| match text {
+        "reject" => Ok(Unmatched::Reject),
+        "telemetry" => Ok(Unmatched::Telemetry),
+        "drop" => Ok(Unmatched::Drop),
+        _ => Err("must be \"reject\", \"telemetry\" or \"drop\""),
+    };
+    let publish = section.texts("publish");
+    let subscribe = section.text("subscribe");
+    let retain = section.parsed("retain", retain).unwrap_or_default();
+    let unmatched = section.parsed("unmatched", unmatched).unwrap_or_default();
+    match Topics::parse(&publish, subscribe.as_deref(), retain, unmatched) {
+        Ok(topics) => (topics != Topics::default()).then(|| Arc::new(topics)),
+        Err((key, error)) => {
+            section.problem(key, error);
+            None
+        }
     }
 }
 

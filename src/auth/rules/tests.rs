@@ -4,6 +4,7 @@ use super::*;
 use std::path::Path;
 
 mod psk_files;
+mod topics;
 
 const KEY: &str = "hex:00112233445566778899aabbccddeeff";
 const OTHER: &str = "hex:ffeeddccbbaa99887766554433221100";
@@ -364,7 +365,7 @@ fn the_example_files_load_and_their_expectations_hold() {
     };
     let set = RuleSet::parse(&[file], &resolvers).unwrap_or_else(|p| panic!("{p:?}"));
     assert_eq!(set.run_expectations(), []);
-    assert_eq!(set.counts().expectations, 5);
+    assert_eq!(set.counts().expectations, 6);
     assert_eq!(set.counts().psk_identities, 4);
     // nobody gets in with a published key
     for probe in [

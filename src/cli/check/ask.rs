@@ -5,7 +5,7 @@
 
 use super::reason;
 use crate::auth::identity::parse_client_id;
-use crate::auth::rules::{OnRefused, Place, Probe, RuleSet, parse_life};
+use crate::auth::rules::{OnRefused, Place, Probe, RuleSet, Unmatched, parse_life};
 use crate::auth::x509::{Fingerprint, fingerprints, parse_thumbprint};
 use crate::auth::{CredentialKind, Denial, Explanation, Outcome, Step};
 use crate::config::named_file::{self, PEM_BYTES_MAX};
@@ -382,11 +382,10 @@ fn may_publish(
     properties_max: usize,
 ) -> bool {
     let (id, rights, limits) = (&outcome.client_id, outcome.permissions, outcome.limits);
-    let allowed = could_publish(id, rights, topic, properties_max, limits.properties);
-    let consequence = match topic.starts_with("$iothub/") {
-        true => "MQTT 5 is told in the PUBACK; an older device is acknowledged and stays",
-        false => consequence(limits.on_refused),
-    };
+    let topics = outcome.topics.as_deref();
+    let manner = limits.properties;
+    let allowed = could_publish(id, rights, topics, topic, properties_max, manner);
+    let is_reserved = topic.starts_with("$iothub/");
     let topic = shown(topic);
     if qos == Some(2) {
         let (reason, fix) = (Reason::Qos2Publish, Reason::Qos2Publish.fix());
@@ -394,18 +393,36 @@ fn may_publish(
         let _ = writeln!(text, "refused: {reason}: {}", reason.means());
         return false;
     }
-    let Err(error) = allowed else {
-        let _ = writeln!(text, "may publish to {topic}");
-        return true;
+    let error = match allowed {
+        Err(error) => error,
+        Ok(telemetry) => {
+            let _ = writeln!(text, "may publish to {topic}");
+            for (name, value) in &telemetry.application {
+                let value = value.as_deref().map_or("null".into(), shown);
+                let _ = writeln!(text, "  with the property {} = {value}", shown(name));
+            }
+            return true;
+        }
     };
     let _ = writeln!(text, "may not publish to {topic}");
     let _ = writeln!(text, "refused: {}: {error}", error.reason());
-    let _ = writeln!(text, "  {consequence}");
+    let drops = topics.is_some_and(|topics| topics.unmatched == Unmatched::Drop);
+    let becomes = match error.reason() {
+        Reason::TopicUnknown if drops => {
+            "unmatched = \"drop\": the message is acknowledged and dropped"
+        }
+        _ if is_reserved => {
+            "MQTT 5 is told in the PUBACK; an older device is acknowledged and stays"
+        }
+        _ => consequence(limits.on_refused),
+    };
+    let _ = writeln!(text, "  {becomes}");
     false
 }
 
 fn may_subscribe(text: &mut String, outcome: &Outcome, filter: &str) -> bool {
-    let allowed = could_subscribe(&outcome.client_id, outcome.permissions, filter);
+    let topics = outcome.topics.as_deref();
+    let allowed = could_subscribe(&outcome.client_id, outcome.permissions, topics, filter);
     let filter = shown(filter);
     match allowed {
         Ok(_) => {

@@ -3,6 +3,7 @@
 use super::material;
 use super::sections::socket_address;
 use crate::auth::CredentialKind;
+use crate::auth::rules::Cidr;
 use crate::config::file::{Entry, Node};
 use crate::config::reader::{Reader, complain, text_of};
 use crate::config::{ListenerConfig, Mixed, PskConfig, TlsConfig};
@@ -108,6 +109,8 @@ fn listener(
         insecure,
         accept,
         mqtt_versions: versions(reader),
+        websocket: reader.boolean("websocket", true),
+        proxy_protocol: proxies(reader),
     })
 }
 
@@ -187,6 +190,31 @@ fn versions(reader: &Reader<'_>) -> Versions {
     }
     reader.note("mqtt_versions", shown.join(", "));
     served
+}
+
+/// Proxies that are trusted to say who connects.
+fn proxies(reader: &Reader<'_>) -> Vec<Cidr> {
+    let items = reader.list("proxy_protocol").unwrap_or_default();
+    let mut proxies = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        let key = format!("proxy_protocol[{index}]");
+        if matches!(item.node, Node::Failed) {
+            continue;
+        }
+        match text_of(item).and_then(|text| Cidr::parse(text).map_err(|m| complain(item, m))) {
+            Ok(range) => {
+                if range.is_everybody() {
+                    let text = "lets everybody say who it is; name the proxies alone";
+                    reader.warning(&key, text);
+                }
+                proxies.push(range);
+            }
+            Err(message) => reader.problem_at(&key, item, message),
+        }
+    }
+    let shown: Vec<_> = items.iter().filter_map(|i| text_of(i).ok()).collect();
+    reader.note("proxy_protocol", shown.join(", "));
+    proxies
 }
 
 /// The credentials taken: as listed, or all this listener can check.

@@ -1,6 +1,7 @@
 //! Why a connection ends, and what that means for the peer, the will and what is in flight; pure.
 
 use crate::hub::outcome::DeviceGone;
+use crate::listener::websocket;
 use crate::mqtt::session::Goodbye;
 use crate::mqtt::violation::Violation;
 use crate::router::registry::{Eviction, Order};
@@ -79,6 +80,10 @@ impl Close {
 
     /// The socket failed.
     pub(super) fn socket(error: &io::Error) -> Self {
+        if let Some(violation) = websocket::violation(error) {
+            // The client was told by a Close frame.
+            return Self::new(violation.word(), violation.to_string());
+        }
         let (reason, text) = match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => {
                 return Self::peer_closed();

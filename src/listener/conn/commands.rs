@@ -10,7 +10,7 @@ use crate::hub::message::{Command, Settlement};
 use crate::listener::refusal::Line;
 use crate::mqtt::packet::{Filter, PacketId, QoS};
 use crate::mqtt::session::Deliver;
-use crate::router::topic_map::{self, TopicError};
+use crate::router::topic_map::{self, Subscription, TopicError};
 use crate::telemetry::log::REFUSAL;
 use bytestring::ByteString;
 use std::sync::atomic::Ordering::Relaxed;
@@ -107,7 +107,11 @@ impl<U: Upstream> Conn<U> {
         };
         let bytes = command.body.len();
         let deliver = Deliver {
-            topic: topic_map::command_topic(&self.device, &command),
+            topic: topic_map::command_topic(
+                &self.device,
+                &command,
+                self.subscriptions.has(Subscription::Own),
+            ),
             payload: command.body,
             qos,
             delivery,

@@ -6,7 +6,7 @@
 
 use super::close::Close;
 use super::{Conn, Upstream};
-use crate::auth::rules::OnRefused;
+use crate::auth::rules::{OnRefused, Unmatched};
 use crate::listener::refusal::{Line, Message};
 use crate::mqtt::packet::{Publish, QoS};
 use crate::mqtt::session::Ticket;
@@ -81,8 +81,14 @@ impl Filing {
 impl<U: Upstream> Conn<U> {
     /// A copy of a message for the case that it is refused, where the rule needs one.
     pub(super) fn copy(&self, publish: &Publish) -> Option<Box<Publish>> {
-        let close = self.bounds.limits.on_refused == OnRefused::Close;
-        (!close).then(|| Box::new(publish.clone()))
+        let keeps = self.bounds.limits.on_refused != OnRefused::Close || self.drops_unmatched();
+        keeps.then(|| Box::new(publish.clone()))
+    }
+
+    /// Whether a message to a topic nothing fits is given up.
+    fn drops_unmatched(&self) -> bool {
+        let topics = self.device.topics();
+        topics.is_some_and(|topics| topics.unmatched == Unmatched::Drop)
     }
 
     /// Ends a message that will never be accepted.
@@ -96,7 +102,11 @@ impl<U: Upstream> Conn<U> {
         self.count("uplink", qos, no.reason.word());
         self.claim.tally().refused.fetch_add(1, Relaxed);
         self.see("refused", || format!("{}: {}", no.reason, no.text));
-        let rule = self.bounds.limits.on_refused;
+        let unmatched = no.reason == Reason::TopicUnknown && self.drops_unmatched();
+        let rule = match unmatched {
+            true => OnRefused::Discard,
+            false => self.bounds.limits.on_refused,
+        };
         let Some(copy) = copy else {
             return self.tell_or_close(ticket, qos, no);
         };

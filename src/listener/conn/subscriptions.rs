@@ -26,7 +26,9 @@ impl Subscriptions {
     /// The QoS of commands: the largest of those that match (MQTT-3.3.5-1).
     pub(super) fn commands(&self) -> Option<QoS> {
         let of = |which: Subscription| self.0[which as usize];
-        of(Subscription::Commands).max(of(Subscription::Module))
+        of(Subscription::Commands)
+            .max(of(Subscription::Module))
+            .max(of(Subscription::Own))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::auth::CredentialKind;
 use crate::auth::password::hash_password_with;
-use crate::auth::rules::{Resolvers, RuleSet, RulesText};
+use crate::auth::rules::{Cidr, Resolvers, RuleSet, RulesText};
 use crate::config::limits::Limits;
 use crate::config::secret::Secret;
 use crate::config::{Endpoint, HubConfig, ListenerConfig};
@@ -22,13 +22,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-const SOON: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(100);
+pub(super) const SOON: Duration = Duration::from_secs(20);
+pub(super) const SHORT: Duration = Duration::from_millis(100);
 
-struct Port {
+pub(super) struct Port {
     address: SocketAddr,
-    shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
@@ -81,7 +81,12 @@ fn rules() -> RuleSet {
     RuleSet::parse(&[file], &resolvers).expect("rules")
 }
 
-fn open(limits: Limits) -> Port {
+pub(super) fn open(limits: Limits) -> Port {
+    open_behind(limits, &[])
+}
+
+/// A port that takes connections from these proxies alone.
+pub(super) fn open_behind(limits: Limits, proxies: &[&str]) -> Port {
     let metrics = Arc::new(Metrics::new());
     let hub = Hub::start(Arc::new(hub_config()), metrics.clone());
     let rules = Arc::new(ArcSwap::from_pointee(rules()));
@@ -103,6 +108,11 @@ fn open(limits: Limits) -> Port {
         tls: None,
         insecure: false,
         mqtt_versions: crate::mqtt::packet::Versions::ALL,
+        websocket: true,
+        proxy_protocol: proxies
+            .iter()
+            .map(|range| Cidr::parse(range).expect("a range"))
+            .collect(),
         accept: vec![CredentialKind::Password, CredentialKind::Sas],
     };
     let acceptor = Acceptor::new(&config, Arc::new(|_| None), times).expect("a plain acceptor");
@@ -125,13 +135,23 @@ fn open(limits: Limits) -> Port {
 }
 
 impl Port {
-    async fn socket(&self) -> TcpStream {
+    pub(super) async fn socket(&self) -> TcpStream {
         TcpStream::connect(self.address).await.expect("accepted")
     }
 
     /// A socket with CONNECT on it, and the answer.
-    async fn connect(&self, password: &str) -> (TcpStream, Option<ConnectReturnCode>) {
+    pub(super) async fn connect(&self, password: &str) -> (TcpStream, Option<ConnectReturnCode>) {
+        self.connect_after(&[], password).await
+    }
+
+    /// As [`Port::connect`], with `head` in front.
+    pub(super) async fn connect_after(
+        &self,
+        head: &[u8],
+        password: &str,
+    ) -> (TcpStream, Option<ConnectReturnCode>) {
         let mut socket = self.socket().await;
+        socket.write_all(head).await.expect("taken");
         let mut connect = v4::Connect::new("dev");
         connect.set_login("dev", password);
         let mut bytes = BytesMut::new();
@@ -141,7 +161,7 @@ impl Port {
         (socket, answer)
     }
 
-    fn ended(&self, reason: &str) -> u64 {
+    pub(super) fn ended(&self, reason: &str) -> u64 {
         self.metrics.disconnects.with_label_values(&[reason]).get()
     }
 
@@ -155,7 +175,7 @@ impl Port {
     }
 
     /// Waits until no connection has a task, and checks that every permit came back.
-    async fn idle(&self) {
+    pub(super) async fn idle(&self) {
         assert!(self.shared.drained(SOON).await, "a task did not end");
         assert!(self.shared.registry().is_empty());
         assert!(self.shared.gate.is_idle(), "a permit was kept");
@@ -180,7 +200,7 @@ async fn answer(socket: &mut TcpStream) -> Option<ConnectReturnCode> {
 }
 
 /// Whether the peer has closed, within a bound.
-async fn closed(socket: &mut TcpStream) -> bool {
+pub(super) async fn closed(socket: &mut TcpStream) -> bool {
     let mut byte = [0];
     let read = timeout(SOON, socket.read(&mut byte)).await;
     matches!(read, Ok(Ok(0) | Err(_)))
@@ -195,7 +215,7 @@ async fn every_socket_ends_in_exactly_one_reason() {
     drop(port.socket().await);
     let mut silent = port.socket().await;
     let mut garbage = port.socket().await;
-    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    garbage.write_all(b"get / http/1.1\r\n\r\n").await.unwrap();
     let (mut wrong, code) = port.connect("wrong").await;
     assert_eq!(code, Some(ConnectReturnCode::BadUserNamePassword));
     let (mut good, code) = port.connect("right").await;

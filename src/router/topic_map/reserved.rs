@@ -134,6 +134,8 @@ pub enum Subscription {
     Commands,
     /// A module's commands, by the wider of its two filters.
     Module,
+    /// The device's or module's commands, by the filter of its rule.
+    Own,
     /// Answers to twin requests.
     TwinResponses,
     /// Changes of desired properties.
@@ -144,7 +146,7 @@ pub enum Subscription {
 
 impl Subscription {
     /// How many there are.
-    pub const COUNT: usize = 5;
+    pub const COUNT: usize = 6;
 
     pub(super) fn reserved(party: &Party<'_>, filter: &str) -> Option<Result<Self, TopicError>> {
         let rights = party.permissions;
@@ -167,7 +169,7 @@ mod tests {
     const ALL: Permissions = Permissions::ALL;
 
     fn of(topic: &str) -> Option<Result<Reserved<'_>, TopicError>> {
-        Reserved::by(&Party::named("d", ALL), topic)
+        Reserved::by(&Party::named("d", ALL, None), topic)
     }
 
     #[test]
@@ -233,7 +235,7 @@ mod tests {
 
     #[test]
     fn only_the_documented_filters_are_granted_and_each_by_its_right() {
-        let by = |rights, filter| Subscription::reserved(&Party::named("d", rights), filter);
+        let by = |rights, filter| Subscription::reserved(&Party::named("d", rights, None), filter);
         let methods = "$iothub/methods/POST/#";
         let twin = "$iothub/twin/res/#";
         assert_eq!(by(ALL, methods), Some(Ok(Subscription::Methods)));
@@ -252,7 +254,7 @@ mod tests {
         assert!(by(no_methods, twin).is_some_and(|granted| granted.is_ok()));
         let no_twin = Permissions { twin: false, ..ALL };
         assert_eq!(by(no_twin, twin), Some(Err(TopicError::TwinDenied)));
-        let party = Party::named("d", no_twin);
+        let party = Party::named("d", no_twin, None);
         let get = Reserved::by(&party, "$iothub/twin/GET/?$rid=1");
         assert_eq!(get, Some(Err(TopicError::TwinDenied)));
         let answer = Reserved::by(&party, "$iothub/methods/res/200/?$rid=1");

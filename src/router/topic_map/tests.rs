@@ -1,6 +1,7 @@
 //! Topics: whose they are, and what they carry.
 
 mod filters;
+mod templates;
 
 use super::*;
 use crate::hub::message::SystemProperties;
@@ -14,6 +15,7 @@ fn party<'a>(device: &'a str, module: Option<&'a str>) -> Party<'a> {
         device,
         module,
         permissions: ALL,
+        topics: None,
     }
 }
 
@@ -385,16 +387,25 @@ fn the_command_topic_is_the_one_seen_on_the_wire() {
     };
     let wire = "devices/snoopy/messages/devicebound/%24.mid=9923d5e1-2759-4706-957a-8c8728d6c7ea\
                 &%24.to=%2Fdevices%2Fsnoopy%2Fmessages%2Fdevicebound";
-    assert_eq!(delivery_topic(&party("snoopy", None), &command), wire);
+    assert_eq!(
+        delivery_topic(&party("snoopy", None), &command, false),
+        wire
+    );
     command.system.to = None;
-    assert_eq!(delivery_topic(&party("snoopy", None), &command), wire);
+    assert_eq!(
+        delivery_topic(&party("snoopy", None), &command, false),
+        wire
+    );
     command.application = vec![pair("iothub-ack", "full"), ("prop1".to_owned(), None)];
     let more = format!("{wire}&iothub-ack=full&prop1");
-    assert_eq!(delivery_topic(&party("snoopy", None), &command), more);
+    assert_eq!(
+        delivery_topic(&party("snoopy", None), &command, false),
+        more
+    );
     command.system.message_id = None;
     command.application.clear();
     assert_eq!(
-        delivery_topic(&party("d", Some("m")), &command),
+        delivery_topic(&party("d", Some("m")), &command, false),
         "devices/d/modules/m/messages/devicebound/\
          %24.to=%2Fdevices%2Fd%2Fmodules%2Fm%2Fmessages%2Fdevicebound"
     );
@@ -410,7 +421,7 @@ fn a_command_topic_always_matches_the_filter_it_was_asked_with() {
         body: Bytes::new(),
         delivery_count: 0,
     };
-    let delivered = delivery_topic(&party(id, None), &command);
+    let delivered = delivery_topic(&party(id, None), &command, false);
     let filter = format!("devices/{id}/messages/devicebound/#");
     let granted = check_filter(&party(id, None), &filter);
     assert_eq!(granted, Ok(Subscription::Commands));

@@ -1,7 +1,7 @@
 //! Reasons from the accepted socket to the end of TLS.
 
 macro_rules! handshake_reasons {
-    ($($rows:tt)*) => { connect_reasons! { $($rows)*
+    ($($rows:tt)*) => { door_reasons! { $($rows)*
         // Before a byte is read.
         LimitConnections "limit_connections" State [Handshake]
             "as many connections as `limits.connections` allows are open";

@@ -110,6 +110,9 @@ macro_rules! session_reasons {
         FilterTooWide "filter_too_wide" Rules [Message]
             "the filter is wider than this device";
             "subscribe to `devices/ID/messages/devicebound/#`";
+        RetainRefused "retain_refused" Wire [Connect Message]
+            "the message has the retain flag, and the rule says `retain = \"refuse\"`";
+            "publish without retain, or change `retain` of the rule";
         MethodsDenied "methods_denied" Rules [Message]
             "the rule does not let this device be called methods";
             "add \"methods\" to its `allow`";

@@ -5,6 +5,7 @@ use super::select::select;
 use super::{Attempt, PskStack};
 use crate::config::secret::Secret;
 use crate::config::{Mixed, PskConfig};
+use crate::tls::alpn::served;
 use crate::tls::attempts::Unthrottled;
 use crate::tls::binder::Transcript;
 use crate::tls::hello::{Hello, Parsed, parse};
@@ -181,9 +182,9 @@ fn the_context_never_holds_a_certificate_nor_allows_renegotiation_tickets_or_com
     };
     let index = Ssl::new_ex_index().unwrap();
     for builder in [
-        super::context(index, Arc::new(ring()), PskConfig::default()).unwrap(),
-        super::context(index, Arc::new(ring()), all).unwrap(),
-        super::context_sha384(index, all).unwrap(),
+        super::context(index, Arc::new(ring()), PskConfig::default(), served(true)).unwrap(),
+        super::context(index, Arc::new(ring()), all, served(true)).unwrap(),
+        super::context_sha384(index, all, served(true)).unwrap(),
     ] {
         let closed =
             SslOptions::NO_RENEGOTIATION | SslOptions::NO_TICKET | SslOptions::NO_COMPRESSION;
@@ -210,7 +211,8 @@ async fn a_certificate_handshake_is_never_reported_as_the_identity_the_callback_
         .unwrap();
     let key = PKey::private_key_from_der(&key.serialize_der()).unwrap();
     let (index, keyring) = (Ssl::new_ex_index().unwrap(), Arc::new(ring()));
-    let mut builder = super::context(index, keyring.clone(), PskConfig::default()).unwrap();
+    let mut builder =
+        super::context(index, keyring.clone(), PskConfig::default(), served(true)).unwrap();
     builder
         .set_certificate(&X509::from_der(cert.der()).unwrap())
         .unwrap();
