@@ -203,7 +203,7 @@ async fn the_sdks_of_devices_and_back_ends_speak_with_the_emulator() {
     python.says(json!({"query": [DEVICE]}));
     device.says(json!({"method": {"by": "python"}}));
     python.says(json!({"answer": [207, {"seen": {"by": "python"}}]}));
-    python.says(json!({"events": [true, ["{\"n\":0}", "0"], 20]}));
+    python.says(json!({"events": [true, ["{\"n\":0}", "0"]]}));
     python.says(json!({"sent": true}));
     device.says(json!({"command": "from python"}));
     python.ends();

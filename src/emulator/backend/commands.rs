@@ -14,7 +14,7 @@ use fe2o3_amqp::Receiver;
 use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::types::definitions::Error;
-use fe2o3_amqp::types::messaging::{Body, Properties};
+use fe2o3_amqp::types::messaging::Body;
 use fe2o3_amqp::types::primitives::SimpleValue;
 use serde_amqp::Value;
 use std::sync::Arc;
@@ -82,7 +82,7 @@ fn queue(hub: &Hub, message: Received) -> Result<(), Error> {
 }
 
 fn command(message: Received, hub: &Hub, unix: Unix) -> Result<(Identity, Command), Error> {
-    let properties = message.properties.unwrap_or_else(Properties::new);
+    let properties = message.properties.unwrap_or_default();
     let identity = addressee(properties.to.as_deref(), hub)?;
     let mut command = Command {
         message_id: match properties.message_id {
