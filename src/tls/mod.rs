@@ -401,13 +401,14 @@ impl Tls {
         load(&self.owner, config, rules, self.alpn, &self.provider)
     }
 
-    /// The configuration for this client. The library refuses whoever names nothing served, so
-    /// such a client is not asked.
+    /// The configuration for this client. The library refuses whoever names nothing served; devices
+    /// that do so are served without a name, so they are not asked. A port of HTTP alone asks all.
     fn certificates(&self, hello: &Hello) -> Option<Arc<ServerConfig>> {
         let loaded = self.loaded.load();
-        match alpn::agreed(self.alpn, hello.alpn()) {
-            Some(_) => loaded.named.clone(),
-            None => loaded.certificates.clone(),
+        let named = self.psk.is_none() || alpn::agreed(self.alpn, hello.alpn()).is_some();
+        match named {
+            true => loaded.named.clone(),
+            false => loaded.certificates.clone(),
         }
     }
 
