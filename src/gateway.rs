@@ -4,7 +4,7 @@
 //! hub has taken the token, or [`HUB_PATIENCE`] later without it: devices that wait for a hub are
 //! better off connected than refused.
 
-mod acceptors;
+pub mod acceptors;
 pub mod dates;
 mod doors;
 mod exposed;
@@ -60,7 +60,7 @@ pub enum StartError {
         /// The system's word.
         error: std::io::Error,
     },
-    /// TLS files of a listener.
+    /// TLS files of a listener or of the admin port.
     #[error("{}", .0.join("\n"))]
     Tls(Vec<String>),
     /// The folder of refused messages.
@@ -137,6 +137,7 @@ impl Gateway {
             shared: shared.clone(),
             hub: hub.clone(),
             metrics: metrics.clone(),
+            admin: acceptors::of_admin(&config).map_err(StartError::Tls)?,
             wanted: Arc::default(),
         });
         let (phase, _) = watch::channel(Phase::Starting);
@@ -154,7 +155,7 @@ impl Gateway {
             stop: stop_wanted.clone(),
         };
         office.begin_history(&metrics, &accepting);
-        let admin = open_admin(admin_socket, metrics.clone(), office, &config.admin)?;
+        let admin = open_admin(admin_socket, office, &config.admin, &reloader)?;
         let accepts = accept(doors.clone(), hub.clone(), phase.clone(), accepting);
         tokio::spawn(accepts);
         let shutdown = config.shutdown;
@@ -348,12 +349,16 @@ fn show_before_render(metrics: &Arc<Metrics>, status: &admin::Status, shared: &A
 /// Serves the operators.
 fn open_admin(
     socket: std::net::TcpListener,
-    metrics: Arc<Metrics>,
     office: operator::Office,
     config: &AdminConfig,
+    reloader: &Reloader,
 ) -> Result<AdminHandle, StartError> {
+    if let Some(tls) = &reloader.admin {
+        acceptors::show_expiries(tls, &reloader.metrics);
+    }
     let served = Served {
-        metrics,
+        metrics: reloader.metrics.clone(),
+        tls: reloader.admin.clone(),
         status: office.status.clone(),
         api: Some(Arc::new(Api::new(Arc::new(office), tokens(config)))),
     };

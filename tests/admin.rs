@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // a failed step of a test is a failed test
 
+#[path = "admin/tls.rs"]
+mod tls;
+
 use iothub_gateway::admin::api::view::Refusal;
 use iothub_gateway::admin::{
     AdminHandle, AdminLimits, Readiness, Served, Status, bind, spawn_thread, spawn_thread_with,
@@ -61,6 +64,7 @@ fn start(status: Status, limits: AdminLimits) -> AdminHandle {
         metrics: Arc::new(Metrics::new()),
         status,
         api: None,
+        tls: None,
     };
     spawn_thread_with(listener, served, limits).unwrap()
 }

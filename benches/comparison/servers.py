@@ -61,12 +61,13 @@ class Gateway:
     name = "gateway"
     kinds = ("plain", "psk")
 
-    def __init__(self, binary, fleet, cpus, kind, devices, token=None):
+    def __init__(self, binary, fleet, cpus, kind, devices, token=None, through=None):
         self.port, self.admin, self.control = free_port(), free_port(), free_port()
         amqps = free_port()
         server, aside = cpus
         emulator = fleet.write("emulator.toml", self.emulator_toml(amqps, fleet.devices))
-        config = fleet.write("gateway.toml", self.gateway_toml(amqps, kind, devices, token))
+        hub = through(amqps) if through else amqps
+        config = fleet.write("gateway.toml", self.gateway_toml(hub, kind, devices, token))
         self.emulator = Process([binary, "emulator", "-c", emulator], fleet.path("emulator.log"),
                                 aside)
         self.extra, self.process = [self.emulator], None

@@ -35,12 +35,12 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def wait_until(what, seconds, condition):
+def wait_until(what, seconds, condition, every=0.05):
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             raise Failed(f"{what}: not within {seconds} s")
-        time.sleep(0.05)
+        time.sleep(every)
 
 
 def listens(port):

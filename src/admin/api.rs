@@ -2,10 +2,10 @@
 //!
 //! Described by `openapi.json`, which is served beside it. Who reads needs the read token where
 //! one is configured, and a loopback address where none is; an order always needs the operate
-//! token (RFC 6750). Errors are problem documents (RFC 9457). Knows the gateway only as an
+//! token (RFC 6750). What comes in clear from another machine never gets here (`way`). Errors are problem documents (RFC 9457). Knows the gateway only as an
 //! [`Operator`], and keeps nothing between two requests.
 
-mod problem;
+pub(super) mod problem;
 pub mod view;
 
 use crate::config::secret::Secret;
@@ -260,7 +260,11 @@ impl Api {
 fn is_local(headers: &HeaderMap) -> bool {
     let host = |name| {
         let value = headers.get(name)?.to_str().ok()?;
-        let value = value.strip_prefix("http://").unwrap_or(value);
+        let scheme = ["http://", "https://"];
+        let value = scheme
+            .iter()
+            .find_map(|scheme| value.strip_prefix(scheme))
+            .unwrap_or(value);
         Some(
             value
                 .rsplit_once(':')

@@ -8,11 +8,14 @@
 pub mod api;
 mod heads;
 mod page;
+mod way;
 
 use crate::runtime::clock;
 use crate::telemetry::log::Bound;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{Acceptor, Stream};
 use api::Api;
+use api::problem::Problem;
 use api::view::Refusal;
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode, header};
@@ -26,10 +29,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use way::{Gate, Way};
 
 /// Whether a load balancer should send devices here, and why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +85,7 @@ pub type Status = Arc<dyn Fn() -> Readiness + Send + Sync>;
 /// Bounds of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdminLimits {
-    /// From accept to the last byte of the answer.
+    /// From accept to the last byte of the answer; a TLS handshake is part of it.
     pub request_timeout: Duration,
     /// Connections served at once; one more is accepted and waits, the others wait in the socket's
     /// backlog. A place is taken from who is slow to send the head of its request.
@@ -122,6 +126,8 @@ pub struct Served {
     pub status: Status,
     /// `/api/v1/`, where there is one.
     pub api: Option<Arc<Api>>,
+    /// TLS; without it `/api/v1/` and the page are answered to this machine alone.
+    pub tls: Option<Arc<Acceptor>>,
 }
 
 /// Serves until `shutdown`, with the default limits. Requests being answered then are finished.
@@ -140,6 +146,7 @@ pub async fn serve_with(
     let heads = Heads::default();
     let mut requests = JoinSet::new();
     let failures = Bound::new(1, FAILURE_LINES);
+    let gate = Gate::new(served.tls.clone());
     loop {
         let accepted = async {
             let stream = listener.accept().await;
@@ -151,11 +158,11 @@ pub async fn serve_with(
         };
         while requests.try_join_next().is_some() {} // forget the finished ones
         match stream {
-            Ok((stream, _)) => {
-                let head = heads.begin();
-                let request = connection(stream, served.clone(), limits, head);
+            Ok((stream, peer)) => {
+                let (head, gate, served) = (heads.begin(), gate.clone(), served.clone());
                 requests.spawn(async move {
-                    request.await;
+                    let opened = gate.open(stream, peer);
+                    connection(opened, served, limits, head).await;
                     drop(permit);
                 });
             }
@@ -176,29 +183,31 @@ pub async fn serve_with(
 }
 
 /// One request and its answer, or nothing when the peer is too slow.
-async fn connection(stream: TcpStream, served: Served, limits: AdminLimits, head: Head) {
-    let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        head.done();
-        let served = served.clone();
-        async move {
-            let path = request.uri().path();
-            let answer = match &served.api {
-                Some(api) if path.starts_with(api::ROOT) => {
-                    api.answer(request.map(Body::new)).await
-                }
-                _ => answer(request.method(), path, &served.metrics, &served.status),
-            };
-            Ok::<_, Infallible>(answer)
-        }
-    });
-    let served = http1::Builder::new()
-        .keep_alive(false)
-        .max_headers(HEADERS_MAX)
-        .max_header_size(limits.header_bytes)
-        .max_buf_size(limits.header_bytes.max(8 * 1024))
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.request_timeout)
-        .serve_connection(TokioIo::new(stream), service);
+async fn connection(
+    opened: impl Future<Output = Option<(Box<dyn Stream>, Way)>>,
+    served: Served,
+    limits: AdminLimits,
+    head: Head,
+) {
+    let served = async {
+        let Some((stream, way)) = opened.await else {
+            return Ok(());
+        };
+        let service = hyper::service::service_fn(|request: Request<Incoming>| {
+            head.done();
+            let served = served.clone();
+            async move { Ok::<_, Infallible>(respond(request, &served, way).await) }
+        });
+        http1::Builder::new()
+            .keep_alive(false)
+            .max_headers(HEADERS_MAX)
+            .max_header_size(limits.header_bytes)
+            .max_buf_size(limits.header_bytes.max(8 * 1024))
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_timeout)
+            .serve_connection(TokioIo::new(stream), service)
+            .await
+    };
     let served = tokio::time::timeout(limits.request_timeout, served);
     let served = tokio::select! {
         served = served => served,
@@ -211,6 +220,18 @@ async fn connection(stream: TcpStream, served: Served, limits: AdminLimits, head
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "admin request failed"),
         Err(_) => tracing::debug!("admin request took too long"),
+    }
+}
+
+/// The answer to a request that came by `way`.
+async fn respond(request: Request<Incoming>, served: &Served, way: Way) -> Response<Body> {
+    let path = request.uri().path();
+    let guarded = path.starts_with(api::ROOT) || page::file(path).is_some();
+    match (way, &served.api) {
+        (Way::Mistaken, _) => Problem::in_clear().into_response(),
+        (Way::Clear, _) if guarded => Problem::without_tls().into_response(),
+        (_, Some(api)) if path.starts_with(api::ROOT) => api.answer(request.map(Body::new)).await,
+        _ => answer(request.method(), path, &served.metrics, &served.status),
     }
 }
 
@@ -331,6 +352,7 @@ pub fn spawn_thread(
         metrics,
         status,
         api: None,
+        tls: None,
     };
     spawn_thread_with(listener, served, AdminLimits::default())
 }

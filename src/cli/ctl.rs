@@ -3,11 +3,13 @@
 mod ask;
 mod show;
 mod table;
+mod wire;
 
 use super::exit::Exit;
 use super::output::{self, Printed};
 use super::progress::Progress;
 use crate::admin::api::view::{Device, Events, Hub, Level, Log, Page};
+use crate::config::AdminUrl;
 use crate::telemetry::causes::Cause;
 use ask::{Ask, Failure};
 use std::path::PathBuf;
@@ -22,14 +24,18 @@ const PAGE: usize = 500;
 /// Arguments of `ctl`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Admin port of the gateway
+    /// Admin port of the gateway; https://HOST:PORT on another machine
     #[arg(
         long,
         global = true,
         default_value = "127.0.0.1:9464",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS",
+        value_parser = AdminUrl::parse
     )]
-    admin: String,
+    admin: AdminUrl,
+    /// CA of the gateway's admin.tls.cert, beside those the system trusts
+    #[arg(long, global = true, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// File with the token: admin.read_token, or admin.operate_token for orders
     ///
     /// Without it the environment's IOTHUB_GATEWAY_TOKEN is used, if there is one.
@@ -110,7 +116,13 @@ fn time(text: &str) -> Result<Duration, String> {
 /// Runs the order; 1 when the gateway says no, 69 when it does not answer, 77 when it may not be
 /// ordered.
 pub fn run(args: &Args) -> ExitCode {
-    let ask = match Ask::new(&args.admin, args.token_file.as_deref()) {
+    if args.ca.is_some() && !args.admin.tls {
+        let fix = format_args!("write --admin https://{}", args.admin);
+        output::complain(format_args!("ctl: --ca is for TLS; {fix}"));
+        return Exit::Usage.into();
+    }
+    let (admin, ca) = (args.admin.clone(), args.ca.clone());
+    let ask = match Ask::new(admin, ca, args.token_file.as_deref()) {
         Ok(ask) => ask,
         Err(problem) => {
             output::complain(format_args!("ctl: {problem}"));

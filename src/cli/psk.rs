@@ -17,6 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use zeroize::Zeroizing;
 
+/// A line may have been cut within its key, and the gateway takes what is there for the key.
+const UNENDED: &str = "the last line has no end; is the file whole? end it with a newline";
+
 /// Most identities made at once.
 const COUNT_MAX: u32 = 1_000_000;
 
@@ -299,6 +302,9 @@ fn lint(file: &[u8]) -> Output {
     if identities.is_empty() && problems.is_empty() {
         problems.push("the file names no identity".to_owned());
     }
+    if !identities.is_empty() && !file.ends_with(b"\n") {
+        problems.push(UNENDED.to_owned());
+    }
     if problems.is_empty() {
         let noun = match identities.len() {
             1 => "identity",
@@ -445,5 +451,7 @@ mod tests {
         );
         assert!(lint(b"# only\n").is_err());
         assert!(lint(b"a:\xff\n").is_err());
+        let cut = lint(format!("a:{KEY}").as_bytes()).unwrap_err();
+        assert_eq!(*cut, [UNENDED]);
     }
 }

@@ -159,7 +159,8 @@ fn config(cx: &Context, table: &Table, path: &Path) -> Config {
         root.problem("hub", "missing; add [hub] with host, policy and key");
     }
     let hub = hub::hub(&hub_reader, &limits, path, insecure_permissions);
-    let admin = sections::admin(&Reader::new(cx, root.table("admin"), "admin"));
+    let admin_reader = Reader::new(cx, root.table("admin"), "admin");
+    let admin = sections::admin(&admin_reader, insecure_permissions);
     let listeners = listener::listeners(&root, admin.bind, insecure_permissions);
     let rules_reader = Reader::new(cx, root.table("rules"), "rules");
     let config = Config {

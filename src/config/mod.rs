@@ -3,6 +3,7 @@
 //! [`load`] reads the file, applies the environment and checks everything in one pass; what it
 //! returns needs no further checking. It opens no port, and no problem it reports holds a secret.
 
+mod admin_url;
 mod check;
 mod endpoint;
 mod env;
@@ -19,6 +20,7 @@ pub mod secret_file;
 mod token_source;
 pub mod values;
 
+pub use admin_url::AdminUrl;
 pub use check::{Examination, Loaded, examine, load};
 pub use endpoint::host_name;
 pub use env::{files_named, interpolate};
@@ -138,7 +140,7 @@ pub struct ListenerConfig {
     pub mqtt_versions: Versions,
 }
 
-/// `tls = { … }` of a listener.
+/// `tls = { … }` of a listener; of `[admin]`, which has `cert` and `key` alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// Server certificate chain, PEM. Absent: this listener serves PSK only.
@@ -198,6 +200,8 @@ pub enum OnDisconnect {
 pub struct AdminConfig {
     /// `/metrics`, `/live`, `/ready`, `/api/v1/`.
     pub bind: SocketAddr,
+    /// Certificate and key; absent = plain HTTP, which has no API for other machines.
+    pub tls: Option<TlsConfig>,
     /// May read the API.
     pub read_token: Option<Secret>,
     /// May read it and give orders.

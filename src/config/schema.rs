@@ -14,6 +14,7 @@ pub(super) enum Section {
     Rules,
     Limits,
     Admin,
+    AdminTls,
     Log,
     Telemetry,
     Otlp,
@@ -41,6 +42,7 @@ const SECTIONS: &[Section] = &[
     Section::Rules,
     Section::Limits,
     Section::Admin,
+    Section::AdminTls,
     Section::Log,
     Section::Telemetry,
     Section::Otlp,
@@ -112,7 +114,8 @@ impl Section {
                 keys.push("commands_on_disconnect");
                 keys
             }
-            Self::Admin => vec!["bind", "read_token", "operate_token"],
+            Self::Admin => vec!["bind", "tls", "read_token", "operate_token"],
+            Self::AdminTls => vec!["cert", "key"],
             Self::Log => vec!["format", "filter"],
             Self::Telemetry => vec!["otlp"],
             Self::Otlp => vec!["endpoint", "ca", "sample_ratio", "queue_spans", "timeout"],
@@ -136,6 +139,7 @@ impl Section {
             (Self::Telemetry, "otlp") => Shape::Table(Self::Otlp),
             (Self::Root, "shutdown") => Shape::Table(Self::Shutdown),
             (Self::Listener, "tls") => Shape::Table(Self::Tls),
+            (Self::Admin, "tls") => Shape::Table(Self::AdminTls),
             (Self::Listener, "accept" | "mqtt_versions") | (Self::Rules, "files") => Shape::List,
             _ => Shape::Value,
         })
@@ -151,6 +155,7 @@ impl Section {
             Self::Rules => "[rules]",
             Self::Limits => "[limits]",
             Self::Admin => "[admin]",
+            Self::AdminTls => "tls = { … } of [admin]",
             Self::Log => "[log]",
             Self::Telemetry => "[telemetry.otlp]",
             Self::Otlp => "[telemetry.otlp]",

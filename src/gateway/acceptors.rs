@@ -1,8 +1,8 @@
 //! What a listener does TLS with: its files, and the rules of the moment.
 
 use crate::auth::rules::RuleSet;
-use crate::config::ListenerConfig;
 use crate::config::secret::Secret;
+use crate::config::{Config, ListenerConfig};
 use crate::telemetry::metrics::Metrics;
 use crate::tls::{
     Acceptor, CertificateRules, HandshakeLimits, OldCertificate, PskHash, PskKeys, PskLookup,
@@ -23,7 +23,25 @@ pub(super) fn of(
     Acceptor::with_rules(listener, psk, certificates, limits).map(Arc::new)
 }
 
-/// Shows when the files of a listener end.
+/// How long a handshake may take.
+#[must_use]
+pub fn limits(config: &Config) -> HandshakeLimits {
+    HandshakeLimits {
+        hello: config.limits.hello_timeout,
+        total: config.limits.tls_timeout,
+    }
+}
+
+/// The acceptor of the admin port, where it speaks TLS. Reads files.
+///
+/// # Errors
+/// All problems at once.
+pub fn of_admin(config: &Config) -> Result<Option<Arc<Acceptor>>, Vec<String>> {
+    let made = |tls| Acceptor::for_http("[admin]", tls, limits(config)).map(Arc::new);
+    config.admin.tls.clone().map(made).transpose()
+}
+
+/// Shows when the files of a listener, or of the admin port, end.
 pub(super) fn show_expiries(acceptor: &Acceptor, metrics: &Metrics) {
     for expiry in acceptor.expiries() {
         let file = expiry.file.display().to_string();

@@ -35,12 +35,33 @@ pub fn of_listener(
     acceptor: &Acceptor,
     now: Unix,
 ) -> Vec<Ending> {
+    endings(file, acceptor, now, |expiry| {
+        let (key, meaning) = role(tls, expiry);
+        (format!("listener[{index}].tls.{key}"), meaning)
+    })
+}
+
+/// What deserves a word about the files of the admin port. `file` is the configuration.
+#[must_use]
+pub fn of_admin(file: &Path, acceptor: &Acceptor, now: Unix) -> Vec<Ending> {
+    let meaning = "who checks it asks the admin port no more (ctl, Prometheus, browsers); renew it";
+    endings(file, acceptor, now, |_| {
+        ("admin.tls.cert".to_owned(), meaning)
+    })
+}
+
+/// `role` says where a file is named, and what its end means.
+fn endings(
+    file: &Path,
+    acceptor: &Acceptor,
+    now: Unix,
+    role: impl Fn(&Expiry) -> (String, &'static str),
+) -> Vec<Ending> {
     let file = capped(&file.display().to_string());
     let mut endings = Vec::new();
     for expiry in acceptor.expiries() {
-        let (key, meaning) = role(tls, &expiry);
+        let (place, meaning) = role(&expiry);
         let name = capped(&expiry.file.display().to_string());
-        let place = format!("listener[{index}].tls.{key}");
         let over = expiry.at <= now;
         let text = if over {
             let days = now.since(expiry.at).as_secs() / DAY;
@@ -59,16 +80,29 @@ pub fn of_listener(
     endings
 }
 
-/// Logs what deserves a word about all listeners.
-pub(super) fn log(file: &Path, listeners: &[(ListenerConfig, Arc<Acceptor>)], now: Unix) {
+/// Logs what deserves a word about all listeners and the admin port.
+pub(super) fn log(
+    file: &Path,
+    listeners: &[(ListenerConfig, Arc<Acceptor>)],
+    admin: Option<&Arc<Acceptor>>,
+    now: Unix,
+) {
+    let mut all = Vec::new();
     for (index, (listener, acceptor)) in listeners.iter().enumerate() {
         let Some(tls) = &listener.tls else { continue };
-        for ending in of_listener(file, index, tls, acceptor, now) {
-            if ending.over {
-                tracing::error!(name: "certificate_ended", "{}", ending.warning);
-            } else {
-                tracing::warn!(name: "certificate_ends_soon", "{}", ending.warning);
-            }
+        all.extend(of_listener(file, index, tls, acceptor, now));
+    }
+    all.extend(
+        admin
+            .map(|acceptor| of_admin(file, acceptor, now))
+            .into_iter()
+            .flatten(),
+    );
+    for ending in all {
+        if ending.over {
+            tracing::error!(name: "certificate_ended", "{}", ending.warning);
+        } else {
+            tracing::warn!(name: "certificate_ends_soon", "{}", ending.warning);
         }
     }
 }

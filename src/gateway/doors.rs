@@ -89,10 +89,7 @@ impl Doors {
             shared: shared.clone(),
             rules: rules.clone(),
             metrics: metrics.clone(),
-            limits: HandshakeLimits {
-                hello: config.limits.hello_timeout,
-                total: config.limits.tls_timeout,
-            },
+            limits: acceptors::limits(config),
             accepting: accepting.clone(),
             state: Mutex::default(),
         };
@@ -347,7 +344,8 @@ impl Door {
 }
 
 impl Unfit {
-    fn refuse(&mut self, problems: Vec<String>) {
+    /// Because of files of TLS.
+    pub(super) fn refuse(&mut self, problems: Vec<String>) {
         self.tls = true;
         self.problems.extend(problems);
     }

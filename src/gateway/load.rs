@@ -112,9 +112,10 @@ pub(super) fn note_configuration(
     }
 }
 
-/// Notes the files of all listeners' TLS.
+/// Notes the files of the TLS of all listeners and of the admin port.
 pub(super) fn note_tls(config: &Config, files: &mut Files) {
-    for tls in config.listeners.iter().filter_map(|l| l.tls.as_ref()) {
+    let listeners = config.listeners.iter().filter_map(|l| l.tls.as_ref());
+    for tls in listeners.chain(&config.admin.tls) {
         let named = [&tls.cert, &tls.key, &tls.client_ca, &tls.crl];
         named
             .into_iter()

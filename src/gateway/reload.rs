@@ -8,7 +8,7 @@
 
 use super::doors::{Changes, Doors, Unfit};
 use super::load::{Sources, environment, load_rules_noting, note_configuration, note_tls};
-use super::{dates, exposed};
+use super::{acceptors, dates, exposed};
 use crate::auth::rules::RuleSet;
 use crate::auth::{self, AuthenticatedDevice};
 use crate::config::reload::{Files, Watch};
@@ -19,6 +19,7 @@ use crate::router::registry::Eviction;
 use crate::runtime::clock::{self, Mono, Unix};
 use crate::telemetry::log;
 use crate::telemetry::metrics::Metrics;
+use crate::tls::{Acceptor, Prepared};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub(super) struct Reloader {
     pub(super) shared: Arc<Shared>,
     pub(super) hub: Hub,
     pub(super) metrics: Arc<Metrics>,
+    /// Of the admin port, where it speaks TLS.
+    pub(super) admin: Option<Arc<Acceptor>>,
     /// An operator asks for a reload.
     pub(super) wanted: Arc<Notify>,
 }
@@ -62,6 +65,8 @@ struct Fresh {
     config: Config,
     rules: RuleSet,
     changes: Changes,
+    /// For the admin port.
+    admin: Option<Prepared>,
     settings: Vec<Setting>,
 }
 
@@ -211,7 +216,11 @@ fn changed_keys(before: &[Setting], now: &[Setting]) -> Vec<String> {
     let keys = before.keys().chain(now.keys());
     let differs = |key: &&String| before.get(*key) != now.get(*key);
     let mut changed: Vec<String> = keys.filter(differs).cloned().collect();
-    changed.retain(|key| !is_taken(key));
+    // Where the admin port speaks TLS before and after, other files are taken.
+    let elsewhere = |key: &String| {
+        key.starts_with("admin.tls.") && before.contains_key(key) && now.contains_key(key)
+    };
+    changed.retain(|key| !is_taken(key) && !elsewhere(key));
     changed.sort();
     changed.dedup();
     changed
@@ -255,8 +264,7 @@ impl Reloader {
                         "the log's filter changed"
                     );
                 }
-                self.shared.set_limits(&config.limits);
-                self.doors.adopt(&config.listeners, fresh.changes);
+                self.adopt_ports(&config, fresh.changes, fresh.admin);
                 let rules = Arc::new(fresh.rules);
                 let before = self.rules.swap(rules.clone()).counts();
                 let closed = self.revoke(&rules, clock::unix());
@@ -325,15 +333,20 @@ impl Reloader {
             problems.extend(cut.map(|(place, text)| Problem::new(place, "", text).to_string()));
         }
         let changes = self.doors.prepare(&config.listeners);
-        match (rules, changes) {
-            (Ok(rules), Ok(changes)) if problems.is_empty() => Ok(Fresh {
+        let admin = self.prepare_admin(&config);
+        match (rules, changes, admin) {
+            (Ok(rules), Ok(changes), Ok(admin)) if problems.is_empty() => Ok(Fresh {
                 config,
                 rules,
                 changes,
+                admin,
                 settings: examined.settings,
             }),
-            (_, changes) => {
-                let found = changes.err().unwrap_or_default();
+            (_, changes, admin) => {
+                let mut found = changes.err().unwrap_or_default();
+                if let Err(problems) = admin {
+                    found.refuse(problems);
+                }
                 problems.extend(found.problems);
                 problems.dedup();
                 Err(Unfit {
@@ -344,9 +357,28 @@ impl Reloader {
         }
     }
 
+    /// Uses what was prepared for listeners and the admin port, within the new limits.
+    fn adopt_ports(&self, config: &Config, changes: Changes, admin: Option<Prepared>) {
+        self.shared.set_limits(&config.limits);
+        self.doors.adopt(&config.listeners, changes);
+        if let (Some(acceptor), Some(prepared)) = (&self.admin, admin) {
+            acceptor.adopt(prepared);
+            acceptors::show_expiries(acceptor, &self.metrics);
+        }
+    }
+
+    /// Reads the files of the admin port, when it speaks TLS and still shall.
+    fn prepare_admin(&self, config: &Config) -> Result<Option<Prepared>, Vec<String>> {
+        match (&self.admin, &config.admin.tls) {
+            (Some(acceptor), Some(tls)) => acceptor.prepare_from(tls).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Says which certificates have ended or will soon.
     fn tell_dates(&self, sources: &Sources) {
-        dates::log(&sources.path, &self.doors.acceptors(), clock::unix());
+        let (doors, admin) = (self.doors.acceptors(), self.admin.as_ref());
+        dates::log(&sources.path, &doors, admin, clock::unix());
     }
 
     /// Closes every session the new rules would not admit as it is; how many. A device that
@@ -426,14 +458,19 @@ mod tests {
         let before = [
             setting("a", "1"),
             setting("b", "1"),
+            setting("admin.tls.cert", "1"),
+            setting("admin.tls.key", "1"),
             setting("hub.key", "(secret)"),
         ];
         let now = [
             setting("a", "2"),
             setting("c", "1"),
+            setting("admin.tls.cert", "2"),
             setting("hub.key", "(secret)"),
         ];
-        assert_eq!(changed_keys(&before, &now), ["a", "b", "c"]);
+        // The certificate is read where it is now; TLS that comes or goes waits.
+        let changed = ["a", "admin.tls.key", "b", "c"];
+        assert_eq!(changed_keys(&before, &now), changed);
         assert!(changed_keys(&before, &before).is_empty());
     }
 }

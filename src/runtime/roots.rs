@@ -1,6 +1,7 @@
 //! TLS to servers: trusted by the system's root certificates and a file of our own. There is no
 //! switch to trust anybody else.
 
+use crate::config::named_file::{self, PEM_BYTES_MAX};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -51,8 +52,11 @@ pub async fn connector(ca: Option<&Path>) -> Result<TlsConnector, NoRoots> {
 }
 
 async fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), NoRoots> {
-    let pem = tokio::fs::read(file).await;
-    let pem = pem.map_err(|error| NoRoots::new(file, error))?;
+    let path = file.to_owned();
+    let read = move || named_file::read(&path, PEM_BYTES_MAX).map_err(|why| why.to_string());
+    let pem = tokio::task::spawn_blocking(read).await;
+    let pem = pem.unwrap_or_else(|error| Err(error.to_string()));
+    let pem = pem.map_err(|text| NoRoots::new(file, text))?;
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .filter_map(Result::ok)
         .collect();
@@ -61,4 +65,21 @@ async fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), NoRoots> {
         return Err(NoRoots::new(file, "no usable certificate"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, Mode, mkfifoat};
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_pipe_in_place_of_the_roots_is_named_at_once() {
+        let pipe = std::env::temp_dir().join(format!("iothub-roots-{}", std::process::id()));
+        mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+        let waited = tokio::time::timeout(Duration::from_secs(10), connector(Some(&pipe))).await;
+        std::fs::remove_file(&pipe).unwrap();
+        let error = waited.expect("nobody waits for a writer").err().unwrap();
+        assert!(error.to_string().contains("is no regular file"), "{error}");
+    }
 }

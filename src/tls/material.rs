@@ -31,17 +31,17 @@ pub struct Material {
     pub expiries: Vec<Expiry>,
 }
 
-/// Loads what `tls` names. `listener` starts every sentence.
+/// Loads what `tls` names. `owner` starts every sentence: whose `tls` it is.
 ///
 /// # Errors
 /// Every problem found.
 pub fn load(
-    listener: &str,
+    owner: &str,
     tls: &TlsConfig,
     provider: &rustls::crypto::CryptoProvider,
 ) -> Result<Material, Vec<String>> {
     let mut loader = Loader {
-        listener,
+        owner,
         problems: Vec::new(),
     };
     let mut material = Material::default();
@@ -63,7 +63,7 @@ pub fn load(
 }
 
 struct Loader<'a> {
-    listener: &'a str,
+    owner: &'a str,
     problems: Vec<String>,
 }
 
@@ -71,10 +71,9 @@ impl Loader<'_> {
     fn problem(&mut self, key: &str, path: Option<&Path>, text: &str) {
         let file = path.map(|path| format!(" {:?}", path.display().to_string()));
         let file = file.unwrap_or_default();
-        self.problems.push(format!(
-            "listener {:?}: tls.{key}{file}: {text}",
-            self.listener
-        ));
+        let owner = self.owner;
+        self.problems
+            .push(format!("{owner}: tls.{key}{file}: {text}"));
     }
 
     /// Settings that only make sense together.

@@ -57,6 +57,9 @@ use voucher::Voucher;
 /// Longest PSK identity, bytes (RFC 4279 §5.3 asks for 128).
 pub const MAX_IDENTITY_BYTES: usize = 128;
 
+/// HTTP/1.1 by ALPN (RFC 7301 §6).
+const HTTP_1_1: &str = "http/1.1";
+
 /// A duplex byte stream, TLS or plain, boxed so that the connection task stays small.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -101,11 +104,15 @@ pub struct Acceptor {
 }
 
 struct Tls {
-    listener: String,
+    /// Whose `tls` it is, as problems say it.
+    owner: String,
     config: TlsConfig,
     rules: Option<CertificateRules>,
     provider: Arc<rustls::crypto::CryptoProvider>,
-    psk: PskStack,
+    /// `None`: certificates alone.
+    psk: Option<PskStack>,
+    /// What is spoken inside, where a client may ask (RFC 7301).
+    alpn: Option<&'static str>,
     loaded: ArcSwap<Loaded>,
 }
 
@@ -198,32 +205,40 @@ impl Acceptor {
         let Some(config) = listener.tls.clone() else {
             return Ok(Self { limits, tls: None });
         };
-        let name = listener.name.clone();
-        let provider = x509::provider();
-        let loaded = load(&name, &config, rules.clone(), &provider);
-        let psk = PskStack::new(psk, config.psk)
-            .map_err(|problem| vec![format!("listener {name:?}: {problem}")]);
-        match (loaded, psk) {
-            (Ok(loaded), Ok(psk)) => {
-                let loaded = ArcSwap::new(loaded);
-                let tls = Tls {
-                    listener: name,
-                    config,
-                    rules,
-                    provider,
-                    psk,
-                    loaded,
-                };
-                Ok(Self {
-                    limits,
-                    tls: Some(tls),
-                })
-            }
-            (loaded, psk) => {
-                let problems = loaded.err().into_iter().chain(psk.err()).flatten();
+        let owner = format!("listener {:?}", listener.name);
+        let psk =
+            PskStack::new(psk, config.psk).map_err(|problem| vec![format!("{owner}: {problem}")]);
+        let tls = Tls::new(owner, config, rules, None);
+        match (tls, psk) {
+            (Ok(tls), Ok(psk)) => Ok(Self {
+                limits,
+                tls: Some(Tls {
+                    psk: Some(psk),
+                    ..tls
+                }),
+            }),
+            (tls, psk) => {
+                let problems = tls.err().into_iter().chain(psk.err()).flatten();
                 Err(problems.collect())
             }
         }
+    }
+
+    /// Of a port that serves HTTP: a certificate, no pre-shared keys, and `http/1.1` by ALPN.
+    /// `owner` starts every problem. Reads files: not for an async task.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn for_http(
+        owner: &str,
+        config: TlsConfig,
+        limits: HandshakeLimits,
+    ) -> Result<Self, Vec<String>> {
+        let tls = Tls::new(owner.to_owned(), config, None, Some(HTTP_1_1))?;
+        Ok(Self {
+            limits,
+            tls: Some(tls),
+        })
     }
 
     /// Reads the files again, for [`Self::adopt`]. Uses nothing yet, so that several listeners
@@ -232,7 +247,16 @@ impl Acceptor {
     /// # Errors
     /// Every problem found.
     pub fn prepare(&self) -> Result<Prepared, Vec<String>> {
-        let read = |tls: &Tls| load(&tls.listener, &tls.config, tls.rules.clone(), &tls.provider);
+        let read = |tls: &Tls| tls.read(&tls.config);
+        self.tls.as_ref().map(read).transpose().map(Prepared)
+    }
+
+    /// As [`Self::prepare`], from the files that `config` names.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn prepare_from(&self, config: &TlsConfig) -> Result<Prepared, Vec<String>> {
+        let read = |tls: &Tls| tls.read(config);
         self.tls.as_ref().map(read).transpose().map(Prepared)
     }
 
@@ -327,7 +351,10 @@ impl Acceptor {
         let version = if hello.tls13 { "1.3" } else { "1.2" };
         let stream = Replay::new(raw, tcp).timed(flight);
         let certificates = tls.loaded.load().certificates.clone();
-        let route = route::route(&hello, tls.config.mixed, certificates.is_some());
+        let route = match tls.psk {
+            Some(_) => route::route(&hello, tls.config.mixed, certificates.is_some()),
+            None => Route::Certificate,
+        };
         let credential = if matches!(route, Route::Psk12 | Route::Psk13) {
             "psk"
         } else {
@@ -347,6 +374,31 @@ impl Acceptor {
 }
 
 impl Tls {
+    /// Without pre-shared keys.
+    fn new(
+        owner: String,
+        config: TlsConfig,
+        rules: Option<CertificateRules>,
+        alpn: Option<&'static str>,
+    ) -> Result<Self, Vec<String>> {
+        let provider = x509::provider();
+        let loaded = load(&owner, &config, rules.clone(), alpn, &provider)?;
+        Ok(Self {
+            owner,
+            config,
+            rules,
+            provider,
+            psk: None,
+            alpn,
+            loaded: ArcSwap::new(loaded),
+        })
+    }
+
+    fn read(&self, config: &TlsConfig) -> Result<Arc<Loaded>, Vec<String>> {
+        let rules = self.rules.clone();
+        load(&self.owner, config, rules, self.alpn, &self.provider)
+    }
+
     async fn handshake(
         &self,
         route: Route,
@@ -356,22 +408,22 @@ impl Tls {
         attempts: Arc<dyn PskAttempts>,
     ) -> Result<(Box<dyn Stream>, Peer), Refusal> {
         let bound = record::bound(self.config.record_bytes, hello);
-        let (reason, alert) = match (route, certificates) {
-            (Route::Psk13, _) => {
-                let (stream, peer) = self.psk.accept13(hello, stream, attempts).await?;
+        let (reason, alert) = match (route, certificates, &self.psk) {
+            (Route::Psk13, _, Some(psk)) => {
+                let (stream, peer) = psk.accept13(hello, stream, attempts).await?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Psk12, _) => {
-                let (stream, peer) = self.psk.accept12(hello, stream, attempts).await?;
+            (Route::Psk12, _, Some(psk)) => {
+                let (stream, peer) = psk.accept12(hello, stream, attempts).await?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Certificate, Some(config)) => {
+            (Route::Certificate, Some(config), _) => {
                 let accepted = x509::accept(config, stream).await;
                 let (stream, peer) = accepted.map_err(|refusal| refusal.with_offer(hello))?;
                 return Ok((record::bounded(stream, bound), peer));
             }
-            (Route::Certificate, None) => (Reason::NoSharedSuite, Alert::HandshakeFailure),
-            (Route::Refuse(reason, alert), _) => (reason, alert),
+            (Route::Refuse(reason, alert), ..) => (reason, alert),
+            _ => (Reason::NoSharedSuite, Alert::HandshakeFailure),
         };
         farewell(stream, Some(alert)).await;
         let text = match reason {
@@ -403,40 +455,20 @@ impl Refusal {
         self.text.push_str(&offered);
         self
     }
-
-    fn into_error(self, version: &'static str) -> HandshakeError {
-        let version = if self.reason == Reason::TlsVersion {
-            "none"
-        } else {
-            version
-        };
-        let Self {
-            reason,
-            credential,
-            text,
-            claimed,
-        } = self;
-        HandshakeError {
-            reason,
-            credential,
-            version,
-            text,
-            claimed,
-        }
-    }
 }
 
 fn load(
-    listener: &str,
+    owner: &str,
     config: &TlsConfig,
     rules: Option<CertificateRules>,
+    alpn: Option<&'static str>,
     provider: &Arc<rustls::crypto::CryptoProvider>,
 ) -> Result<Arc<Loaded>, Vec<String>> {
-    let mut material = material::load(listener, config, provider)?;
+    let mut material = material::load(owner, config, provider)?;
     let expiries = std::mem::take(&mut material.expiries);
     let voucher = Voucher::of(&material);
-    let certificates = x509::configure(material, rules, config.record_bytes, provider)
-        .map_err(|problem| vec![format!("listener {listener:?}: {problem}")])?;
+    let certificates = x509::configure(material, rules, config.record_bytes, alpn, provider)
+        .map_err(|problem| vec![format!("{owner}: {problem}")])?;
     Ok(Arc::new(Loaded {
         certificates,
         expiries,

@@ -6,6 +6,7 @@
 
 use crate::telemetry::log::plain;
 use crate::telemetry::reason::Reason;
+use crate::tls::HandshakeError;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -79,6 +80,28 @@ impl Refusal {
             Ok(identity) => self.claimed = Claimed::Psk(identity.into()),
         }
         self
+    }
+
+    /// What the listener is told; `version` as far as it was known.
+    pub fn into_error(self, version: &'static str) -> HandshakeError {
+        let version = if self.reason == Reason::TlsVersion {
+            "none"
+        } else {
+            version
+        };
+        let Self {
+            reason,
+            credential,
+            text,
+            claimed,
+        } = self;
+        HandshakeError {
+            reason,
+            credential,
+            version,
+            text,
+            claimed,
+        }
     }
 }
 

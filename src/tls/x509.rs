@@ -51,7 +51,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 }
 
 /// Builds the configuration; `None` when there is no server certificate. Records hold
-/// `record_bytes` of plaintext at most.
+/// `record_bytes` of plaintext at most; `alpn` is what is spoken inside, where that is said.
 ///
 /// # Errors
 /// A sentence without file names: the caller knows the setting.
@@ -59,6 +59,7 @@ pub fn configure(
     material: Material,
     rules: Option<CertificateRules>,
     record_bytes: Option<usize>,
+    alpn: Option<&'static str>,
     provider: &Arc<CryptoProvider>,
 ) -> Result<Option<Arc<ServerConfig>>, String> {
     let Some(server) = material.server else {
@@ -77,6 +78,7 @@ pub fn configure(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(server)));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.alpn_protocols = alpn.into_iter().map(Vec::from).collect();
     config.max_early_data_size = 0;
     config.max_fragment_size = record_bytes.map(|bytes| bytes + RECORD_HEADER);
     Ok(Some(Arc::new(config)))

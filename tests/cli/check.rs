@@ -254,6 +254,32 @@ fn a_server_certificate_past_or_near_its_end_is_a_warning_as_it_is_in_run() {
 }
 
 #[test]
+fn the_admin_ports_certificate_is_looked_at_and_its_absence_beyond_loopback_is_said() {
+    let folder = Folder::new();
+    let admin = |lines: &str| {
+        folder.write("gateway.toml", &format!("{GATEWAY}\n[admin]\n{lines}\n"));
+        let done = folder.check("");
+        assert_eq!(done.code, 0, "{}", done.err);
+        done.err
+    };
+    let plain = "page and API are answered to this machine alone until tls = { cert";
+    assert!(admin("bind = \"0.0.0.0:9464\"").contains(plain));
+    let tls = "tls = { cert = \"server.pem\", key = \"server.key\" }";
+    let said = admin(&format!("bind = \"0.0.0.0:9464\"\n{tls}"));
+    assert!(said.contains("admin.bind: metrics and health"), "{said}");
+    assert!(!said.contains(plain), "{said}");
+    assert!(!admin("").contains(plain));
+    folder.server(2020);
+    let said = admin(tls);
+    for words in [
+        "admin.tls.cert: ",
+        "days ago: who checks it asks the admin port no more",
+    ] {
+        assert!(said.contains(words), "{words}\n{said}");
+    }
+}
+
+#[test]
 fn short_pre_shared_keys_are_counted_in_a_warning() {
     let folder = Folder::new();
     let entry = "[[device]]\nid = \"old-1\"\npsk = { key = \"hex:0102030405060708\"";

@@ -405,6 +405,27 @@ const TABLE: &[Bad] = &[
         "port",
     ),
     bad(
+        "admin's TLS without a key",
+        "[rules]",
+        "[admin]\ntls = { cert = \"server.pem\" }\n[rules]",
+        "admin.tls.key",
+        "private key",
+    ),
+    bad(
+        "admin's TLS of nothing",
+        "[rules]",
+        "[admin]\ntls = {}\n[rules]",
+        "admin.tls.cert",
+        "certificate",
+    ),
+    bad(
+        "a listener's key in admin's TLS",
+        "[rules]",
+        "[admin.tls]\npsk_ke = true\n[rules]",
+        "admin.tls.psk_ke",
+        "[[listener]]",
+    ),
+    bad(
         "close at once",
         "[rules]",
         "[shutdown]\nclose = \"0s\"\n[rules]",

@@ -273,7 +273,29 @@ class Kubernetes(Folder):
             readiness = pod[pod.index("readinessProbe"):][:160]
             self.assertIn("path: /ready", readiness)
 
-    def test_the_grace_period_is_what_the_configuration_needs(self):
+    def test_with_certificates_probes_scrape_and_the_api_use_tls(self):
+        documents = self.rendered("certificates").split("\n---\n")
+        pod = next(d for d in documents if "\nkind: Deployment" in d)
+        self.assertEqual(pod.count("scheme: HTTPS"), 3, "every probe")
+        monitor = next(d for d in documents if "\nkind: ServiceMonitor" in d)
+        for line in ["scheme: https", "serverName: iothub-gateway-admin.iothub-gateway.svc"]:
+            self.assertIn(line, monitor)
+        self.assertIn("name: iothub-gateway-admin\n", "\n".join(documents))
+        # What the environment adds to the base is a configuration that can be served.
+        pair = [self.folder / name for name in ("tls.crt", "tls.key")]
+        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-days", "90", "-subj", "/CN=x", "-addext", "subjectAltName=DNS:localhost",
+            "-out", pair[0], "-keyout", pair[1])
+        shutil.copy(pair[0], self.folder / "ca.crt")
+        self.configuration()
+        names = re.findall(r"name: (IOTHUB_GATEWAY__\w+)\n\s+value: /run/secrets/tls/(\S+)", pod)
+        self.assertEqual(len(names), 5)
+        added = {name: str(self.folder / file) for name, file in names}
+        said = run(BINARY, "check", "-c", self.folder / "gateway.toml",
+                   env={**ENVIRONMENT, **added})
+        self.assertIn("admin.tls.cert", said)
+
+    def configuration(self):
         hub = self.folder / "connection-string"
         hub.write_text("HostName=h.azure-devices.net;SharedAccessKeyName=device;"
                        "SharedAccessKey=ZGV2ZWxvcG1lbnQtb25seS1rZXktMDEyMzQ1Njc4OTA=")
@@ -283,6 +305,9 @@ class Kubernetes(Folder):
             text = text.replace("/run/secrets/hub", str(self.folder))
             (self.folder / name).write_text(text)
             (self.folder / name).chmod(0o600)
+
+    def test_the_grace_period_is_what_the_configuration_needs(self):
+        self.configuration()
         said = run(BINARY, "check", "-c", self.folder / "gateway.toml")
         longest = int(re.search(r"a stop takes at most (\d+) s", said)[1])
         granted = int(re.search(r"terminationGracePeriodSeconds: (\d+)", self.rendered("single"))[1])

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admin_tls;
 mod badly;
 mod commands;
 mod doors;

@@ -5,7 +5,7 @@ use axum::http::{HeaderValue, Response, StatusCode, header};
 
 /// A problem document.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
+pub(in crate::admin) struct Problem {
     status: StatusCode,
     title: &'static str,
     detail: String,
@@ -137,7 +137,19 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "Not allowed", detail).challenged("insufficient_scope")
     }
 
-    pub(super) fn into_response(self) -> Response<Body> {
+    pub(in crate::admin) fn without_tls() -> Self {
+        let detail = "in clear this address answers /live, /ready and /metrics alone; set \
+                      admin.tls = { cert, key } and ask by https://, or ask on the gateway's own \
+                      machine";
+        Self::new(StatusCode::FORBIDDEN, "Not without TLS", detail)
+    }
+
+    pub(in crate::admin) fn in_clear() -> Self {
+        let detail = "this port speaks TLS; ask by https://";
+        Self::new(StatusCode::BAD_REQUEST, "Not without TLS", detail)
+    }
+
+    pub(in crate::admin) fn into_response(self) -> Response<Body> {
         let body = serde_json::json!({
             "type": "about:blank",
             "title": self.title,

@@ -8,6 +8,7 @@ use crate::auth::identity::parse_client_id;
 use crate::auth::rules::{OnRefused, Place, Probe, RuleSet, parse_life};
 use crate::auth::x509::{Fingerprint, fingerprints, parse_thumbprint};
 use crate::auth::{CredentialKind, Denial, Explanation, Outcome, Step};
+use crate::config::named_file::{self, PEM_BYTES_MAX};
 use crate::config::{Config, ListenerConfig, Setting};
 use crate::router::topic_map::{Subscription, could_publish, could_subscribe};
 use crate::telemetry::log::capped;
@@ -301,7 +302,7 @@ fn sha256(print: &str) -> Result<Fingerprint, String> {
 
 fn read(path: &Path) -> Result<Vec<Fingerprint>, String> {
     let name = capped(&path.display().to_string());
-    let file = std::fs::read(path).map_err(|error| format!("{name} cannot be read ({error})"))?;
+    let file = named_file::read(path, PEM_BYTES_MAX).map_err(|why| format!("{name} {why}"))?;
     fingerprints(&file).map_err(|error| format!("{name} {error}"))
 }
 

@@ -4,10 +4,11 @@ use crate::auth::rules::RuleSet;
 use crate::auth::x509::{Fingerprint, fingerprints};
 use crate::config::named_file::{self, PEM_BYTES_MAX};
 use crate::config::{Config, ListenerConfig, Problem};
-use crate::gateway::{dates, exposed};
+use crate::gateway::dates::{self, Ending};
+use crate::gateway::{acceptors, exposed};
 use crate::runtime::clock::{self, Unix};
 use crate::telemetry::log::capped;
-use crate::tls::{Acceptor, HandshakeLimits};
+use crate::tls::Acceptor;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,20 @@ pub(super) struct Found {
     pub(super) warnings: Vec<Problem>,
 }
 
+impl Found {
+    fn refuse(&mut self, path: &Path, place: &str, problems: Vec<String>) {
+        let file = capped(&path.display().to_string());
+        let problems = problems.into_iter();
+        let problems = problems.map(|text| Problem::new(file.clone(), place.to_owned(), text));
+        self.problems.extend(problems);
+    }
+
+    fn warn(&mut self, endings: Vec<Ending>) {
+        let warnings = endings.into_iter().map(|ending| ending.warning);
+        self.warnings.extend(warnings);
+    }
+}
+
 /// Looks at everything the configuration names. `rules` are held against the listeners only when
 /// the listeners are sound.
 pub(super) fn look(path: &Path, config: &Config, rules: Option<&RuleSet>) -> Found {
@@ -28,6 +43,7 @@ pub(super) fn look(path: &Path, config: &Config, rules: Option<&RuleSet>) -> Fou
         for (index, listener) in config.listeners.iter().enumerate() {
             material(&mut found, path, index, listener, config, now);
         }
+        admin(&mut found, path, config, now);
         against_listeners(&mut found, config, rules);
     }
     found.warnings.extend(exposed(config));
@@ -43,26 +59,24 @@ fn material(
     config: &Config,
     now: Unix,
 ) {
-    let limits = HandshakeLimits {
-        hello: config.limits.hello_timeout,
-        total: config.limits.tls_timeout,
-    };
     let nobody = Arc::new(|_: &[u8]| None);
-    let acceptor = match Acceptor::new(listener, nobody, limits) {
+    let acceptor = match Acceptor::new(listener, nobody, acceptors::limits(config)) {
         Ok(acceptor) => acceptor,
         Err(problems) => {
-            let file = capped(&path.display().to_string());
-            let place = format!("listener[{index}]");
-            let problems = problems.into_iter();
-            let problems = problems.map(|text| Problem::new(file.clone(), place.clone(), text));
-            return found.problems.extend(problems);
+            return found.refuse(path, &format!("listener[{index}]"), problems);
         }
     };
     let Some(tls) = &listener.tls else { return };
-    let endings = dates::of_listener(path, index, tls, &acceptor, now);
-    found
-        .warnings
-        .extend(endings.into_iter().map(|ending| ending.warning));
+    found.warn(dates::of_listener(path, index, tls, &acceptor, now));
+}
+
+/// The same of the admin port's.
+fn admin(found: &mut Found, path: &Path, config: &Config, now: Unix) {
+    match acceptors::of_admin(config) {
+        Ok(Some(acceptor)) => found.warn(dates::of_admin(path, &acceptor, now)),
+        Ok(None) => {}
+        Err(problems) => found.refuse(path, "admin", problems),
+    }
 }
 
 /// Rules that can never fit, because no listener trusts their CA or has their name.

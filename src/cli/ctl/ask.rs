@@ -1,6 +1,8 @@
 //! One request to the admin port, and its answer or its problem.
 
+use super::wire;
 use crate::cli::exit::Exit;
+use crate::config::AdminUrl;
 use crate::config::secret::Secret;
 use crate::config::secret_file;
 use axum::body::{Body, to_bytes};
@@ -10,9 +12,8 @@ use hyper_util::rt::TokioIo;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use std::env::VarError;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokio::net::TcpStream;
 
 /// For a whole request.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,7 +37,9 @@ fn token_of(text: &str, name: &str) -> Result<Secret, String> {
 
 /// Where to ask, and as whom.
 pub(super) struct Ask {
-    admin: String,
+    admin: AdminUrl,
+    /// Trusted beside the system's roots.
+    ca: Option<PathBuf>,
     token: Option<Secret>,
 }
 
@@ -70,7 +73,11 @@ impl Ask {
     ///
     /// # Errors
     /// What is wrong with its file.
-    pub(super) fn new(admin: &str, token: Option<&Path>) -> Result<Self, String> {
+    pub(super) fn new(
+        admin: AdminUrl,
+        ca: Option<PathBuf>,
+        token: Option<&Path>,
+    ) -> Result<Self, String> {
         let token = match token {
             Some(path) => {
                 let text = secret_file::read(path, false)?;
@@ -82,10 +89,7 @@ impl Ask {
                 Err(VarError::NotUnicode(_)) => return Err(format!("{VARIABLE} is no text")),
             },
         };
-        Ok(Self {
-            admin: admin.to_owned(),
-            token,
-        })
+        Ok(Self { admin, ca, token })
     }
 
     /// A question.
@@ -134,10 +138,7 @@ impl Ask {
         let broken = |error: &dyn fmt::Display| {
             Failure::new(format!("{admin}: {error}; {IS_IT}"), Exit::Unavailable)
         };
-        let stream = TcpStream::connect(admin).await.map_err(|error| {
-            let text = format!("{admin}: {error}; is the gateway running, and {IS_IT}");
-            Failure::new(text, Exit::Unavailable)
-        })?;
+        let stream = wire::connect(admin, self.ca.as_deref()).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
@@ -145,7 +146,7 @@ impl Ask {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("/api/v1/{path}"))
-            .header(header::HOST, admin)
+            .header(header::HOST, admin.authority())
             .header(header::CONTENT_TYPE, "application/json");
         if let Some(token) = &self.token {
             let bearer = [b"Bearer ", token.expose()].concat();

@@ -317,7 +317,8 @@ fn record_bytes(reader: &Reader<'_>) -> Option<usize> {
     Some(bytes).filter(|bytes| *bytes < RECORD_BYTES.1)
 }
 
-fn tls_files(reader: &Reader<'_>, tls: &TlsConfig, insecure_permissions: bool) {
+/// Every file that `tls` names: there, of the right kind, and fitting each other.
+pub(super) fn tls_files(reader: &Reader<'_>, tls: &TlsConfig, insecure_permissions: bool) {
     let chain = tls.cert.as_deref().and_then(|path| {
         let chain = material::certificates(path);
         chain

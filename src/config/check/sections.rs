@@ -1,11 +1,12 @@
 //! The small sections: limits, rules, admin, log, shutdown.
 
+use super::listener::tls_files;
 use crate::config::file::Node;
 use crate::config::limits::{Limits, ROWS};
 use crate::config::reader::{Reader, absolute, text_of};
 use crate::config::secret::Secret;
 use crate::config::values::{show_duration, show_size};
-use crate::config::{AdminConfig, LogConfig, OnDisconnect, ShutdownConfig};
+use crate::config::{AdminConfig, LogConfig, OnDisconnect, ShutdownConfig, TlsConfig};
 use crate::telemetry::log::{capped, parse_filter};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -128,16 +129,23 @@ pub(super) fn socket_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// `[admin]`.
-pub(super) fn admin(reader: &Reader<'_>) -> AdminConfig {
+pub(super) fn admin(reader: &Reader<'_>, insecure_permissions: bool) -> AdminConfig {
     let default: SocketAddr = ([127, 0, 0, 1], 9464).into();
     let read = reader.parsed("bind", socket_address, SocketAddr::to_string);
     let bind = reader.or_default("bind", default, read, SocketAddr::to_string);
+    let tls = reader.table("tls").map(|table| {
+        let path = format!("{}.tls", reader.path_name());
+        let reader = Reader::new(reader.cx, Some(table), &path);
+        admin_tls(&reader, insecure_permissions)
+    });
     if !bind.ip().is_loopback() {
-        reader.warning(
-            "bind",
-            "metrics and health can be read by whoever reaches this address; bind to 127.0.0.1 \
-             or close it with a firewall",
-        );
+        let open = "metrics and health can be read by whoever reaches this address; bind to \
+                    127.0.0.1 or close it with a firewall";
+        let plain = "; page and API are answered to this machine alone until tls = { cert = …, \
+                     key = … } is set";
+        // A `tls` of the wrong shape was reported.
+        let plain = if reader.has("tls") { "" } else { plain };
+        reader.warning("bind", format!("{open}{plain}"));
     }
     let tokens = ["read_token", "operate_token"].map(|key| token(reader, key));
     let [read_token, operate_token] = tokens;
@@ -149,9 +157,27 @@ pub(super) fn admin(reader: &Reader<'_>) -> AdminConfig {
     }
     AdminConfig {
         bind,
+        tls,
         read_token,
         operate_token,
     }
+}
+
+/// `tls` of `[admin]`: a certificate and its key.
+fn admin_tls(reader: &Reader<'_>, insecure_permissions: bool) -> TlsConfig {
+    let tls = TlsConfig {
+        cert: reader.path("cert"),
+        key: reader.path("key"),
+        ..TlsConfig::default()
+    };
+    if !reader.has("cert") && !reader.has("key") {
+        reader.problem(
+            "cert",
+            "missing; name the server's certificate, and its key by key",
+        );
+    }
+    tls_files(reader, &tls, insecure_permissions);
+    tls
 }
 
 /// Least characters of a token.
