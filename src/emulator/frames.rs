@@ -1,5 +1,6 @@
 //! The few AMQP frames the emulator itself takes in hand: those before the connection is open,
-//! and command transfers, whose delivery-tag the AMQP library does not let us choose.
+//! command transfers, whose delivery-tag the AMQP library does not let us choose, and those whose last
+//! fields the library leaves out: the service writes every field, and some clients count on it.
 
 use crate::emulator::queue::LockToken;
 use serde::Serialize;
@@ -14,7 +15,10 @@ pub(crate) const AMQP_FRAME: u8 = 0;
 pub(crate) const SASL_FRAME: u8 = 1;
 
 /// Bytes a GUID delivery-tag is longer than the library's.
-pub(crate) const TAG_GROWTH: u32 = 12;
+const TAG_GROWTH: u32 = 12;
+
+/// Bytes a frame may grow by on its way through [`copy_frames`]: the tag, nulls, a longer list.
+pub(crate) const GROWTH: u32 = TAG_GROWTH + 14 + 6;
 
 /// Annotation that carries a command's lock token; always the first of its message.
 pub(crate) const LOCK_TOKEN: &str = "x-opt-lock-token";
@@ -34,7 +38,8 @@ pub(crate) fn frame<T: Serialize>(
     Ok(frame)
 }
 
-/// Appends `bytes`, whole frames, to `out`; command transfers get their lock token as tag.
+/// Appends `bytes`, whole frames, to `out`; command transfers get their lock token as tag, and the
+/// fields that are left out at the end of a performative are null.
 pub(crate) fn copy_frames(mut bytes: &[u8], out: &mut Vec<u8>) {
     while let Some(size) = bytes.first_chunk::<4>() {
         let size = u32::from_be_bytes(*size) as usize;
@@ -42,12 +47,69 @@ pub(crate) fn copy_frames(mut bytes: &[u8], out: &mut Vec<u8>) {
             break;
         }
         let (frame, rest) = bytes.split_at(size);
+        let whole = with_every_field(frame);
+        let frame = whole.as_deref().unwrap_or(frame);
         if !copy_command_transfer(frame, out) {
             out.extend_from_slice(frame);
         }
         bytes = rest;
     }
     out.extend_from_slice(bytes);
+}
+
+/// Fields of a performative, by its descriptor. Dispositions, the most frequent, lack nothing that
+/// anybody looks for.
+const fn fields(descriptor: u8) -> Option<usize> {
+    Some(match descriptor {
+        0x10 => 10,        // open
+        0x11 => 8,         // begin
+        0x12 => 14,        // attach
+        0x13 | 0x14 => 11, // flow, transfer
+        0x16 => 3,         // detach
+        0x17 | 0x18 => 1,  // end, close
+        _ => return None,
+    })
+}
+
+/// The frame with nulls for the fields left out; `None` when there are none.
+fn with_every_field(frame: &[u8]) -> Option<Vec<u8>> {
+    // size(4) doff type channel(2) | 00 53 descriptor | list
+    let head = frame.get(..12)?;
+    if head[4] != 2 || head[5] != AMQP_FRAME || head[8..10] != [0x00, 0x53] {
+        return None;
+    }
+    let full = fields(head[10])?;
+    let number = |at: usize| {
+        let bytes = frame.get(at..at + 4)?.first_chunk::<4>()?;
+        usize::try_from(u32::from_be_bytes(*bytes)).ok()
+    };
+    let (count, start, end) = match head[11] {
+        0x45 => (0, 12, 12),
+        0xc0 => {
+            let (size, count) = (*frame.get(12)?, *frame.get(13)?);
+            (usize::from(count), 14, 13 + usize::from(size))
+        }
+        0xd0 => (number(16)?, 20, 16usize.checked_add(number(12)?)?),
+        _ => return None,
+    };
+    let present = frame.get(start..end)?;
+    let missing = full.checked_sub(count).filter(|missing| *missing > 0)?;
+    let mut whole = head[..11].to_vec();
+    let length = present.len() + missing;
+    match u8::try_from(length + 1) {
+        Ok(size) => whole.extend([0xc0, size, u8::try_from(full).ok()?]),
+        Err(_) => {
+            whole.push(0xd0);
+            whole.extend(u32::try_from(length + 4).ok()?.to_be_bytes());
+            whole.extend(u32::try_from(full).ok()?.to_be_bytes());
+        }
+    }
+    whole.extend_from_slice(present);
+    whole.resize(whole.len() + missing, 0x40);
+    whole.extend_from_slice(&frame[end..]);
+    let size = u32::try_from(whole.len()).ok()?;
+    whole[..4].copy_from_slice(&size.to_be_bytes());
+    Some(whole)
 }
 
 /// Writes `frame` with the GUID tag if it begins the transfer of a command.
@@ -196,6 +258,52 @@ mod tests {
             (Some(7), Handle(300))
         );
         assert!(decoded.batchable);
+    }
+
+    #[test]
+    fn fields_left_out_are_written_as_null() {
+        use fe2o3_amqp::types::performatives::{Detach, End, Open};
+        let mut name = "x".to_owned();
+        for _ in 0..3 {
+            let open = Open {
+                container_id: name.clone(),
+                hostname: None,
+                max_frame_size: 65_536.into(),
+                channel_max: 10.into(),
+                idle_time_out: None,
+                outgoing_locales: None,
+                incoming_locales: None,
+                offered_capabilities: None,
+                desired_capabilities: None,
+                properties: None,
+            };
+            let written = frame(AMQP_FRAME, &open).unwrap();
+            let mut out = Vec::new();
+            copy_frames(&[written.clone(), written].concat(), &mut out);
+            let (one, other) = out.split_at(out.len() / 2);
+            assert_eq!(one, other);
+            assert_eq!(one[..4], u32::try_from(one.len()).unwrap().to_be_bytes());
+            let count = if one[11] == 0xc0 { one[13] } else { one[19] };
+            assert_eq!(count, 10);
+            let read: Open = serde_amqp::from_slice(&one[8..]).unwrap();
+            assert_eq!(read.container_id, name);
+            // The next names need the list's longer form, before or only after.
+            name = "x".repeat(if name.len() == 1 { 228 } else { 300 });
+        }
+        let mut out = Vec::new();
+        copy_frames(&frame(AMQP_FRAME, &End { error: None }).unwrap(), &mut out);
+        assert_eq!(out[8..], [0x00, 0x53, 0x17, 0xc0, 2, 1, 0x40]);
+        let detach = Detach {
+            handle: Handle(1),
+            closed: true,
+            error: None,
+        };
+        out.clear();
+        copy_frames(&frame(AMQP_FRAME, &detach).unwrap(), &mut out);
+        let again = out.clone();
+        out.clear();
+        copy_frames(&again, &mut out);
+        assert_eq!(out, again, "what has every field stays as it is");
     }
 
     #[test]

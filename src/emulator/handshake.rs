@@ -3,9 +3,7 @@
 //! The AMQP library's acceptor wants either SASL or none; the service takes both on one port. So
 //! this reads the client's first bytes itself, and the library is given them again.
 
-use crate::emulator::frames::{
-    AMQP_FRAME, AMQP_HEADER, SASL_FRAME, SASL_HEADER, TAG_GROWTH, frame,
-};
+use crate::emulator::frames::{AMQP_FRAME, AMQP_HEADER, GROWTH, SASL_FRAME, SASL_HEADER, frame};
 use crate::emulator::hub::Hub;
 use crate::emulator::tokens::Grant;
 use fe2o3_amqp::types::performatives::Open;
@@ -18,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 /// Largest frame taken before OPEN is answered, bytes.
 const FRAME_MAX: usize = 16 * 1024;
 /// Smallest max-frame-size that leaves room for a longer delivery-tag.
-const FRAME_ROOM: u32 = 512 + TAG_GROWTH;
+const FRAME_ROOM: u32 = 512 + GROWTH;
 
 /// In the order seen on the wire (wire sheet §2.2).
 const MECHANISMS: [&str; 4] = ["EXTERNAL", "MSSBCBS", "ANONYMOUS", "PLAIN"];
@@ -83,9 +81,9 @@ where
     open.idle_time_out = open
         .idle_time_out
         .map(|ms| if ms > 1 { ms / 2 } else { ms });
-    // Command transfers leave longer than the library writes them.
+    // Frames leave longer than the library writes them.
     if open.max_frame_size.0 >= FRAME_ROOM {
-        open.max_frame_size.0 -= TAG_GROWTH;
+        open.max_frame_size.0 -= GROWTH;
     }
     let mut replay = AMQP_HEADER.to_vec();
     replay.extend(frame(AMQP_FRAME, &open)?);
