@@ -109,6 +109,14 @@ impl Calls {
     }
 }
 
+/// A random uuid, version 4: clients send other bits back as text.
+fn uuid() -> [u8; 16] {
+    let mut id = random::<16>();
+    id[6] = id[6] & 0x0f | 0x40;
+    id[8] = id[8] & 0x3f | 0x80;
+    id
+}
+
 /// Forgets a call when its caller does.
 struct Forget<'a>(&'a Calls, [u8; 16]);
 
@@ -139,7 +147,7 @@ async fn calling(hub: &Hub, identity: &Identity, call: Call) -> Result<MethodAns
     let room = hub.calls.room.try_acquire();
     let _room = room.map_err(|_| CallError::Busy)?;
     online(hub, identity, call.connect).await?;
-    let id = random();
+    let id = uuid();
     let (answer, answered) = oneshot::channel();
     let _forget = Forget(&hub.calls, id);
     let waiting = Waiting {

@@ -18,7 +18,7 @@ use serde_amqp::primitives::{Binary, Uuid};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
-/// Serves the link until it ends; the other two of `place` keep it in the directory and in its pair.
+/// Serves the link until it ends; what else `place` has keeps it in the directory and in its pair.
 pub(crate) async fn serve(
     mut sender: Sender,
     place: (Arc<Link>, Listed, Paired),

@@ -19,6 +19,7 @@ use fe2o3_amqp::types::messaging::annotations::OwnedKey;
 use fe2o3_amqp::types::messaging::{Body, MessageId};
 use serde_amqp::Value;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
 /// Credit as captured (wire sheet §2.5), topped up when half is used.
 const CREDIT: u32 = 1_000;
@@ -124,76 +125,89 @@ async fn twin(hub: &Hub, link: &Link, message: Received) -> Result<(), Error> {
         return Ok(());
     };
     let request = request(&message);
-    let answer = |status, version, body| {
-        let get = request.operation == "GET";
-        Outgoing::new(answer(&id, status, version, get, body))
-    };
-    let failed = |status, code, text: &str| {
-        hub.stats.twin_requests_refused.inc();
-        answer(status, None, Some(json(code, text).into_bytes()))
+    let reply = Reply {
+        hub,
+        room,
+        id,
+        get: request.operation == "GET",
     };
     let place = Place {
         connection: Some(link.connection),
         device: Some(&link.identity.device),
     };
     let injected = hub.faults.at(FaultKind::TwinStatus, place);
-    if let Some(status) = injected.and_then(|status| status.parse().ok()) {
-        room.send(failed(status, errors::twin_code(status), "Fault injected."));
-        return Ok(());
+    match injected.and_then(|status| status.parse().ok()) {
+        Some(status) => reply.fail(status, errors::twin_code(status), "Fault injected."),
+        None => carry_out(hub, link, request, message, reply),
     }
+    Ok(())
+}
+
+/// Does what is asked; the answer is under way before anyone else changes the twin.
+fn carry_out(hub: &Hub, link: &Link, request: Request, message: Received, reply: Reply<'_>) {
     match (request.operation.as_str(), request.resource.as_deref()) {
         ("GET", None | Some("" | "/")) => hub.twins.with(&link.identity, |twin| {
             let body = twin.for_device().to_string().into_bytes();
-            room.send(answer(200, None, Some(body)));
+            reply.send(200, None, Some(body));
         }),
         ("PATCH", Some(REPORTED)) => {
             let patch = message::body(message.body).ok();
             let patch = patch.and_then(|body| serde_json::from_slice(&body).ok());
             match (patch, request.version) {
-                (None, _) => room.send(failed(400, 400_006, "The body is no JSON object.")),
-                (_, Err(())) => room.send(failed(400, 400_004, "The version is a long.")),
-                (Some(patch), Ok(version)) => {
-                    hub.twins
-                        .report(&link.identity, &patch, version, |reported| match reported {
-                            Ok(version) => room.send(answer(204, Some(version), None)),
-                            Err(error) => {
-                                let (status, code) = error.codes();
-                                room.send(failed(status, code, &error.to_string()));
-                            }
-                        });
+                (None, _) => reply.fail(400, 400_006, "The body is no JSON object."),
+                (_, Err(())) => reply.fail(400, 400_004, "The version is a long."),
+                (Some(patch), Ok(expected)) => {
+                    let answer = |reported| match reported {
+                        Ok(version) => reply.send(204, Some(version), None),
+                        Err(error) => reply.refuse(&error),
+                    };
+                    hub.twins.report(&link.identity, &patch, expected, answer);
                 }
             }
         }
         ("PUT", Some(DESIRED)) => {
             hub.channels.subscribe(link, true);
-            room.send(answer(200, None, None));
+            reply.send(200, None, None);
         }
         ("DELETE", Some(DESIRED)) => {
             hub.channels.subscribe(link, false);
-            room.send(answer(200, None, None));
+            reply.send(200, None, None);
         }
-        _ => room.send(failed(
+        _ => reply.fail(
             400,
             400_003,
             "Known are GET, PATCH of reported, PUT and DELETE of notifications.",
-        )),
+        ),
     }
-    Ok(())
 }
 
-fn answer(
-    correlation_id: &MessageId,
-    status: i32,
-    version: Option<i64>,
+/// The answer a request gets, and room for it.
+struct Reply<'a> {
+    hub: &'a Hub,
+    room: mpsc::Permit<'a, Outgoing>,
+    id: MessageId,
     get: bool,
-    body: Option<Vec<u8>>,
-) -> Content {
-    Content::Answer {
-        correlation_id: correlation_id.clone(),
-        status,
-        version,
-        get,
-        body,
+}
+
+impl Reply<'_> {
+    fn send(self, status: i32, version: Option<i64>, body: Option<Vec<u8>>) {
+        self.room.send(Outgoing::new(Content::Answer {
+            correlation_id: self.id,
+            status,
+            version,
+            get: self.get,
+            body,
+        }));
+    }
+
+    fn fail(self, status: i32, code: u32, text: &str) {
+        self.hub.stats.twin_requests_refused.inc();
+        self.send(status, None, Some(json(code, text).into_bytes()));
+    }
+
+    fn refuse(self, error: &TwinError) {
+        let (status, code) = error.codes();
+        self.fail(status, code, &error.to_string());
     }
 }
 

@@ -7,6 +7,7 @@ use fe2o3_amqp::types::definitions::Fields;
 use fe2o3_amqp::types::messaging::{Body, MessageId};
 use iothub_gateway::emulator::config::ModuleConfig;
 use iothub_gateway::emulator::{EmulatorHandle, Fault, FaultKind, FaultScope};
+use iothub_gateway::runtime::clock;
 use serde_amqp::Value;
 use serde_amqp::primitives::{Symbol, Uuid};
 use serde_json::{Value as Json, json};
@@ -258,9 +259,9 @@ async fn faults_lose_delay_and_repeat_answers_and_changes() {
     assert_eq!(twin["reported"], json!({"a": 1, "$version": 2}));
 
     inject(FaultKind::TwinAnswersDelayed);
-    let began = std::time::Instant::now();
+    let began = clock::mono();
     assert_eq!(pair.asked(&get, "").await.0, 200);
-    assert!(began.elapsed().as_millis() >= 500);
+    assert!(clock::mono().since(began).as_millis() >= 500);
     hub.clear_faults();
     hub.inject(&Fault::new(FaultKind::TwinStatus).with("429"))
         .unwrap();
