@@ -3,6 +3,8 @@
 // The lint spares test functions only, not what they call.
 #![allow(clippy::unwrap_used)]
 
+#[path = "emulator/backend.rs"]
+mod backend;
 #[path = "emulator/cbs.rs"]
 mod cbs;
 #[path = "emulator/commands.rs"]
@@ -21,6 +23,8 @@ mod methods;
 mod pairs;
 #[path = "emulator/raw.rs"]
 mod raw;
+#[path = "emulator/service.rs"]
+mod service;
 #[path = "emulator/telemetry.rs"]
 mod telemetry;
 #[path = "emulator/twins.rs"]

@@ -141,6 +141,8 @@ async fn serve(config: EmulatorConfig) -> Result<(), Box<dyn std::error::Error>>
         ("amqps", emulator.amqps_addr()),
         ("amqp", emulator.amqp_addr()),
         ("control http", emulator.control_addr()),
+        ("service https", emulator.https_addr()),
+        ("service http", emulator.http_addr()),
     ] {
         if let Some(address) = address {
             let line = format_args!("listening {name} {address}");

@@ -64,16 +64,49 @@ pub(crate) enum Address {
     Cbs,
     /// A device or module endpoint.
     Device(Identity, Endpoint),
-    /// A service-side endpoint, known but not served.
-    Service,
+    /// A node of back ends.
+    Service(Node),
+}
+
+/// What back ends attach to (wire sheet §9.1, §9.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// `/messages/devicebound`: commands for devices.
+    Commands,
+    /// `/messages/servicebound/feedback`.
+    Feedback,
+    /// `/messages/servicebound/filenotifications`.
+    Files,
+    /// `/messages/events/…`: where the events are read, is told here.
+    Events,
+    /// `{hub}/ConsumerGroups/{group}/Partitions/{id}` of the endpoint where they are read.
+    Partition { hub: String, group: String, id: u32 },
+    /// `$management` of that endpoint.
+    Management,
+}
+
+impl Node {
+    /// The path as token scopes spell it.
+    pub(crate) fn path(&self) -> Vec<&str> {
+        match self {
+            Self::Commands => vec!["messages", "devicebound"],
+            Self::Feedback => vec!["messages", "servicebound", "feedback"],
+            Self::Files => vec!["messages", "servicebound", "filenotifications"],
+            Self::Events => vec!["messages", "events"],
+            Self::Partition { hub, group, .. } => vec![hub, "consumergroups", group],
+            // Every token of the endpoint may ask what there is to read.
+            Self::Management => Vec::new(),
+        }
+    }
 }
 
 /// Longest address looked at, bytes: two escaped ids and the fixed parts fit well.
 const ADDRESS_BYTES_MAX: usize = 2048;
 
 impl Address {
-    /// Parses `/path`, `path` or `amqp[s]://{host}/path`. `None`: no known form, or other host.
-    pub(crate) fn parse(text: &str, host: &str) -> Option<Self> {
+    /// Parses `/path`, `path` or `amqp[s]://{host}/path`. `None`: no known form, or a host that is
+    /// none of `hosts`.
+    pub(crate) fn parse(text: &str, hosts: &[&str]) -> Option<Self> {
         if text.len() > ADDRESS_BYTES_MAX {
             return None;
         }
@@ -90,7 +123,7 @@ impl Address {
                 let name = authority
                     .split_once(':')
                     .map_or(authority, |(name, _)| name);
-                if !amqp || !name.eq_ignore_ascii_case(host) {
+                if !amqp || !hosts.iter().any(|host| name.eq_ignore_ascii_case(host)) {
                     return None;
                 }
                 path
@@ -118,17 +151,40 @@ impl Address {
                 },
                 endpoint(tail)?,
             )),
-            [messages, rest, ..]
-                if fixed(messages, "messages")
-                    && ["events", "devicebound", "servicebound"]
-                        .iter()
-                        .any(|w| fixed(rest, w)) =>
-            {
-                Some(Self::Service)
-            }
-            _ => None,
+            parts => node(parts).map(Self::Service),
         }
     }
+}
+
+/// A node of back ends.
+fn node(parts: &[&str]) -> Option<Node> {
+    let fixed = |part: &str, word: &str| part.eq_ignore_ascii_case(word);
+    Some(match parts {
+        [messages, way] if fixed(messages, "messages") && fixed(way, "devicebound") => {
+            Node::Commands
+        }
+        [messages, way, what] if fixed(messages, "messages") && fixed(way, "servicebound") => {
+            match *what {
+                what if fixed(what, "feedback") => Node::Feedback,
+                what if fixed(what, "filenotifications") => Node::Files,
+                _ => return None,
+            }
+        }
+        [messages, events, ..] if fixed(messages, "messages") && fixed(events, "events") => {
+            Node::Events
+        }
+        [management] if fixed(management, "$management") => Node::Management,
+        [hub, groups, group, partitions, number]
+            if fixed(groups, "consumergroups") && fixed(partitions, "partitions") =>
+        {
+            Node::Partition {
+                hub: id(hub)?.to_string(),
+                group: id(group)?.to_string(),
+                id: number.parse().ok()?,
+            }
+        }
+        _ => return None,
+    })
 }
 
 fn id(part: &str) -> Option<Arc<str>> {
@@ -158,7 +214,7 @@ fn endpoint(tail: &[&str]) -> Option<Endpoint> {
 mod tests {
     use super::*;
 
-    const HOST: &str = "myhub.azure-devices.net";
+    const HOST: &[&str] = &["myhub.azure-devices.net", "localhost"];
 
     fn device(text: &str) -> Option<(String, Option<String>, Endpoint)> {
         match Address::parse(text, HOST)? {
@@ -199,7 +255,21 @@ mod tests {
         assert_eq!(Address::parse("$cbs", HOST), Some(Address::Cbs));
         assert_eq!(
             Address::parse("/messages/deviceBound", HOST),
-            Some(Address::Service)
+            Some(Address::Service(Node::Commands))
+        );
+        assert_eq!(
+            Address::parse("/messages/serviceBound/Feedback", HOST),
+            Some(Address::Service(Node::Feedback))
+        );
+        let partition = "amqps://localhost:5671/events/ConsumerGroups/$Default/Partitions/3";
+        let node = Node::Partition {
+            hub: "events".to_owned(),
+            group: "$Default".to_owned(),
+            id: 3,
+        };
+        assert_eq!(
+            Address::parse(partition, HOST),
+            Some(Address::Service(node))
         );
     }
 
@@ -216,6 +286,9 @@ mod tests {
             "/devicesX/d1/messages/events",
             "amqps://other.azure-devices.net/devices/d1/messages/events",
             "http://myhub.azure-devices.net/devices/d1/messages/events",
+            "/messages",
+            "/messages/nonsense",
+            "events/ConsumerGroups/g/Partitions/x",
             "/devices/%ff/messages/events",
             &"/".repeat(5000),
         ] {

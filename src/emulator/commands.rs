@@ -82,7 +82,8 @@ async fn wait(time: Option<Duration>) {
     }
 }
 
-fn settlement(outcome: Result<Outcome, SendError>) -> Settlement {
+/// What an outcome means for what was sent.
+pub(crate) fn settlement(outcome: Result<Outcome, SendError>) -> Settlement {
     match outcome {
         Ok(Outcome::Accepted(_)) => Settlement::Accepted,
         Ok(Outcome::Rejected(_)) => Settlement::Rejected,

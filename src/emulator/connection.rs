@@ -1,6 +1,7 @@
 //! One AMQP connection: opens it as the service does, begins sessions, and keeps the clock of its
 //! tokens: when one ends, the links it vouched for are detached.
 
+use crate::emulator::backend::AnswerTo;
 use crate::emulator::cbs::ReplyTo;
 use crate::emulator::errors::{self, hex, random};
 use crate::emulator::faults::{FaultKind, Place};
@@ -43,6 +44,7 @@ pub(crate) struct Connection {
     /// Authorised by SASL PLAIN: lives no longer than that token.
     logged_in: bool,
     pub(crate) replies: Mutex<Vec<ReplyTo>>,
+    pub(crate) answers: Mutex<Vec<AnswerTo>>,
     /// Room for `$cbs` links, which the limit of device links does not count.
     pub(crate) cbs_links: Arc<Semaphore>,
     pub(crate) life: Lifetime,
@@ -77,6 +79,12 @@ impl Connection {
             let covered = tokens
                 .covering(&link.identity, link.endpoint, now)
                 .is_some();
+            if !covered && link.stop.ask(errors::token_invalid()) {
+                self.hub.stats.detaches_token.inc();
+            }
+        }
+        for link in self.entry.service_links() {
+            let covered = tokens.covering_service(&link.node.path(), now);
             if !covered && link.stop.ask(errors::token_invalid()) {
                 self.hub.stats.detaches_token.inc();
             }
@@ -195,6 +203,7 @@ async fn open(
         tokens_changed: Notify::new(),
         logged_in,
         replies: Mutex::default(),
+        answers: Mutex::default(),
         cbs_links: Arc::new(Semaphore::new(CBS_LINKS_MAX)),
         life: life.clone(),
     });

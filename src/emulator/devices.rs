@@ -1,9 +1,13 @@
 //! The identity registry: devices listed, devices computed from ranges, and their queues.
 
+mod register;
+
+pub(crate) use register::{Registration, RegistryError};
+
 use crate::emulator::address::Identity;
+use crate::emulator::backend::Feedback;
 use crate::emulator::config::{
-    DeviceConfig, DeviceRange, EmulatorConfig, EmulatorLimits, Keys, ModuleConfig, Switches,
-    valid_id,
+    DeviceConfig, DeviceRange, EmulatorConfig, EmulatorLimits, Keys, Switches, valid_id,
 };
 use crate::emulator::errors::{hex, random};
 use crate::emulator::queue::{Queue, QueueRules};
@@ -16,8 +20,44 @@ use std::sync::Arc;
 pub(crate) struct Record {
     pub(crate) enabled: bool,
     pub(crate) keys: Keys,
-    pub(crate) modules: Arc<[ModuleConfig]>,
+    pub(crate) modules: Arc<[Module]>,
     pub(crate) generation: Arc<str>,
+    pub(crate) etag: Arc<str>,
+    pub(crate) auth: Auth,
+    /// `statusReason`: why it is disabled, in somebody's words.
+    pub(crate) reason: Option<String>,
+}
+
+/// A module of a device.
+#[derive(Clone, Debug)]
+pub(crate) struct Module {
+    pub(crate) id: String,
+    pub(crate) keys: Keys,
+    pub(crate) generation: Arc<str>,
+    pub(crate) etag: Arc<str>,
+}
+
+/// How a device proves who it is. Certificates are registered, and no device comes with one here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Auth {
+    #[default]
+    Sas,
+    SelfSigned {
+        primary: Option<String>,
+        secondary: Option<String>,
+    },
+    Authority,
+}
+
+impl Auth {
+    /// As the service spells it.
+    pub(crate) const fn name(&self) -> &'static str {
+        match self {
+            Self::Sas => "sas",
+            Self::SelfSigned { .. } => "selfSigned",
+            Self::Authority => "certificateAuthority",
+        }
+    }
 }
 
 /// Most devices beyond those of the file that the control API may add.
@@ -31,11 +71,12 @@ pub(crate) struct Devices {
     queues: DashMap<Identity, Arc<Queue>>,
     rules: QueueRules,
     stats: Arc<Stats>,
+    feedback: Arc<Feedback>,
     generation: Arc<str>,
 }
 
 impl Devices {
-    pub(crate) fn new(config: &EmulatorConfig, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(config: &EmulatorConfig, stats: Arc<Stats>, feedback: Arc<Feedback>) -> Self {
         let generation: Arc<str> = hex(&random::<8>()).into();
         let listed = DashMap::new();
         for device in &config.devices {
@@ -50,6 +91,7 @@ impl Devices {
             queues: DashMap::new(),
             rules: QueueRules::new(&config.limits, &config.switches),
             stats,
+            feedback,
             generation,
         }
     }
@@ -79,6 +121,9 @@ impl Devices {
             keys,
             modules: Arc::default(),
             generation: Arc::clone(&self.generation),
+            etag: Arc::clone(&self.generation),
+            auth: Auth::Sas,
+            reason: None,
         }
     }
 
@@ -135,10 +180,13 @@ impl Devices {
     /// is bounded by the registry.
     pub(crate) fn queue(&self, identity: &Identity) -> Arc<Queue> {
         let make = || {
+            let record = self.get(&identity.device);
+            let generation = record.map_or_else(|| "".into(), |record| record.generation);
             Arc::new(Queue::new(
-                identity.clone(),
+                (identity.clone(), generation),
                 self.rules,
                 Arc::clone(&self.stats),
+                Arc::clone(&self.feedback),
             ))
         };
         Arc::clone(
@@ -159,12 +207,26 @@ pub(crate) enum Unregistered {
 
 impl Record {
     fn from_config(device: &DeviceConfig, generation: &Arc<str>) -> Self {
+        let modules = device.modules.iter().map(|module| Module {
+            id: module.id.clone(),
+            keys: module.keys.clone(),
+            generation: Arc::clone(generation),
+            etag: Arc::clone(generation),
+        });
         Self {
             enabled: device.enabled,
             keys: device.keys.clone(),
-            modules: device.modules.clone().into(),
+            modules: modules.collect(),
             generation: Arc::clone(generation),
+            etag: Arc::clone(generation),
+            auth: Auth::Sas,
+            reason: None,
         }
+    }
+
+    /// As the service spells it.
+    pub(crate) const fn status(&self) -> &'static str {
+        if self.enabled { "enabled" } else { "disabled" }
     }
 }
 
@@ -194,7 +256,8 @@ mod tests {
             count: 10,
             keys: Keys::default(),
         });
-        Devices::new(&config, Arc::new(Stats::default()))
+        let feedback = Feedback::new(&config.limits, Arc::default());
+        Devices::new(&config, Arc::default(), Arc::new(feedback))
     }
 
     #[test]

@@ -63,6 +63,12 @@ pub(crate) fn json(code: u32, message: &str) -> String {
     description.to_string()
 }
 
+/// `ExceptionMessage` of a REST answer.
+pub(crate) fn tracking() -> String {
+    let (id, now) = (hex(&random::<16>()), iso8601(clock::unix()));
+    format!("Tracking ID:{id}-G:0-TimeStamp:{now}")
+}
+
 /// An error whose description is that JSON.
 fn coded(condition: impl Into<ErrorCondition>, code: u32, message: &str) -> Error {
     error(condition, json(code, message))
@@ -146,6 +152,37 @@ pub(crate) const fn twin_code(status: i32) -> u32 {
         503 => 503_001,
         _ => 500_001,
     }
+}
+
+/// Where events are read (wire sheet §9.2).
+pub(crate) fn redirect(host: &str, port: u16, hub: &str) -> Error {
+    let mut info = Fields::new();
+    let text = |text: String| Value::String(text);
+    let address = format!("amqps://{host}:{port}/{hub}/");
+    for (key, value) in [
+        ("hostname", text(host.to_owned())),
+        ("network-host", text(host.to_owned())),
+        ("port", Value::Int(i32::from(port))),
+        ("address", text(address)),
+    ] {
+        info.insert(Symbol::from(key), value);
+    }
+    Error::new(LinkError::Redirect, None, info)
+}
+
+/// A command for a device whose queue is full (wire sheet §5).
+pub(crate) fn queue_full() -> Error {
+    coded(
+        AmqpError::ResourceLimitExceeded,
+        403_004,
+        "The device's command queue is full",
+    )
+}
+
+/// A command whose life has ended before it began.
+pub(crate) fn expired() -> Error {
+    let text = "The absolute-expiry-time has passed";
+    coded(AmqpError::InvalidField, 403_009, text)
 }
 
 pub(crate) fn undecodable() -> Error {

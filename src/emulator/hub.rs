@@ -1,8 +1,10 @@
 //! The hub itself: configuration, registry, ledger and directory, shared by every connection.
 
+use crate::emulator::address::Identity;
+use crate::emulator::backend::Feedback;
 use crate::emulator::channels::Channels;
 use crate::emulator::config::EmulatorConfig;
-use crate::emulator::devices::Devices;
+use crate::emulator::devices::{Devices, RegistryError};
 use crate::emulator::errors;
 use crate::emulator::faults::{FaultKind, Faults, Place};
 use crate::emulator::ledger::Ledger;
@@ -23,6 +25,9 @@ pub(crate) struct Hub {
     pub(crate) config: EmulatorConfig,
     pub(crate) policies: Policies,
     pub(crate) devices: Devices,
+    pub(crate) feedback: Arc<Feedback>,
+    /// Where back ends are sent to read events.
+    pub(crate) events_port: u16,
     pub(crate) twins: Twins,
     pub(crate) channels: Arc<Channels>,
     pub(crate) calls: Calls,
@@ -37,13 +42,20 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: EmulatorConfig, stopping: CancellationToken) -> Self {
+    pub(crate) fn new(
+        config: EmulatorConfig,
+        events_port: u16,
+        stopping: CancellationToken,
+    ) -> Self {
         let stats = Arc::<Stats>::default();
         let limits = &config.limits;
+        let feedback = Arc::new(Feedback::new(limits, Arc::clone(&stats)));
         let channels = Arc::new(Channels::new(limits.channel_backlog));
         Self {
             policies: Policies::new(config.policies.clone()),
-            devices: Devices::new(&config, Arc::clone(&stats)),
+            devices: Devices::new(&config, Arc::clone(&stats), Arc::clone(&feedback)),
+            feedback,
+            events_port,
             twins: Twins::new(limits, Arc::clone(&channels), Arc::clone(&stats)),
             calls: Calls::new(limits.method_calls),
             channels,
@@ -66,9 +78,14 @@ impl Hub {
         self.config.host.split('.').next().unwrap_or_default()
     }
 
+    /// Host names this hub answers to: its own, and that of its events.
+    pub(crate) fn hosts(&self) -> [&str; 2] {
+        [&self.config.host, &self.config.events.host]
+    }
+
     pub(crate) fn authority(&self) -> Authority<'_> {
         Authority {
-            host: &self.config.host,
+            hosts: self.hosts(),
             policies: &self.policies,
             devices: &self.devices,
             skew: self.config.limits.token_skew,
@@ -103,6 +120,24 @@ impl Hub {
             self.detach_device(device, || errors::device_not_found(device));
         }
         existed
+    }
+
+    /// Forgets a module with its queue and twin.
+    pub(crate) fn remove_module(
+        &self,
+        module: &Identity,
+        if_match: Option<&str>,
+    ) -> Result<(), RegistryError> {
+        self.devices.remove_module(module, if_match)?;
+        self.twins.remove_module(module);
+        for link in self.directory.links(Some(&module.device)) {
+            let name = module.module.as_deref().unwrap_or_default();
+            let error = errors::module_not_found(&module.device, name);
+            if link.identity == *module && link.stop.ask(error) {
+                self.stats.detaches_device.inc();
+            }
+        }
+        Ok(())
     }
 
     /// Detaches every link of a device that was disabled.

@@ -1,7 +1,7 @@
 //! Who is connected: connections, sessions and device links by number and by device, each with
 //! a way to stop it. The registry, the token timer and the faults act through this directory.
 
-use crate::emulator::address::{Endpoint, Identity};
+use crate::emulator::address::{Endpoint, Identity, Node};
 use crate::emulator::stats::Stats;
 use dashmap::DashMap;
 use fe2o3_amqp::types::definitions::Error;
@@ -89,6 +89,14 @@ pub(crate) struct Link {
     pub(crate) stop: Stop<Error>,
 }
 
+/// A link of a back end that is attached.
+#[derive(Debug)]
+pub(crate) struct ServiceLink {
+    pub(crate) id: u64,
+    pub(crate) node: Node,
+    pub(crate) stop: Stop<Error>,
+}
+
 /// Which of the two `$cbs` links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CbsRole {
@@ -106,6 +114,7 @@ pub(crate) struct ConnectionEntry {
     /// Nothing more is read from the socket or written to it.
     pub(crate) silent: Arc<AtomicBool>,
     links: Mutex<HashMap<u64, Arc<Link>>>,
+    service: Mutex<HashMap<u64, Arc<ServiceLink>>>,
     cbs: Mutex<Vec<CbsLink>>,
 }
 
@@ -113,6 +122,12 @@ impl ConnectionEntry {
     /// The device links attached now.
     pub(crate) fn links(&self) -> Vec<Arc<Link>> {
         let links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        links.values().cloned().collect()
+    }
+
+    /// The links of back ends attached now.
+    pub(crate) fn service_links(&self) -> Vec<Arc<ServiceLink>> {
+        let links = self.service.lock().unwrap_or_else(PoisonError::into_inner);
         links.values().cloned().collect()
     }
 
@@ -248,6 +263,28 @@ impl Directory {
         )
     }
 
+    pub(crate) fn add_service_link(
+        self: &Arc<Self>,
+        connection: &Arc<ConnectionEntry>,
+        node: Node,
+    ) -> (Arc<ServiceLink>, Listed) {
+        let link = Arc::new(ServiceLink {
+            id: self.number(),
+            node,
+            stop: Stop::default(),
+        });
+        let mut links = connection
+            .service
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        links.insert(link.id, Arc::clone(&link));
+        drop(links);
+        self.stats.service_links.inc();
+        let what = What::Service(link.id, Arc::clone(connection));
+        let directory = Arc::clone(self);
+        (link, Listed { directory, what })
+    }
+
     /// Links of one device, or of all.
     pub(crate) fn links(&self, device: Option<&str>) -> Vec<Arc<Link>> {
         match device {
@@ -322,6 +359,7 @@ enum What {
     Connection(u64),
     Session(u64),
     Link(Arc<Link>, Arc<ConnectionEntry>),
+    Service(u64, Arc<ConnectionEntry>),
 }
 
 /// Keeps an entry listed while it lives.
@@ -342,6 +380,14 @@ impl Drop for Listed {
             What::Session(id) => {
                 directory.sessions.remove(id);
                 directory.stats.sessions.dec();
+            }
+            What::Service(id, connection) => {
+                let mut links = connection
+                    .service
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                links.remove(id);
+                directory.stats.service_links.dec();
             }
             What::Link(link, connection) => {
                 let mut links = connection

@@ -1,4 +1,4 @@
-//! A local stand-in for Azure IoT Hub's device side: the oracle that judges the gateway, and a
+//! A local stand-in for Azure IoT Hub, device and service side: the oracle that judges the gateway, and a
 //! product of its own that SDK clients can talk to.
 //!
 //! It is as strict as the service and shares no code with the gateway: its own token check,
@@ -10,13 +10,15 @@
 //!                                                      ├▶ commands  ◀─ queue   ◀─ control (HTTP)
 //!                                                      └▶ requests  ─▶ twins, methods ◀─ control
 //!                                                         outgoing  ◀─ channels ◀──┘
+//!  back ends: session ─▶ backend (commands, feedback, events) · service (HTTPS) ─▶ devices, twins, methods
 //!      beside it: devices (registry) · links (who is connected) · faults · stats · throttle
 //! ```
 //!
-//! Not served yet, and refused in form: service-side links, WebSockets.
+//! Not served, and refused in form: notifications of file uploads, jobs, WebSockets.
 
 mod address;
 mod admission;
+mod backend;
 mod cbs;
 mod channels;
 mod commands;
@@ -41,6 +43,7 @@ mod queue;
 mod requests;
 mod sas;
 mod server;
+mod service;
 mod session;
 mod stats;
 mod telemetry;
@@ -99,6 +102,8 @@ pub struct EmulatorHandle {
     amqps: Option<SocketAddr>,
     amqp: Option<SocketAddr>,
     control: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+    http: Option<SocketAddr>,
 }
 
 impl Emulator {
@@ -111,13 +116,19 @@ impl Emulator {
         if amqp_config.bind.is_none() && amqp_config.plain_bind.is_none() {
             return Err(EmulatorError::NoPort);
         }
-        let loopback_only = [amqp_config.plain_bind, config.control_bind];
+        let service = &config.service;
+        let loopback_only = [
+            amqp_config.plain_bind,
+            config.control_bind,
+            service.plain_bind,
+        ];
         for address in loopback_only.into_iter().flatten() {
             if !config.insecure && !address.ip().is_loopback() {
                 return Err(EmulatorError::NotLoopback(address));
             }
         }
-        let tls = match (&amqp_config.bind, &amqp_config.tls) {
+        let secure_port = amqp_config.bind.or(service.bind);
+        let tls = match (secure_port, &amqp_config.tls) {
             (None, _) => None,
             (Some(_), None) => {
                 return Err(EmulatorError::Tls(
@@ -129,16 +140,27 @@ impl Emulator {
         let secure = bind(amqp_config.bind).await?;
         let plain = bind(amqp_config.plain_bind).await?;
         let control = bind(config.control_bind).await?;
+        let (https, http) = (bind(service.bind).await?, bind(service.plain_bind).await?);
 
+        let events = address(secure.as_ref()).or(address(plain.as_ref()));
+        let events_port = events.map_or(0, |address| address.port());
         let life = Lifetime::default();
         let handle = EmulatorHandle {
             amqps: address(secure.as_ref()),
             amqp: address(plain.as_ref()),
             control: address(control.as_ref()),
-            hub: Arc::new(Hub::new(config, life.stopping.clone())),
+            https: address(https.as_ref()),
+            http: address(http.as_ref()),
+            hub: Arc::new(Hub::new(config, events_port, life.stopping.clone())),
             life,
         };
         let (hub, life) = (&handle.hub, &handle.life);
+        for (listener, tls) in [(https, tls.clone()), (http, None)] {
+            if let Some(listener) = listener {
+                let serving = service::serve(listener, tls, Arc::clone(hub), life.clone());
+                life.tasks.spawn(serving);
+            }
+        }
         for (listener, tls) in [(secure, tls), (plain, None)] {
             if let Some(listener) = listener {
                 life.tasks
@@ -153,7 +175,8 @@ impl Emulator {
             name: "emulator_started",
             target: "emulator",
             hub = %hub.config.host, amqps = shown(handle.amqps), amqp = shown(handle.amqp),
-            control = shown(handle.control), "emulator started"
+            control = shown(handle.control), https = shown(handle.https),
+            http = shown(handle.http), "emulator started"
         );
         Ok(handle)
     }
@@ -190,6 +213,18 @@ impl EmulatorHandle {
     #[must_use]
     pub const fn control_addr(&self) -> Option<SocketAddr> {
         self.control
+    }
+
+    /// Address of the service side over HTTPS.
+    #[must_use]
+    pub const fn https_addr(&self) -> Option<SocketAddr> {
+        self.https
+    }
+
+    /// Address of the service side over HTTP.
+    #[must_use]
+    pub const fn http_addr(&self) -> Option<SocketAddr> {
+        self.http
     }
 
     /// What the hub accepted.

@@ -2,6 +2,7 @@
 //! passed in, the only side effect is waking the link that waits.
 
 use crate::emulator::address::Identity;
+use crate::emulator::backend::{Ack, Feedback, Outcome, Report};
 use crate::emulator::links::Link;
 use crate::emulator::stats::Stats;
 use crate::runtime::clock::{Mono, Unix};
@@ -36,6 +37,8 @@ pub(crate) struct Command {
     pub(crate) expires: Unix,
     /// Whether the back end named the expiry; only then it is told to the device.
     pub(crate) expiry_named: bool,
+    /// Which reports of its end its sender wants.
+    pub(crate) ack: Ack,
     pub(crate) properties: Vec<(String, String)>,
     pub(crate) body: Bytes,
 }
@@ -146,8 +149,10 @@ impl Inner {
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) identity: Identity,
+    generation: Arc<str>,
     rules: QueueRules,
     stats: Arc<Stats>,
+    feedback: Arc<Feedback>,
     inner: Mutex<Inner>,
     /// Wakes the one link that serves the queue.
     pub(crate) changed: Notify,
@@ -158,12 +163,19 @@ pub(crate) struct Queue {
 pub(crate) struct QueueFull;
 
 impl Queue {
-    pub(crate) fn new(identity: Identity, rules: QueueRules, stats: Arc<Stats>) -> Self {
+    pub(crate) fn new(
+        (identity, generation): (Identity, Arc<str>),
+        rules: QueueRules,
+        stats: Arc<Stats>,
+        feedback: Arc<Feedback>,
+    ) -> Self {
         let (inner, changed) = (Mutex::default(), Notify::new());
         Self {
             identity,
+            generation,
             rules,
             stats,
+            feedback,
             inner,
             changed,
         }
@@ -282,9 +294,9 @@ impl Queue {
             match how {
                 Settlement::Accepted => {
                     self.stats.commands_completed.inc();
-                    finish(&mut inner, index, CommandState::Completed);
+                    self.finish(&mut inner, index, CommandState::Completed, Outcome::Success);
                 }
-                Settlement::Rejected => self.dead_letter(&mut inner, index),
+                Settlement::Rejected => self.dead_letter(&mut inner, index, Outcome::Rejected),
                 Settlement::Abandoned => {
                     self.stats.commands_abandoned.inc();
                     self.unlock(&mut inner, index, true);
@@ -303,7 +315,7 @@ impl Queue {
         self.sweep(&mut inner, mono, unix);
         let count = inner.live.len();
         while !inner.live.is_empty() {
-            finish(&mut inner, 0, CommandState::Purged);
+            self.finish(&mut inner, 0, CommandState::Purged, Outcome::Purged);
         }
         count
     }
@@ -332,7 +344,7 @@ impl Queue {
                 Some(lock) if lock.until <= mono => self.expire_lock(inner, index),
                 None if slot.command.expires <= unix => {
                     self.stats.commands_expired.inc();
-                    finish(inner, index, CommandState::Expired);
+                    self.finish(inner, index, CommandState::Expired, Outcome::Expired);
                 }
                 _ => {}
             }
@@ -352,21 +364,46 @@ impl Queue {
         slot.lock = None;
         slot.deliveries = slot.deliveries.saturating_add(u8::from(counts));
         if slot.deliveries >= self.rules.max_delivery_count {
-            self.dead_letter(inner, index);
+            self.dead_letter(inner, index, Outcome::DeliveryCountExceeded);
         }
     }
 
-    fn dead_letter(&self, inner: &mut Inner, index: usize) {
+    fn dead_letter(&self, inner: &mut Inner, index: usize, outcome: Outcome) {
         self.stats.commands_dead_lettered.inc();
-        finish(inner, index, CommandState::DeadLettered);
+        self.finish(inner, index, CommandState::DeadLettered, outcome);
     }
 
     /// A command no receiver can take, for example larger than its link's maximum.
     pub(crate) fn undeliverable(&self, seq: u64) {
         let mut inner = self.inner();
         if let Some(index) = inner.live.iter().position(|slot| slot.seq == seq) {
-            self.dead_letter(&mut inner, index);
+            self.dead_letter(&mut inner, index, Outcome::Rejected);
         }
+    }
+
+    /// How many commands wait or are locked.
+    pub(crate) fn depth(&self, mono: Mono, unix: Unix) -> usize {
+        let mut inner = self.inner();
+        self.sweep(&mut inner, mono, unix);
+        inner.live.len()
+    }
+
+    fn finish(&self, inner: &mut Inner, index: usize, state: CommandState, outcome: Outcome) {
+        let Some(slot) = inner.live.remove(index) else {
+            return;
+        };
+        let report = || Report {
+            message_id: slot.command.message_id.clone(),
+            identity: self.identity.clone(),
+            generation: Arc::clone(&self.generation),
+            at: slot.enqueued,
+            outcome,
+        };
+        self.feedback.note(slot.command.ack, report, outcome);
+        if inner.done.len() == DONE_MAX {
+            inner.done.pop_front();
+        }
+        inner.done.push_back(slot.view(state));
     }
 }
 
@@ -380,16 +417,6 @@ impl Slot {
             size: self.command.body.len(),
         }
     }
-}
-
-fn finish(inner: &mut Inner, index: usize, state: CommandState) {
-    let Some(slot) = inner.live.remove(index) else {
-        return;
-    };
-    if inner.done.len() == DONE_MAX {
-        inner.done.pop_front();
-    }
-    inner.done.push_back(slot.view(state));
 }
 
 #[cfg(test)]

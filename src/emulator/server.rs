@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// Pause after a failed accept, mostly a lack of descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Ends of the emulator's life, seen by every task.
 #[derive(Clone, Debug, Default)]
@@ -132,7 +132,11 @@ async fn unheard(mut socket: TcpStream) {
     while socket.read(&mut unseen).await.is_ok_and(|n| n > 0) {}
 }
 
-async fn secure(socket: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<BoxedTransport> {
+/// Shakes hands, where there is TLS.
+pub(crate) async fn secure(
+    socket: TcpStream,
+    tls: Option<TlsAcceptor>,
+) -> io::Result<BoxedTransport> {
     socket.set_nodelay(true)?;
     Ok(match tls {
         Some(tls) => Box::new(tls.accept(socket).await?),

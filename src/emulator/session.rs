@@ -3,11 +3,11 @@
 
 use crate::emulator::address::{Address, Endpoint};
 use crate::emulator::admission::{self, Admitted};
-use crate::emulator::cbs;
 use crate::emulator::connection::Connection;
 use crate::emulator::errors;
 use crate::emulator::faults::FaultKind;
 use crate::emulator::links::{CbsRole, ConnectionStop};
+use crate::emulator::{backend, cbs};
 use fe2o3_amqp::acceptor::{
     LinkAcceptor, LinkEndpoint, ListenerSessionHandle, SupportedReceiverSettleModes,
 };
@@ -30,6 +30,7 @@ enum Verdict {
     CbsRequests(OwnedSemaphorePermit),
     CbsReplies(OwnedSemaphorePermit),
     Device(Box<Admitted>),
+    Service(Box<backend::Admitted>),
     Refuse(Error),
 }
 
@@ -101,17 +102,12 @@ async fn attach_link(
             Err(error) => verdict = Verdict::Refuse(error),
         }
     }
+    let entered = match &verdict {
+        Verdict::Service(admitted) => Some(admitted.enter(session_id, connection)),
+        _ => None,
+    };
     sanitise(&mut attach, matches!(verdict, Verdict::Refuse(_)));
-    if let (Verdict::Device(admitted), Role::Receiver) = (&verdict, &attach.role) {
-        if admitted.endpoint == Endpoint::Commands {
-            // The service answers `second` to whatever was asked; clients that asked for `first`
-            // go on sending settled dispositions, and both are taken.
-            attach.rcv_settle_mode = ReceiverSettleMode::Second;
-        } else {
-            // At most once, whatever was asked (wire sheet §4.3).
-            attach.snd_settle_mode = SenderSettleMode::Settled;
-        }
-    }
+    settle_modes(&mut attach, &verdict);
     // Known before the client is: its first token may come before the next line.
     let replies = matches!(verdict, Verdict::CbsReplies(_))
         .then(|| cbs::reply_channel(session_id, connection));
@@ -141,12 +137,35 @@ async fn attach_link(
             let hub = Arc::clone(&connection.hub);
             admission::start(&admitted, entered, endpoint, hub, &tasks);
         }
+        (Verdict::Service(admitted), endpoint, _) => {
+            if let Some(entered) = entered {
+                admitted.start(entered, endpoint, session_id, &connection, &tasks);
+            }
+        }
         // Roles and verdicts are made from the same attach.
         (_, endpoint, _) => {
             tasks.spawn(refuse(endpoint, errors::unknown_address()));
         }
     }
     Ok(())
+}
+
+/// What the service sends at least once and what at most once, whatever was asked (wire
+/// sheet §4.3).
+fn settle_modes(attach: &mut Attach, verdict: &Verdict) {
+    let Role::Receiver = attach.role else { return };
+    match verdict {
+        // The service answers `second` to whatever was asked; clients that asked for `first`
+        // go on sending settled dispositions, and both are taken.
+        Verdict::Device(admitted) if admitted.endpoint == Endpoint::Commands => {
+            attach.rcv_settle_mode = ReceiverSettleMode::Second;
+        }
+        Verdict::Device(_) => attach.snd_settle_mode = SenderSettleMode::Settled,
+        Verdict::Service(admitted) if admitted.sends_settled() => {
+            attach.snd_settle_mode = SenderSettleMode::Settled;
+        }
+        _ => {}
+    }
 }
 
 /// Runs `task` and gives its room back.
@@ -171,7 +190,7 @@ fn judge(attach: &Attach, connection: &Connection) -> Verdict {
             }
         }),
     };
-    let parsed = address.and_then(|text| Address::parse(text, &hub.config.host));
+    let parsed = address.and_then(|text| Address::parse(text, &hub.hosts()));
     match (parsed, &attach.role) {
         (None, _) => Verdict::Refuse(errors::unknown_address()),
         (Some(Address::Cbs), role) => {
@@ -181,9 +200,10 @@ fn judge(attach: &Attach, connection: &Connection) -> Verdict {
                 (Err(_), _) => Verdict::Refuse(errors::too_many("$cbs links")),
             }
         }
-        (Some(Address::Service), _) => {
-            Verdict::Refuse(errors::not_implemented("service-side links"))
-        }
+        (Some(Address::Service(node)), _) => match backend::admit(node, attach, connection) {
+            Ok(admitted) => Verdict::Service(Box::new(admitted)),
+            Err(error) => Verdict::Refuse(error),
+        },
         (Some(Address::Device(identity, endpoint)), _) => {
             match admission::admit(identity, endpoint, attach, connection) {
                 Ok(admitted) => Verdict::Device(Box::new(admitted)),

@@ -75,6 +75,10 @@ stats! {
     sessions,
     /// Device links open now.
     links,
+    /// Links of back ends open now.
+    service_links,
+    /// Reports of commands dropped because nobody read them in time.
+    feedback_dropped,
     /// Device links attached since start.
     attaches,
     /// Links refused for any reason.

@@ -120,6 +120,11 @@ impl Twins {
         self.forget(|identity| *identity.device == *device);
     }
 
+    /// Forgets the twin of one module.
+    pub(crate) fn remove_module(&self, module: &Identity) {
+        self.forget(|identity| identity == module);
+    }
+
     fn forget(&self, goes: impl Fn(&Identity) -> bool) {
         self.twins.retain(|identity, entry| {
             if !goes(identity) {

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 /// Ports that stand in the files.
-const PORTS: [&str; 6] = ["8883", "1883", "5671", "5672", "5680", "9464"];
+const PORTS: [&str; 7] = ["8883", "1883", "5671", "5672", "5680", "5681", "9464"];
 
 /// Made by the commands, ignored by git.
 const MADE: [&str; 2] = ["dev", "minimal.psk"];

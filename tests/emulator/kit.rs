@@ -273,10 +273,21 @@ pub async fn http_with(
     headers: &str,
     body: &[u8],
 ) -> (u16, Json) {
+    let address = hub.control_addr().unwrap();
+    let (status, _, json) = http_at(address, method, path, headers, body).await;
+    (status, json)
+}
+
+/// One request to an address: status, head and JSON.
+pub async fn http_at(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> (u16, String, Json) {
     let exchange = async {
-        let mut stream = TcpStream::connect(hub.control_addr().unwrap())
-            .await
-            .unwrap();
+        let mut stream = TcpStream::connect(address).await.unwrap();
         let host = if headers.contains("host:") {
             ""
         } else {
@@ -298,6 +309,7 @@ pub async fn http_with(
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     (
         status,
+        head.to_owned(),
         serde_json::from_str(body).unwrap_or(Json::String(body.to_owned())),
     )
 }

@@ -101,8 +101,8 @@ async fn links_that_cannot_be_are_refused_with_the_reason() {
         ),
         (
             "/messages/devicebound",
-            "amqp:not-implemented",
-            "service-side",
+            "amqp:unauthorized-access",
+            "Unauthorized",
         ),
         (
             "/devices/plain-1/messages/devicebound",

@@ -2,8 +2,8 @@
 //! by name. Ports are fixed, because a container's are mapped outside.
 
 use super::{
-    AmqpConfig, ConnectionStrings, DeviceConfig, DeviceRange, EmulatorConfig, EmulatorLimits, Keys,
-    PolicyConfig, Switches, TlsMaterial, valid_id,
+    AmqpConfig, ConnectionStrings, DeviceConfig, DeviceRange, EmulatorConfig, EmulatorLimits,
+    EventsConfig, Keys, PolicyConfig, ServiceConfig, Switches, TlsMaterial, valid_id,
 };
 use crate::config::secret::Secret;
 use base64::Engine;
@@ -80,6 +80,8 @@ pub(super) fn config(
             ..AmqpConfig::default()
         },
         control_bind: any(5680),
+        service: ServiceConfig::default(),
+        events: EventsConfig::default(),
         insecure: true,
         policies: primary
             .map(|key| PolicyConfig::device_connect(&policy, key, None))

@@ -18,6 +18,10 @@ pub struct EmulatorConfig {
     pub amqp: AmqpConfig,
     /// `[control] bind`: the HTTP control API. Absent: not served.
     pub control_bind: Option<SocketAddr>,
+    /// `[service]`: the service side over HTTPS.
+    pub service: ServiceConfig,
+    /// `[events]`: the Event-Hubs-compatible endpoint.
+    pub events: EventsConfig,
     /// `insecure = true` at the head of the file: the port without TLS and the control API, which
     /// hands out keys, may be bound beyond loopback. For a container of its own.
     pub insecure: bool,
@@ -50,6 +54,36 @@ pub struct AmqpConfig {
     pub idle_timeout_min: Duration,
     /// Time for TLS, SASL and OPEN together.
     pub handshake_timeout: Duration,
+}
+
+/// `[service]`: registry, twins and methods over HTTP.
+#[derive(Clone, Debug, Default)]
+pub struct ServiceConfig {
+    /// Address of the port with TLS; the certificate is that of `[amqp]`.
+    pub bind: Option<SocketAddr>,
+    /// Address of the port without TLS; loopback unless `insecure`.
+    pub plain_bind: Option<SocketAddr>,
+}
+
+/// `[events]`: where back ends read what devices sent; served on the AMQP ports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsConfig {
+    /// Host name back ends are sent to.
+    pub host: String,
+    /// Name of the event hub.
+    pub name: String,
+    /// Partitions; a device's events are all in one.
+    pub partitions: u32,
+}
+
+impl Default for EventsConfig {
+    fn default() -> Self {
+        Self {
+            host: "localhost".to_owned(),
+            name: "events".to_owned(),
+            partitions: 4,
+        }
+    }
 }
 
 /// A certificate chain and its key, PEM.
@@ -165,6 +199,14 @@ pub struct EmulatorLimits {
     pub max_delivery_count: u8,
     /// Life of a command that names none.
     pub command_ttl: Duration,
+    /// Modules of one device.
+    pub modules_per_device: usize,
+    /// HTTP connections of back ends at once; further ones wait.
+    pub service_connections: usize,
+    /// Reports of commands that wait for a reader, some 300 bytes each; the oldest are dropped.
+    pub feedback_max: usize,
+    /// How long reports are gathered before they are a message; 64 are one at once.
+    pub feedback_delay: Duration,
     /// Largest tags of a twin, bytes of JSON.
     pub twin_tags_bytes: usize,
     /// Largest desired properties of a twin, bytes of JSON.
@@ -250,6 +292,10 @@ impl Default for EmulatorLimits {
             command_lock: Duration::from_secs(60),
             max_delivery_count: 10,
             command_ttl: Duration::from_secs(3600),
+            modules_per_device: 50,
+            service_connections: 100,
+            feedback_max: 10_000,
+            feedback_delay: Duration::from_secs(15),
             twin_tags_bytes: 8 * 1024,
             twin_desired_bytes: 32 * 1024,
             twin_reported_bytes: 32 * 1024,
@@ -286,6 +332,11 @@ impl EmulatorConfig {
                 ..AmqpConfig::default()
             },
             control_bind: Some(any),
+            service: ServiceConfig {
+                bind: None,
+                plain_bind: Some(any),
+            },
+            events: EventsConfig::default(),
             insecure: false,
             host: host.to_owned(),
             policies: Vec::new(),

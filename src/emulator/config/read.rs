@@ -2,8 +2,9 @@
 
 use super::reader::{Problems, Reader};
 use super::{
-    AmqpConfig, DeviceConfig, DeviceRange, DisabledDevice, EmulatorConfig, EmulatorLimits, Keys,
-    ModuleConfig, PolicyConfig, Rights, SecondReceiver, Switches, TlsMaterial, valid_id,
+    AmqpConfig, DeviceConfig, DeviceRange, DisabledDevice, EmulatorConfig, EmulatorLimits,
+    EventsConfig, Keys, ModuleConfig, PolicyConfig, Rights, SecondReceiver, ServiceConfig,
+    Switches, TlsMaterial, valid_id,
 };
 use crate::config::secret::Secret;
 use std::collections::HashSet;
@@ -23,6 +24,8 @@ pub(super) fn config(text: &str, base: &Path) -> Result<EmulatorConfig, Vec<Stri
     let config = EmulatorConfig {
         amqp: amqp(root.table("amqp"), base, insecure),
         control_bind: control(root.table("control"), insecure),
+        service: service(root.table("service"), insecure),
+        events: events(root.table("events")),
         insecure,
         host: hub(root.table("hub")),
         policies: policies(root.tables("policy"), base),
@@ -109,6 +112,32 @@ fn control(mut r: Reader<'_>, insecure: bool) -> Option<std::net::SocketAddr> {
     let bind = r.address("bind", !insecure);
     r.finish();
     bind
+}
+
+fn service(mut r: Reader<'_>, insecure: bool) -> ServiceConfig {
+    let config = ServiceConfig {
+        bind: r.address("bind", false),
+        plain_bind: r.address("plain_bind", !insecure),
+    };
+    r.finish();
+    config
+}
+
+fn events(mut r: Reader<'_>) -> EventsConfig {
+    let d = EventsConfig::default();
+    let partitions = r.count("partitions", 1..=1024, u64::from(d.partitions));
+    let config = EventsConfig {
+        host: r.string("host").unwrap_or(d.host),
+        name: r.string("name").unwrap_or(d.name),
+        partitions: u32::try_from(partitions).unwrap_or(d.partitions),
+    };
+    for (key, text) in [("host", &config.host), ("name", &config.name)] {
+        if text.is_empty() || text.contains(['/', ':', ' ']) {
+            r.problem(key, "must be a bare name, without scheme, port or path");
+        }
+    }
+    r.finish();
+    config
 }
 
 fn hub(mut r: Reader<'_>) -> String {
@@ -258,6 +287,10 @@ fn limits(mut r: Reader<'_>) -> EmulatorLimits {
         command_lock: r.duration("command_lock", d.command_lock),
         max_delivery_count: u8::try_from(r.count("max_delivery_count", 1..=100, 10)).unwrap_or(10),
         command_ttl: r.duration("command_ttl", d.command_ttl),
+        modules_per_device: r.size("modules_per_device", 1..=10_000, d.modules_per_device),
+        service_connections: r.size("service_connections", 1..=100_000, d.service_connections),
+        feedback_max: r.size("feedback_max", 1..=10_000_000, d.feedback_max),
+        feedback_delay: r.duration("feedback_delay", d.feedback_delay),
         twin_tags_bytes: r.size("twin_tags_bytes", 2..=1_048_576, d.twin_tags_bytes),
         twin_desired_bytes: r.size("twin_desired_bytes", 2..=1_048_576, d.twin_desired_bytes),
         twin_reported_bytes: r.size("twin_reported_bytes", 2..=1_048_576, d.twin_reported_bytes),

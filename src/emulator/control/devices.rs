@@ -3,6 +3,7 @@
 use super::{Answer, Hubs, Refusal};
 use crate::config::secret::Secret;
 use crate::emulator::address::Identity;
+use crate::emulator::backend::Ack;
 use crate::emulator::config::{Keys, duration_text};
 use crate::emulator::devices::{Record, Unregistered};
 use crate::emulator::errors::{hex, random};
@@ -76,7 +77,7 @@ fn view(id: &str, record: &Record) -> Value {
         .collect();
     json!({
         "deviceId": id,
-        "status": if record.enabled { "enabled" } else { "disabled" },
+        "status": record.status(),
         "generationId": &*record.generation,
         "modules": modules,
     })
@@ -156,6 +157,7 @@ pub(super) async fn send(
         content_encoding: None,
         expires: unix + limits.command_ttl,
         expiry_named: false,
+        ack: Ack::None,
         properties: Vec::new(),
         body,
     };
@@ -175,7 +177,13 @@ pub(super) async fn send(
             _ if key.starts_with("$.") => {
                 return Err(bad("known are $.mid $.cid $.uid $.ct $.ce $.ttl $.module"));
             }
-            _ => command.properties.push((key, value)),
+            _ => {
+                if key == "iothub-ack" {
+                    let known = "iothub-ack is none, positive, negative or full";
+                    command.ack = Ack::named(&value).ok_or_else(|| bad(known))?;
+                }
+                command.properties.push((key, value));
+            }
         }
     }
     let message_id = command.message_id.clone();

@@ -1,6 +1,8 @@
 use super::*;
 use crate::emulator::address::Endpoint;
-use crate::emulator::links::Stop;
+use crate::emulator::backend::Ack;
+use crate::emulator::config::EmulatorLimits;
+use crate::emulator::links::{Direction, Stop};
 
 const T0: Mono = Mono::from_start(Duration::from_secs(1000));
 const U0: Unix = Unix::from_secs(1000);
@@ -16,7 +18,9 @@ fn rules() -> QueueRules {
 }
 
 fn queue(rules: QueueRules) -> Queue {
-    Queue::new(Identity::device("d"), rules, Arc::new(Stats::default()))
+    let feedback = Feedback::new(&EmulatorLimits::default(), Arc::default());
+    let of = (Identity::device("d"), "g".into());
+    Queue::new(of, rules, Arc::new(Stats::default()), Arc::new(feedback))
 }
 
 fn command(id: &str, ttl: u64) -> Command {
@@ -28,6 +32,7 @@ fn command(id: &str, ttl: u64) -> Command {
         content_encoding: None,
         expires: U0 + Duration::from_secs(ttl),
         expiry_named: false,
+        ack: Ack::Full,
         properties: Vec::new(),
         body: Bytes::from_static(b"x"),
     }
@@ -54,6 +59,8 @@ fn link(id: u64) -> Arc<Link> {
         session: 0,
         identity: Identity::device("d"),
         endpoint: Endpoint::Commands,
+        direction: Direction::ToDevice,
+        channel: None,
         stop: Stop::default(),
     })
 }

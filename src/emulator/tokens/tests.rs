@@ -64,7 +64,7 @@ fn hub() -> Hub {
     config
         .devices
         .push(DeviceConfig::new("keyless", Keys::default()));
-    Hub::new(config, tokio_util::sync::CancellationToken::new())
+    Hub::new(config, 0, tokio_util::sync::CancellationToken::new())
 }
 
 fn sign(key: &str, sr: &str, se: u64, skn: &str) -> String {
@@ -255,4 +255,19 @@ fn a_renewal_takes_no_further_place() {
         Some(Unix::from_secs(SE + SKEW)),
         "b's token ends first"
     );
+}
+
+#[test]
+fn tokens_of_event_hubs_clients_are_signed_with_the_text_of_the_key() {
+    let text = STANDARD.encode(golden_key().expose());
+    let sr = "sb%3A%2F%2Flocalhost%2Fevents";
+    let reading = ["events", "consumergroups", "$default"];
+    let grant = verify(&sign(&text, sr, SE + 60, "service")).unwrap();
+    let service = |rights: Rights| rights.service_connect;
+    assert!(grant.may(service, &reading));
+    assert!(!grant.may(service, &["other", "consumergroups", "$default"]));
+    assert!(!grant.may(|rights| rights.registry_read, &reading));
+    // For the hub's own names it is the key's bytes.
+    let hub = verify(&sign(&text, "localhost", SE + 60, "service"));
+    assert_eq!(hub, Err(TokenError::Signature));
 }
