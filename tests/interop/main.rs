@@ -6,6 +6,7 @@
 mod http;
 #[path = "../support/process.rs"]
 mod process;
+mod service;
 
 use process::free_port;
 use serde_json::Value;
