@@ -137,7 +137,7 @@ impl Refusals {
         for episode in self
             .episodes
             .iter_mut()
-            .filter(|e| e.cause.class() == class)
+            .filter(|e| class.shows(e.cause.class()))
         {
             episode.good = Some(now);
             episode.subjects.retain(|known| known != subject);
@@ -165,7 +165,9 @@ impl Refusals {
     /// Bits of the classes whose success would be news.
     #[must_use]
     pub fn standing_classes(&self) -> u32 {
-        let bits = self.episodes.iter().map(|e| e.cause.class().bit());
+        let news = |class: &Class| self.episodes.iter().any(|e| class.shows(e.cause.class()));
+        let classes = [Class::Connect, Class::Token, Class::Link, Class::Message];
+        let bits = classes.into_iter().filter(news).map(Class::bit);
         bits.fold(0, |all, bit| all | bit)
     }
 

@@ -22,6 +22,13 @@ impl Class {
     pub const fn bit(self) -> u32 {
         1 << self as u32
     }
+
+    /// Whether success of this class shows that a refusal of `other` is over: a message that was
+    /// accepted came over a link.
+    #[must_use]
+    pub const fn shows(self, other: Self) -> bool {
+        self as u32 == other as u32 || matches!((self, other), (Self::Message, Self::Link))
+    }
 }
 
 /// Whom a refusal keeps out.

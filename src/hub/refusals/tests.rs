@@ -89,6 +89,20 @@ fn a_device_that_is_still_refused_keeps_the_episode_whoever_else_gets_through() 
 }
 
 #[test]
+fn an_accepted_message_ends_what_was_said_of_a_message_about_its_link() {
+    let mut refusals = Refusals::default();
+    refusals.refused(RefusalCause::NoDeviceConnect, "a", "", at(0.0));
+    let link = Class::Link.bit() | Class::Message.bit();
+    assert_eq!(refusals.standing_classes(), link);
+    // the link stays attached: nothing but messages can show that it is over
+    refusals.succeeded(Class::Message, "b", at(1.0));
+    assert_eq!(phases(&mut refusals, 3.0), [Phase::Over]);
+    refusals.refused(RefusalCause::Quota, "a", "", at(4.0));
+    refusals.succeeded(Class::Link, "a", at(5.0));
+    assert_eq!(phases(&mut refusals, 9.0), []);
+}
+
+#[test]
 fn what_nobody_asks_for_any_more_is_forgotten_and_says_so() {
     let mut refusals = Refusals::default();
     refusals.refused(RefusalCause::DeviceDisabled, "a", "", at(0.0));
