@@ -12,6 +12,7 @@ mod blocks;
 mod conn;
 mod ending;
 mod handshake;
+mod inlet;
 mod password;
 mod poison;
 mod quota;
@@ -41,7 +42,8 @@ use admission::Gate;
 use arc_swap::ArcSwap;
 use attempts::Attempts;
 use ending::Ending;
-use handshake::Arrival;
+use handshake::{Arrival, Carrier};
+pub use inlet::Inlet;
 use password::Passwords;
 use refusal::Line;
 use setup::Setup;
@@ -254,6 +256,57 @@ struct Site {
     shared: Arc<Shared>,
 }
 
+impl Site {
+    fn new(config: ListenerConfig, acceptor: Arc<Acceptor>, shared: Arc<Shared>) -> Self {
+        let connections = &shared.setup().metrics.connections;
+        for kind in &config.accept {
+            let _ = connections.with_label_values(&[&*config.name, kind.label()]);
+        }
+        Self {
+            name: config.name,
+            accept: config.accept,
+            versions: config.mqtt_versions,
+            acceptor,
+            shared,
+        }
+    }
+
+    fn admit(self: &Arc<Self>, carrier: Carrier, source: SocketAddr) {
+        let shared = &self.shared;
+        let setup = shared.setup();
+        let mut ending = Ending::new(setup.metrics.clone());
+        let free = shared.attempts.may_connect(source.ip());
+        let admitted = free
+            .map_err(|throttled| (throttled.reason(), throttled.text()))
+            .and_then(|proved| {
+                let permits = shared.gate.admit(source.ip(), proved);
+                permits.map_err(|refused| (refused.reason(), refused.setting()))
+            });
+        let (connection, handshake) = match admitted {
+            Ok(permits) => permits,
+            Err((reason, look_at)) => {
+                ending.end(reason);
+                let who = Who::at(&self.name, source.ip());
+                let line = Line::new("connection refused", who, source, reason, look_at);
+                setup.voice.say(line);
+                return;
+            }
+        };
+        if let Carrier::Tcp(tcp) = &carrier {
+            prepare(tcp, setup.limits.write_timeout);
+        }
+        let arrival = Arrival {
+            carrier,
+            source,
+            connection,
+            handshake,
+            ending,
+        };
+        let welcome = handshake::welcome(arrival, self.clone());
+        shared.tracker.spawn(welcome);
+    }
+}
+
 /// A bound port.
 pub struct Listener {
     socket: TcpListener,
@@ -272,19 +325,9 @@ impl Listener {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let connections = &shared.setup().metrics.connections;
-        for kind in &config.accept {
-            let _ = connections.with_label_values(&[&*config.name, kind.label()]);
-        }
         Ok(Self {
             socket: TcpListener::from_std(socket)?,
-            site: Arc::new(Site {
-                name: config.name,
-                accept: config.accept,
-                versions: config.mqtt_versions,
-                acceptor,
-                shared,
-            }),
+            site: Arc::new(Site::new(config, acceptor, shared)),
         })
     }
 
@@ -308,7 +351,7 @@ impl Listener {
             match accepted {
                 Ok((tcp, source)) => {
                     backoff = Backoff::default();
-                    self.admit(tcp, source);
+                    self.site.admit(Carrier::Tcp(tcp), source);
                 }
                 // The peer was gone before its turn; the next one is not to blame.
                 Err(error) if is_peers_fault(&error) => {}
@@ -337,39 +380,6 @@ impl Listener {
             );
         }
         backoff.next()
-    }
-
-    fn admit(&self, tcp: TcpStream, source: SocketAddr) {
-        let shared = &self.site.shared;
-        let setup = shared.setup();
-        let mut ending = Ending::new(setup.metrics.clone());
-        let free = shared.attempts.may_connect(source.ip());
-        let admitted = free
-            .map_err(|throttled| (throttled.reason(), throttled.text()))
-            .and_then(|proved| {
-                let permits = shared.gate.admit(source.ip(), proved);
-                permits.map_err(|refused| (refused.reason(), refused.setting()))
-            });
-        let (connection, handshake) = match admitted {
-            Ok(permits) => permits,
-            Err((reason, look_at)) => {
-                ending.end(reason);
-                let who = Who::at(&self.site.name, source.ip());
-                let line = Line::new("connection refused", who, source, reason, look_at);
-                setup.voice.say(line);
-                return;
-            }
-        };
-        prepare(&tcp, setup.limits.write_timeout);
-        let arrival = Arrival {
-            tcp,
-            source,
-            connection,
-            handshake,
-            ending,
-        };
-        let site = self.site.clone();
-        shared.tracker.spawn(handshake::welcome(arrival, site));
     }
 }
 
