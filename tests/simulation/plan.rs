@@ -69,6 +69,12 @@ pub struct Plan {
     pub credit: u32,
     /// Links attached a second, at most.
     pub attach_rate: u32,
+    /// Of a thousand connections of devices, how many have a bad line.
+    pub rough: u64,
+    /// Of a thousand, how many are taken over by their own device.
+    pub takeovers: u64,
+    /// Messages the gateway takes from a device before the hub has decided about them.
+    pub window: usize,
     /// When, and what; in order of time.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -98,6 +104,9 @@ impl Plan {
             frame_size: chance.pick(&[512, 65_536, 65_536]),
             credit: chance.pick(&[1, 10, 100]),
             attach_rate: chance.pick(&[5, 90]),
+            rough: chance.pick(&[0, 200, 500]),
+            takeovers: chance.pick(&[0, 0, 300]),
+            window: chance.pick(&[2, 32]),
             faults,
         }
     }
@@ -169,7 +178,25 @@ pub fn shrink(mut plan: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
             break;
         }
     }
-    plan
+    let calmer = [
+        Plan {
+            rough: 0,
+            ..plan.clone()
+        },
+        Plan {
+            takeovers: 0,
+            ..plan.clone()
+        },
+        Plan {
+            rough: 0,
+            takeovers: 0,
+            ..plan.clone()
+        },
+    ];
+    calmer
+        .into_iter()
+        .rfind(|calmer| fails(calmer))
+        .unwrap_or(plan)
 }
 
 fn concerns(fault: &Fault) -> usize {
