@@ -83,7 +83,7 @@ pub struct Device {
     pub may_be_unknown: bool,
     /// The QoS of its subscription.
     pub qos: u8,
-    /// Until when an attempt to connect that the device gave up may still stand in the gateway.
+    /// Until when an attempt to connect that the device did not wait for may stand in the gateway.
     pub given_up: Instant,
 }
 
@@ -216,8 +216,13 @@ impl Device {
         if !self.heard(packet, newer) {
             self.given_up(newer);
             *rival = None;
-        } else if newer.ready && session.must_end.is_none() {
-            session.must_end = Some(Instant::now() + Duration::from_secs(15));
+        } else if newer.ready && !newer.contended && session.must_end.is_none() {
+            // It has ended already; what it was told may be on its way.
+            let within = match session.client.manner {
+                Manner::Sound => 2,
+                _ => 15,
+            };
+            session.must_end = Some(Instant::now() + Duration::from_secs(within));
         }
     }
 
@@ -247,9 +252,11 @@ impl Device {
         if session.rival_at.is_some_and(|at| now >= at) {
             session.rival_at = None;
             session.contended = true;
+            self.given_up(session);
             self.note(|| "connects again, though it is connected".to_owned());
             let mut newer = self.open();
-            newer.rival_at = None;
+            // On a faster line its CONNECT may be the older one.
+            newer.contended = !session.ready;
             *rival = Some(newer);
         }
         while session.held.front().is_some_and(|(at, ..)| now >= *at) {
@@ -278,7 +285,9 @@ impl Device {
         };
         drop(record);
         session.publish(&name(self.index), number);
-        let pause = Duration::from_millis(self.chance.range(0, 3_000));
+        // Several at once, now and then.
+        let most = self.chance.pick(&[0, 3_000, 4_000]);
+        let pause = Duration::from_millis(self.chance.range(0, most));
         session.next_publish = Instant::now() + pause;
     }
 

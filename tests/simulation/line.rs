@@ -122,8 +122,8 @@ fn lay(manner: Manner, latency: Duration) -> (DuplexStream, DuplexStream) {
         let up = way(true).carry(from_device, to_gateway);
         let down = way(false).carry(from_gateway, to_device);
         tokio::pin!(up, down);
-        // A direction that ends is a half-closed line, and what was said is still heard; one that is
-        // cut takes the other with it.
+        // A direction that ends is a half-closed line, and what was said is still heard; one that
+        // is cut takes the other with it.
         tokio::select! {
             biased;
             ended = &mut up => if !matches!(ended, Ok(Ended::Cut)) { let _ = down.await; },

@@ -82,7 +82,7 @@ pub struct Plan {
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
-        let devices = chance.range(1, 8) as usize;
+        let devices = chance.range(1, 7) as usize;
         let count = chance.range(0, 12);
         let mut faults: Vec<_> = (0..count)
             .map(|_| {
@@ -94,7 +94,7 @@ impl Plan {
         Self {
             seed,
             devices,
-            messages: chance.range(5, 60),
+            messages: chance.range(5, 50),
             connections: chance.pick(&[1, 2]),
             sessions: chance.pick(&[1, 2, 4]),
             latency: chance.pick(&[0, 1, 5, 30]),
@@ -105,7 +105,7 @@ impl Plan {
             credit: chance.pick(&[1, 10, 100]),
             attach_rate: chance.pick(&[5, 90]),
             rough: chance.pick(&[0, 200, 500]),
-            takeovers: chance.pick(&[0, 0, 300]),
+            takeovers: chance.pick(&[0, 0, 300, 900]),
             window: chance.pick(&[2, 32]),
             faults,
         }
@@ -120,7 +120,7 @@ impl Plan {
 fn fault(chance: &mut Chance, devices: usize, left: u64) -> Fault {
     let device = chance.range(0, devices as u64 - 1) as usize;
     let time = chance.range(100, 20_000).min(left);
-    match chance.range(0, 19) {
+    match chance.range(0, 22) {
         0 => Fault::Cut,
         1 => Fault::Stall(time),
         2 => Fault::Garbage,
