@@ -107,7 +107,7 @@ impl Device {
     }
 
     /// Sends its messages, one connection after the other, until all have a receipt; then takes
-    /// commands.
+    /// commands, until the gateway stops.
     pub async fn run(mut self) {
         let mut backlog: VecDeque<u64> = (0..self.messages).collect();
         loop {
@@ -116,6 +116,9 @@ impl Device {
                 session = self.serve(current, &mut backlog).await;
             }
             self.record().done = false;
+            if self.record().stopping {
+                break;
+            }
             sleep(Duration::from_millis(self.chance.range(10, 2_000))).await;
         }
     }

@@ -102,7 +102,7 @@ impl Gateway {
     /// Sends the devices away, as a stop does; what is left of them is a mistake.
     pub async fn drain(&self, ledger: &std::sync::Mutex<Ledger>) {
         self.shared.drain(Duration::from_secs(5), Duration::ZERO);
-        let drained = self.shared.drained(Duration::from_secs(30)).await;
+        let drained = self.shared.drained(Duration::from_secs(10)).await;
         let mut ledger = ledger.lock().expect("whole");
         if !drained {
             let left = self.shared.tasks();

@@ -75,6 +75,8 @@ pub struct Plan {
     pub takeovers: u64,
     /// Messages the gateway takes from a device before the hub has decided about them.
     pub window: usize,
+    /// When the gateway is stopped in the midst of it; else at rest, once the faults are over.
+    pub stop: Option<u64>,
     /// When, and what; in order of time.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -107,6 +109,9 @@ impl Plan {
             rough: chance.pick(&[0, 200, 500]),
             takeovers: chance.pick(&[0, 0, 300, 900]),
             window: chance.pick(&[2, 32]),
+            stop: chance
+                .happens(150)
+                .then(|| chance.range(1_000, FAULTS_END - 1_000)),
             faults,
         }
     }
@@ -178,25 +183,19 @@ pub fn shrink(mut plan: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
             break;
         }
     }
-    let calmer = [
-        Plan {
-            rough: 0,
-            ..plan.clone()
-        },
-        Plan {
-            takeovers: 0,
-            ..plan.clone()
-        },
-        Plan {
-            rough: 0,
-            takeovers: 0,
-            ..plan.clone()
-        },
+    let calm: [fn(&mut Plan); 3] = [
+        |plan| plan.rough = 0,
+        |plan| plan.takeovers = 0,
+        |plan| plan.stop = None,
     ];
-    calmer
-        .into_iter()
-        .rfind(|calmer| fails(calmer))
-        .unwrap_or(plan)
+    for calm in calm {
+        let mut calmer = plan.clone();
+        calm(&mut calmer);
+        if fails(&calmer) {
+            plan = calmer;
+        }
+    }
+    plan
 }
 
 fn concerns(fault: &Fault) -> usize {
