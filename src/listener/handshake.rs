@@ -35,9 +35,17 @@ use tokio::net::TcpStream;
 /// Time for a refusal's CONNACK to be taken.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A socket the gate let in.
+/// What an arrival's bytes come by.
+pub(super) enum Carrier {
+    /// A socket; its handshake is still to come.
+    Tcp(TcpStream),
+    /// A stream that somebody else accepted, with what was proved.
+    Proved(Accepted),
+}
+
+/// What the gate let in.
 pub(super) struct Arrival {
-    pub(super) tcp: TcpStream,
+    pub(super) carrier: Carrier,
     pub(super) source: SocketAddr,
     /// For the connection's life.
     pub(super) connection: Permit,
@@ -82,7 +90,7 @@ struct Granted {
 /// Takes an arrival to its end: a served device, or a counted reason.
 pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
     let Arrival {
-        tcp,
+        carrier,
         source,
         connection,
         handshake,
@@ -102,7 +110,7 @@ pub(super) async fn welcome(arrival: Arrival, site: Arc<Site>) {
             let flight = Arc::new(Flight::default());
             tokio::select! {
                 biased;
-                greeted = greet(tcp, source, &site, &flight) => greeted,
+                greeted = greet(carrier, source, &site, &flight) => greeted,
                 () = room::wanted(&site, source, &flight) => {
                     Err(site.stranger(source, Reason::TlsTimeout, room::TEXT))
                 }
@@ -145,12 +153,15 @@ impl Site {
 }
 
 async fn greet(
-    tcp: TcpStream,
+    carrier: Carrier,
     source: SocketAddr,
     site: &Site,
     flight: &Arc<Flight>,
 ) -> Result<(Asked, Granted), Failure> {
-    let Accepted { stream, peer } = transport(tcp, source, site, flight.clone()).await?;
+    let Accepted { stream, peer } = match carrier {
+        Carrier::Tcp(tcp) => transport(tcp, source, site, flight.clone()).await?,
+        Carrier::Proved(accepted) => accepted,
+    };
     if matches!(peer, Peer::Psk { .. } | Peer::Certificate { .. }) {
         flight.end(); // it has proved itself
     }

@@ -12,6 +12,7 @@ mod blocks;
 mod conn;
 mod ending;
 mod handshake;
+mod inlet;
 mod password;
 mod poison;
 mod proxy;
@@ -43,7 +44,8 @@ use admission::Gate;
 use arc_swap::ArcSwap;
 use attempts::Attempts;
 use ending::Ending;
-use handshake::Arrival;
+use handshake::{Arrival, Carrier};
+pub use inlet::Inlet;
 use password::Passwords;
 use refusal::Line;
 use setup::Setup;
@@ -260,6 +262,57 @@ struct Site {
     shared: Arc<Shared>,
 }
 
+impl Site {
+    fn new(config: ListenerConfig, acceptor: Arc<Acceptor>, shared: Arc<Shared>) -> Self {
+        let connections = &shared.setup().metrics.connections;
+        for kind in &config.accept {
+            let _ = connections.with_label_values(&[&*config.name, kind.label()]);
+        }
+        Self {
+            name: config.name,
+            accept: config.accept,
+            versions: config.mqtt_versions,
+            websocket: config.websocket,
+            proxies: config.proxy_protocol,
+            headers: proxy::Awaited::default(),
+            acceptor,
+            shared,
+        }
+    }
+
+    fn admit(self: &Arc<Self>, arrived: Arrived<Carrier>) {
+        let shared = &self.shared;
+        let setup = shared.setup();
+        let source = arrived.source;
+        let free = shared.attempts.may_connect(source.ip());
+        let admitted = free
+            .map_err(|throttled| (throttled.reason(), throttled.text()))
+            .and_then(|proved| {
+                let permits = shared.gate.admit(source.ip(), proved);
+                permits.map_err(|refused| (refused.reason(), refused.setting()))
+            });
+        let (connection, handshake) = match admitted {
+            Ok(permits) => permits,
+            Err((reason, look_at)) => return arrived.refused(self, reason, look_at),
+        };
+        let Arrived {
+            carrier, ending, ..
+        } = arrived;
+        if let Carrier::Tcp(tcp) = &carrier {
+            prepare(tcp, setup.limits.write_timeout);
+        }
+        let arrival = Arrival {
+            carrier,
+            source,
+            connection,
+            handshake,
+            ending,
+        };
+        let welcome = handshake::welcome(arrival, self.clone());
+        shared.tracker.spawn(welcome);
+    }
+}
+
 /// A bound port.
 pub struct Listener {
     socket: TcpListener,
@@ -278,22 +331,9 @@ impl Listener {
         shared: Arc<Shared>,
     ) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let connections = &shared.setup().metrics.connections;
-        for kind in &config.accept {
-            let _ = connections.with_label_values(&[&*config.name, kind.label()]);
-        }
         Ok(Self {
             socket: TcpListener::from_std(socket)?,
-            site: Arc::new(Site {
-                name: config.name,
-                accept: config.accept,
-                versions: config.mqtt_versions,
-                websocket: config.websocket,
-                proxies: config.proxy_protocol,
-                headers: proxy::Awaited::default(),
-                acceptor,
-                shared,
-            }),
+            site: Arc::new(Site::new(config, acceptor, shared)),
         })
     }
 
@@ -349,64 +389,46 @@ impl Listener {
     }
 
     fn arrived(&self, tcp: TcpStream, source: SocketAddr) {
-        let ending = Ending::new(self.site.shared.setup().metrics.clone());
-        let arrived = Arrived {
-            tcp,
-            source,
-            ending,
-        };
+        let arrived = Arrived::new(tcp, source, &self.site);
         match self.site.proxies.is_empty() {
-            true => self.site.admit(arrived),
+            true => self.site.admit(arrived.carried()),
             false => proxy::receive(arrived, self.site.clone()),
         }
     }
 }
 
-/// A socket the gate has not seen.
-struct Arrived {
-    tcp: TcpStream,
+/// A socket or stream the gate has not seen.
+struct Arrived<C> {
+    carrier: C,
     source: SocketAddr,
     ending: Ending,
 }
 
-impl Arrived {
+impl Arrived<TcpStream> {
+    fn carried(self) -> Arrived<Carrier> {
+        Arrived {
+            carrier: Carrier::Tcp(self.carrier),
+            source: self.source,
+            ending: self.ending,
+        }
+    }
+}
+
+impl<C> Arrived<C> {
+    fn new(carrier: C, source: SocketAddr, site: &Site) -> Self {
+        Self {
+            carrier,
+            source,
+            ending: Ending::new(site.shared.setup().metrics.clone()),
+        }
+    }
+
     /// Counts and tells that nobody came of it.
     fn refused(mut self, site: &Site, reason: Reason, text: &str) {
         self.ending.end(reason);
         let who = Who::at(&site.name, self.source.ip());
         let line = Line::new("connection refused", who, self.source, reason, text);
         site.shared.setup().voice.say(line);
-    }
-}
-
-impl Site {
-    fn admit(self: &Arc<Self>, arrived: Arrived) {
-        let shared = &self.shared;
-        let setup = shared.setup();
-        let source = arrived.source;
-        let free = shared.attempts.may_connect(source.ip());
-        let admitted = free
-            .map_err(|throttled| (throttled.reason(), throttled.text()))
-            .and_then(|proved| {
-                let permits = shared.gate.admit(source.ip(), proved);
-                permits.map_err(|refused| (refused.reason(), refused.setting()))
-            });
-        let (connection, handshake) = match admitted {
-            Ok(permits) => permits,
-            Err((reason, look_at)) => return arrived.refused(self, reason, look_at),
-        };
-        let Arrived { tcp, ending, .. } = arrived;
-        prepare(&tcp, setup.limits.write_timeout);
-        let arrival = Arrival {
-            tcp,
-            source,
-            connection,
-            handshake,
-            ending,
-        };
-        shared
-            .tracker
-            .spawn(handshake::welcome(arrival, self.clone()));
     }
 }
 

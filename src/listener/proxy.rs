@@ -41,7 +41,7 @@ impl Drop for Place {
 }
 
 /// Reads the header of a connection from `proxy` and lets the gate decide about whom it names.
-pub(super) fn receive(mut arrived: Arrived, site: Arc<Site>) {
+pub(super) fn receive(mut arrived: Arrived<TcpStream>, site: Arc<Site>) {
     let setup = site.shared.setup();
     let proxy = arrived.source;
     if !site.proxies.iter().any(|range| range.contains(proxy.ip())) {
@@ -58,7 +58,7 @@ pub(super) fn receive(mut arrived: Arrived, site: Arc<Site>) {
         let read = tokio::select! {
             biased;
             () = stopped.cancelled() => Err((Reason::Drain, "the gateway is stopping".to_owned())),
-            read = tokio::time::timeout(within, read(&mut arrived.tcp)) => match read {
+            read = tokio::time::timeout(within, read(&mut arrived.carrier)) => match read {
                 Ok(read) => read,
                 Err(_) => {
                     let text = format!("no whole PROXY header in {}", show_duration(within));
@@ -70,7 +70,7 @@ pub(super) fn receive(mut arrived: Arrived, site: Arc<Site>) {
         match read {
             Ok(named) => {
                 arrived.source = named.unwrap_or(proxy);
-                site.admit(arrived);
+                site.admit(arrived.carried());
             }
             Err((reason, text)) => arrived.refused(&site, reason, &text),
         }

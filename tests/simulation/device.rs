@@ -1,20 +1,21 @@
-//! A device behind the gateway, as its connection task uses the upstream: a window of messages,
-//! receipts in order, commands settled by the device's word.
+//! A device behind the gateway: an MQTT client with a window of messages, one connection after the
+//! other and now and then two at once, over good lines and bad ones.
 
 use crate::chance::Chance;
+use crate::gateway::{Gateway, ROOM};
 use crate::ledger::Ledger;
-use iothub_gateway::config::OnDisconnect;
-use iothub_gateway::hub::message::{DeviceAddress, Settlement, Telemetry};
-use iothub_gateway::hub::{DeviceLinks, Hub, HubEvent};
+use crate::line::{Client, Manner};
+use crate::mqtt::{Packet, Version};
+use crate::session::{Session, TAKEN_OVER};
+use iothub_gateway::runtime::clock;
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Messages under way at once, and commands.
+/// Messages under way at once.
 const WINDOW: usize = 8;
-const ROOM: u32 = 4;
 /// Numbers from here on are of messages that the hub never takes.
 const POISON: u64 = 1 << 40;
 
@@ -46,6 +47,15 @@ pub struct Record {
     pub sent: Option<u64>,
     /// The next new message is poison.
     pub poison: bool,
+    /// A connection ended before all of its messages had a receipt.
+    pub broken: bool,
+    /// A connection that took commands at QoS 0 ended.
+    pub may_miss: bool,
+    /// The gateway is told to stop.
+    pub stopping: bool,
+    /// Connections, and those that took an older one over.
+    pub sessions: u64,
+    pub takeovers: u64,
 }
 
 /// What others may do to it.
@@ -58,69 +68,207 @@ pub struct Handle {
 pub struct Device {
     pub index: usize,
     pub messages: u64,
-    pub address: DeviceAddress,
-    pub hub: Hub,
+    pub gateway: Arc<Gateway>,
     pub ledger: Arc<Mutex<Ledger>>,
     pub handle: Arc<Handle>,
     pub chance: Chance,
+    /// Of a thousand lines, how many are bad, and of a thousand connections, how many are taken
+    /// over by a second one; before `calm_at`.
+    pub rough: u64,
+    pub takeovers: u64,
+    pub calm_at: Instant,
     /// The hub has room for the links of all, but not for those that are closed yet.
     pub few_handles: bool,
     /// The hub may say that it does not know it.
     pub may_be_unknown: bool,
-}
-
-/// One connection of it.
-struct Session {
-    links: DeviceLinks,
-    /// Numbers without a receipt, in the order they were sent.
-    window: VecDeque<u64>,
-    /// Commands it thinks about.
-    held: VecDeque<(Instant, u64, u64)>,
+    /// The QoS of its subscription.
+    pub qos: u8,
+    /// Until when an attempt to connect that the device did not wait for may stand in the gateway.
+    pub given_up: Instant,
 }
 
 impl Device {
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        self.handle.record.lock().expect("whole")
+    }
+
+    pub fn wrong(&self, what: &str) {
+        let who = name(self.index);
+        let mut ledger = self.ledger.lock().expect("whole");
+        ledger.wrong(format!("{who} {what}"));
+    }
+
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        if !self.record().stopping {
+            let (who, now) = (name(self.index), clock::mono());
+            let mut ledger = self.ledger.lock().expect("whole");
+            ledger.note(|| format!("{now:?} {who}: {}", what()));
+        }
+    }
+
     /// Sends its messages, one connection after the other, until all have a receipt; then takes
-    /// commands.
+    /// commands, until the gateway stops.
     pub async fn run(mut self) {
         let mut backlog: VecDeque<u64> = (0..self.messages).collect();
         loop {
-            let mut links = self.hub.links(self.address.clone());
-            links.subscribe(ROOM);
-            let session = Session {
-                links,
-                window: VecDeque::new(),
-                held: VecDeque::new(),
-            };
-            self.serve(session, &mut backlog).await;
+            let mut session = Some(self.open());
+            while let Some(current) = session {
+                session = self.serve(current, &mut backlog).await;
+            }
+            self.record().done = false;
+            if self.record().stopping {
+                break;
+            }
             sleep(Duration::from_millis(self.chance.range(10, 2_000))).await;
         }
     }
 
-    /// Until the connection ends; what has no receipt is to be sent again.
-    async fn serve(&mut self, mut session: Session, backlog: &mut VecDeque<u64>) {
-        let mut next = Instant::now();
-        loop {
-            self.handle.record.lock().expect("whole").done =
-                backlog.is_empty() && session.window.is_empty() && session.held.is_empty();
-            let may_send = session.window.len() < WINDOW && !backlog.is_empty();
-            let think = session.held.front().map(|(at, ..)| *at);
+    /// A new connection, with its CONNECT on the way.
+    fn open(&mut self) -> Session {
+        let calm = Instant::now() >= self.calm_at;
+        let manner = match !calm && self.chance.happens(self.rough) {
+            true => Manner::of(&mut self.chance),
+            false => Manner::Sound,
+        };
+        let version = self.chance.pick(&[Version::V311, Version::V5]);
+        let latency = Duration::from_millis(self.chance.pick(&[0, 0, 5, 40]));
+        let keep_alive_s = self.chance.pick(&[0, 10, 30, 300]);
+        let receive_maximum = self.chance.pick(&[2, 65_535]);
+        let (mut client, line) = Client::open(version, manner, latency);
+        let (id, out) = (name(self.index), &mut client.out);
+        version.connect(&id, keep_alive_s, receive_maximum, out);
+        self.gateway.take(self.index, line);
+        self.record().sessions += 1;
+        self.note(|| format!("connects: {version:?}, {manner:?}, {latency:?}, {keep_alive_s} s"));
+        let room = match version {
+            Version::V5 => ROOM.min(receive_maximum.into()),
+            Version::V311 => ROOM,
+        };
+        let mut session = Session::new(client, keep_alive_s, room);
+        if !calm && self.chance.happens(self.takeovers) {
+            let after = Duration::from_millis(self.chance.range(0, 10_000));
+            session.rival_at = Some(Instant::now() + after);
+        }
+        session
+    }
+
+    /// Until the connection ends; what has no receipt is to be sent again. The connection that
+    /// took it over, if one did.
+    async fn serve(
+        &mut self,
+        mut session: Session,
+        backlog: &mut VecDeque<u64>,
+    ) -> Option<Session> {
+        let mut rival: Option<Session> = None;
+        let goes_on = loop {
+            let idle = session.window.is_empty() && session.held.is_empty();
+            self.record().done = backlog.is_empty() && idle && session.ready && rival.is_none();
+            let may_send = session.may_send(WINDOW) && !backlog.is_empty();
+            let wake = session.wake(may_send);
+            let challenger = async {
+                match &mut rival {
+                    Some(rival) => rival.client.next().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let handle = Arc::clone(&self.handle);
             tokio::select! {
                 biased;
-                () = self.handle.leave.notified() => break,
-                event = session.links.next() => if !self.on(event, &mut session) { break },
-                () = sleep_until(think.unwrap_or(next)), if think.is_some() => {
-                    self.settle(&mut session);
+                () = handle.leave.notified() => break false,
+                packet = session.client.next() => {
+                    if !self.heard(packet, &mut session) {
+                        break true;
+                    }
                 }
-                () = sleep_until(next), if may_send => {
-                    self.publish(&mut session, backlog);
-                    next = Instant::now() + Duration::from_millis(self.chance.range(0, 3_000));
+                packet = challenger => self.challenged(packet, &mut session, &mut rival),
+                () = sleep_until(wake) => {
+                    if may_send && Instant::now() >= session.next_publish {
+                        self.publish(&mut session, backlog);
+                    }
+                    if !self.on_time(&mut session, &mut rival) {
+                        break false;
+                    }
                 }
             }
+        };
+        self.given_up(&session);
+        self.put_back(&mut session, backlog);
+        if goes_on {
+            self.record().takeovers += u64::from(session.goodbye == Some(TAKEN_OVER));
+            return rival;
         }
-        for number in session.window.into_iter().rev() {
-            backlog.push_front(number);
+        if let Some(rival) = &rival {
+            self.given_up(rival);
         }
-        session.links.close(OnDisconnect::Release);
+        self.note(|| "leaves".to_owned());
+        if self.chance.happens(500) {
+            session.say_goodbye();
+            session.client.leave().await;
+        }
+        None
+    }
+
+    /// What the older connection's rival was told.
+    fn challenged(
+        &mut self,
+        packet: Option<Result<Packet, String>>,
+        session: &mut Session,
+        rival: &mut Option<Session>,
+    ) {
+        let Some(newer) = rival else { return };
+        if !self.heard(packet, newer) {
+            self.given_up(newer);
+            *rival = None;
+        } else if newer.ready && !newer.contended && session.must_end.is_none() {
+            // It has ended already; what it was told may be on its way.
+            let within = match session.client.manner {
+                Manner::Sound => 2,
+                _ => 15,
+            };
+            session.must_end = Some(Instant::now() + Duration::from_secs(within));
+        }
+    }
+
+    fn given_up(&mut self, session: &Session) {
+        if !session.ready {
+            self.given_up = Instant::now() + Duration::from_secs(15);
+        }
+    }
+
+    /// What is due now; `false`: it leaves.
+    fn on_time(&mut self, session: &mut Session, rival: &mut Option<Session>) -> bool {
+        let now = Instant::now();
+        session.ping(now);
+        let sound = !session.client.manner.is_broken();
+        if session.is_late(now) {
+            if sound {
+                self.wrong("got no answer to CONNECT");
+            }
+            return false;
+        }
+        if session.must_end.is_some_and(|at| now >= at) {
+            if sound {
+                self.wrong("was taken over, and the older connection lives");
+            }
+            return false;
+        }
+        if session.rival_at.is_some_and(|at| now >= at) {
+            session.rival_at = None;
+            session.contended = true;
+            self.given_up(session);
+            self.note(|| "connects again, though it is connected".to_owned());
+            let mut newer = self.open();
+            // On a faster line its CONNECT may be the older one.
+            newer.contended = !session.ready;
+            *rival = Some(newer);
+        }
+        while session.held.front().is_some_and(|(at, ..)| now >= *at) {
+            if self.chance.happens(50) {
+                return false;
+            }
+            self.take(session);
+        }
+        true
     }
 
     fn publish(&mut self, session: &mut Session, backlog: &mut VecDeque<u64>) {
@@ -139,88 +287,25 @@ impl Device {
             }
         };
         drop(record);
-        session.window.push_back(number);
-        let message = Telemetry {
-            body: format!("{}:{number}", name(self.index)).into(),
-            ..Telemetry::default()
-        };
-        session.links.send(number, message);
+        session.publish(&name(self.index), number);
+        // Several at once, now and then.
+        let most = self.chance.pick(&[0, 3_000, 4_000]);
+        let pause = Duration::from_millis(self.chance.range(0, most));
+        session.next_publish = Instant::now() + pause;
     }
 
-    /// `false`: the connection is over.
-    fn on(&mut self, event: HubEvent, session: &mut Session) -> bool {
-        let mut record = self.handle.record.lock().expect("whole");
+    /// What had no receipt is sent again, but not what it was sent away for.
+    fn put_back(&mut self, session: &mut Session, backlog: &mut VecDeque<u64>) {
         let mut ledger = self.ledger.lock().expect("whole");
-        let who = name(self.index);
-        match event {
-            HubEvent::Sent(number, decided) => {
-                match session.window.iter().position(|known| *known == number) {
-                    Some(at) => drop(session.window.remove(at)),
-                    None => ledger.wrong(format!("{who} was told of {number} twice")),
-                }
-                let hub = ledger.device(self.index);
-                let (accepted, rejected) = (
-                    hub.accepted.contains(&number),
-                    hub.rejected.contains(&number),
-                );
-                match decided {
-                    Ok(_proof) if accepted => drop(record.received.insert(number)),
-                    Ok(_proof) => ledger.wrong(format!("{who} got a receipt for {number} (I2)")),
-                    Err(_) if rejected => drop(record.refused.insert(number)),
-                    Err(refusal) => {
-                        ledger.wrong(format!("{who} was refused {number}: {refusal:?}"));
-                    }
-                }
-            }
-            HubEvent::Command(command) => {
-                let text = String::from_utf8_lossy(&command.body).into_owned();
-                let number = text.strip_prefix(&format!("{who}:"));
-                let Some(number) = number.and_then(|number| number.parse().ok()) else {
-                    ledger.wrong(format!("{who} was given {text} (I6)"));
-                    return true;
-                };
-                let at = Instant::now() + Duration::from_millis(self.chance.range(0, 3_000));
-                let at = session.held.back().map_or(at, |(last, ..)| at.max(*last));
-                session.held.push_back((at, command.delivery, number));
-                if session.held.len() > ROOM as usize {
-                    ledger.wrong(format!("{who} was given more than it has room for (I9)"));
-                }
-            }
-            other @ (HubEvent::Method(_)
-            | HubEvent::Twin(_)
-            | HubEvent::Desired(_)
-            | HubEvent::Taken(..)) => {
-                ledger.wrong(format!("{who} was told what it never asked: {other:?}"));
-            }
-            HubEvent::Gone(gone) => {
-                ledger.note(|| format!("{who} is gone: {gone:?}"));
-                let unknown = gone.reason == "device_not_found" && self.may_be_unknown;
-                let full = gone.reason == "hub_full" && self.few_handles;
-                if !unknown && !full {
-                    ledger.wrong(format!("{who} lost its connection: {gone:?}"));
-                }
-                return false;
+        let rejected = &ledger.device(self.index).rejected;
+        let mut record = self.handle.record.lock().expect("whole");
+        record.broken |= !session.window.is_empty();
+        record.may_miss |= self.qos == 0;
+        while let Some((_, number)) = session.window.pop_back() {
+            match rejected.contains(&number) {
+                true => drop(record.refused.insert(number)),
+                false => backlog.push_front(number),
             }
         }
-        true
-    }
-
-    fn settle(&mut self, session: &mut Session) {
-        let Some((_, delivery, number)) = session.held.pop_front() else {
-            return;
-        };
-        let how = match self.chance.happens(100) {
-            true => Settlement::Released,
-            false => {
-                self.handle
-                    .record
-                    .lock()
-                    .expect("whole")
-                    .taken
-                    .insert(number);
-                Settlement::Accepted
-            }
-        };
-        session.links.settle(delivery, how);
     }
 }

@@ -11,9 +11,13 @@
 
 mod chance;
 mod device;
+mod gateway;
 mod hub;
 mod ledger;
+mod line;
+mod mqtt;
 mod plan;
+mod session;
 mod support;
 mod wire;
 mod world;
@@ -21,6 +25,8 @@ mod world;
 use plan::Plan;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use world::Figures;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -45,8 +51,9 @@ fn invariants_hold_for_every_seed() {
         return;
     }
     let seeds = number("SEEDS").unwrap_or(1_000);
-    let (next, seconds, messages) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (next, total) = (AtomicU64::new(0), Mutex::new(Figures::default()));
     let failed = Mutex::new(Vec::new());
+    let begun = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, |count| count.get()) {
             scope.spawn(|| {
@@ -56,8 +63,7 @@ fn invariants_hold_for_every_seed() {
                         break;
                     }
                     let figures = world::run(&Plan::of(seed), false);
-                    seconds.fetch_add(figures.seconds, Ordering::Relaxed);
-                    messages.fetch_add(figures.messages as u64, Ordering::Relaxed);
+                    total.lock().expect("whole").add(&figures);
                     if !figures.violations.is_empty() {
                         failed
                             .lock()
@@ -68,7 +74,19 @@ fn invariants_hold_for_every_seed() {
             });
         }
     });
-    println!("{seeds} seeds, {seconds:?} virtual seconds, {messages:?} messages");
+    let total = total.into_inner().expect("whole");
+    let took = begun.elapsed().as_secs_f64();
+    println!(
+        "{seeds} seeds: {} virtual seconds in {took:.1} s ({:.0} times as fast), {} messages \
+         ({} of them twice), {} commands, {} connections of devices, {} of them take-overs",
+        total.seconds,
+        total.seconds as f64 / took,
+        total.messages,
+        total.duplicates,
+        total.commands,
+        total.sessions,
+        total.takeovers
+    );
     let failed = failed.into_inner().expect("whole");
     for (seed, violations) in &failed {
         let small = plan::shrink(Plan::of(*seed), fails);

@@ -69,6 +69,14 @@ pub struct Plan {
     pub credit: u32,
     /// Links attached a second, at most.
     pub attach_rate: u32,
+    /// Of a thousand connections of devices, how many have a bad line.
+    pub rough: u64,
+    /// Of a thousand, how many are taken over by their own device.
+    pub takeovers: u64,
+    /// Messages the gateway takes from a device before the hub has decided about them.
+    pub window: usize,
+    /// When the gateway is stopped in the midst of it; else at rest, once the faults are over.
+    pub stop: Option<u64>,
     /// When, and what; in order of time.
     pub faults: Vec<(u64, Fault)>,
 }
@@ -76,7 +84,7 @@ pub struct Plan {
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
-        let devices = chance.range(1, 8) as usize;
+        let devices = chance.range(1, 7) as usize;
         let count = chance.range(0, 12);
         let mut faults: Vec<_> = (0..count)
             .map(|_| {
@@ -88,7 +96,7 @@ impl Plan {
         Self {
             seed,
             devices,
-            messages: chance.range(5, 60),
+            messages: chance.range(5, 50),
             connections: chance.pick(&[1, 2]),
             sessions: chance.pick(&[1, 2, 4]),
             latency: chance.pick(&[0, 1, 5, 30]),
@@ -98,6 +106,12 @@ impl Plan {
             frame_size: chance.pick(&[512, 65_536, 65_536]),
             credit: chance.pick(&[1, 10, 100]),
             attach_rate: chance.pick(&[5, 90]),
+            rough: chance.pick(&[0, 200, 500]),
+            takeovers: chance.pick(&[0, 0, 300, 900]),
+            window: chance.pick(&[2, 32]),
+            stop: chance
+                .happens(150)
+                .then(|| chance.range(1_000, FAULTS_END - 1_000)),
             faults,
         }
     }
@@ -111,7 +125,7 @@ impl Plan {
 fn fault(chance: &mut Chance, devices: usize, left: u64) -> Fault {
     let device = chance.range(0, devices as u64 - 1) as usize;
     let time = chance.range(100, 20_000).min(left);
-    match chance.range(0, 19) {
+    match chance.range(0, 22) {
         0 => Fault::Cut,
         1 => Fault::Stall(time),
         2 => Fault::Garbage,
@@ -167,6 +181,18 @@ pub fn shrink(mut plan: Plan, fails: impl Fn(&Plan) -> bool) -> Plan {
         {
             plan = smaller;
             break;
+        }
+    }
+    let calm: [fn(&mut Plan); 3] = [
+        |plan| plan.rough = 0,
+        |plan| plan.takeovers = 0,
+        |plan| plan.stop = None,
+    ];
+    for calm in calm {
+        let mut calmer = plan.clone();
+        calm(&mut calmer);
+        if fails(&calmer) {
+            plan = calmer;
         }
     }
     plan
