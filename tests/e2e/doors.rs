@@ -195,7 +195,7 @@ async fn a_client_with_little_room_is_served_and_what_it_cannot_take_is_dead_let
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_device_that_asks_for_its_twin_gets_501_and_stays() {
+async fn a_device_that_asks_for_its_twin_as_azures_c_sdk_does_gets_it_and_stays() {
     let bench = Bench::start("twins", Options::default()).await;
     let mut device = Device::connect(bench.mqtt(), &psk(), &Who::id("psk-1")).await;
     // In the order of Azure's C SDK; QoS as Python's has it.
@@ -208,16 +208,15 @@ async fn a_device_that_asks_for_its_twin_gets_501_and_stays() {
         let granted = device.subscribe(filter, QoS::AtLeastOnce).await;
         assert!(granted.expect("SUBACK"), "{filter}");
     }
-    for (topic, id) in [
-        ("$iothub/twin/GET/?$rid=1", "1"),
-        ("$iothub/twin/PATCH/properties/reported/?$rid=2", "2"),
+    for (topic, answered) in [
+        ("$iothub/twin/GET/?$rid=1", "200/?$rid=1"),
+        ("$iothub/twin/PATCH/properties/reported/?$rid=2", "204/?$rid=2"),
     ] {
         device.publish(topic, b"{}").await.expect("PUBACK");
         let answer = device.command().await.expect("an answer");
-        assert_eq!(answer.topic, format!("$iothub/twin/res/501/?$rid={id}"));
+        let expected = format!("$iothub/twin/res/{answered}");
+        assert!(answer.topic.starts_with(&expected), "{}", answer.topic);
     }
-    let label = ["direction=\"uplink\"", "result=\"twin_unsupported\""];
-    assert_eq!(bench.metric("messages_total", &label).await, 2.0);
     let topic = "devices/psk-1/messages/events/";
     device
         .publish(topic, b"telemetry goes on")
