@@ -210,7 +210,10 @@ async fn a_device_that_asks_for_its_twin_as_azures_c_sdk_does_gets_it_and_stays(
     }
     for (topic, answered) in [
         ("$iothub/twin/GET/?$rid=1", "200/?$rid=1"),
-        ("$iothub/twin/PATCH/properties/reported/?$rid=2", "204/?$rid=2"),
+        (
+            "$iothub/twin/PATCH/properties/reported/?$rid=2",
+            "204/?$rid=2",
+        ),
     ] {
         device.publish(topic, b"{}").await.expect("PUBACK");
         let answer = device.command().await.expect("an answer");

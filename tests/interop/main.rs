@@ -212,6 +212,11 @@ fn every_command_the_demo_prints_works_as_printed() {
 fn the_official_python_sdk_has_telemetry_its_twin_commands_and_methods() {
     let demo = Demo::start("demo-sdk", 8883); // the SDK knows no other port
     demo.until("sim-1");
+    the_sdk_has_all(&demo, &[], || ());
+}
+
+/// Telemetry, twin, commands and methods of the SDK; `connected` is called while it is.
+fn the_sdk_has_all(demo: &Demo, more: &[&str], connected: impl FnOnce()) {
     let twin = "/devices/pump-3/twin";
     let interval = |interval: u32| {
         let patch = serde_json::json!({"properties": {"desired": {"interval": interval}}});
@@ -225,12 +230,14 @@ fn the_official_python_sdk_has_telemetry_its_twin_commands_and_methods() {
         .arg(root().join("tests/interop/sdk.py"))
         .args(["demo.azure-devices.net", "pump-3"])
         .arg(demo.dir.join("ca.pem"))
+        .args(more)
         .env("DEVICE_KEY", devices["sas_key"].as_str().expect("a key"))
         .stdout(Stdio::piped())
         .spawn()
         .expect("python runs; tests/run installs it");
     let mut lines = BufReader::new(sdk.stdout.take().expect("piped")).lines();
     assert_eq!(lines.next().expect("a line").expect("text"), "sent");
+    connected();
 
     let mut line = || lines.next().expect("a line").expect("text");
     assert_eq!(line(), "twin 5");

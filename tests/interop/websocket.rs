@@ -60,28 +60,9 @@ fn over_websocket(demo: &Demo) -> f64 {
 fn the_official_python_sdk_works_over_websocket() {
     let demo = Demo::start("demo-sdk-websocket", 443);
     demo.until("sim-1");
-    let mut sdk = Command::new(root().join("target/interop/bin/python"));
-    sdk.arg(root().join("tests/interop/sdk.py"))
-        .args(["demo.azure-devices.net", "pump-3"])
-        .arg(demo.dir.join("ca.pem"))
-        .arg("websockets")
-        .env(
-            "DEVICE_KEY",
-            samples(&demo)["sas_key"].as_str().expect("a key"),
-        );
-    let mut sdk = Client::start(sdk);
-    sdk.says("sent");
-    assert_eq!(over_websocket(&demo), 1.0);
-    let messages = accepted(&demo, "pump-3");
-    assert_eq!(messages.len(), 100);
-    for (number, message) in messages.iter().enumerate() {
-        assert_eq!(message["properties"]["text"], "a b&c=d/ä");
-        assert_eq!(message["system"]["message-id"], format!("sdk-{number}"));
-    }
-    command(&demo, "pump-3");
-    sdk.says("command open percent");
-    sdk.says("done");
-    sdk.ends();
+    super::the_sdk_has_all(&demo, &["websockets"], || {
+        assert_eq!(over_websocket(&demo), 1.0);
+    });
 }
 
 #[test]
