@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from check import DEPLOY, ROOT, Folder, eventually, free_port, get, run
+from device import Device
 from gateways import Process, Prometheus
 
 GRAFANA = DEPLOY / "grafana"
@@ -86,7 +87,7 @@ class Shape(Folder):
 class Data(Folder):
     def demo(self):
         """The demo under a Prometheus; once it is scraped, a device beside the simulated one
-        connects and takes a command."""
+        connects and takes a command, and another one asks for its twin and answers a method."""
         folder, ports = self.folder / "demo", [free_port() for _ in range(4)]
         mqtt, admin, amqp, control = ports
         Process(self, "demo", BINARY, "demo", "--dir", folder, "--mqtt-port", mqtt, "--admin-port", admin,
@@ -94,7 +95,8 @@ class Data(Folder):
         eventually("the demo", lambda: "#3 " in (self.folder / "demo.log").read_text(), 30)
         prometheus = Prometheus(self, "prometheus", {"demo": admin})
         eventually("some scrapes", lambda: prometheus.query("count_over_time(up[1m]) > 3"), 30)
-        key = tomllib.loads((folder / "devices.toml").read_text())["psk_hex"]
+        samples = tomllib.loads((folder / "devices.toml").read_text())
+        key = samples["psk_hex"]
         keys = self.folder / "keys"
         keys.touch(0o600)
         keys.write_text(f"thermo-1:{key}\n")
@@ -104,6 +106,12 @@ class Data(Folder):
                    in get(f"http://127.0.0.1:{admin}/metrics"))
         address = f"http://127.0.0.1:{control}/devices/thermo-1/commands"
         urllib.request.urlopen(address, b"open the valve", timeout=5).close()
+        Device(self, mqtt, "valve-9", samples["password"], folder / "ca.pem")
+        method = f"http://127.0.0.1:{control}/devices/valve-9/methods/blink?connect=10s&response=10s"
+        urllib.request.urlopen(method, b"{}", timeout=20).close()
+        eventually("the method and the twin", lambda: prometheus.query(
+            "rate(iothub_gateway_method_duration_seconds_count[1m]) > 0") and prometheus.query(
+            "rate(iothub_gateway_twin_duration_seconds_count[1m]) > 0"))
         eventually("the command", lambda: prometheus.query(
             "rate(iothub_gateway_downlink_duration_seconds_count[1m]) > 0"))
         return prometheus
